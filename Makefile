@@ -1,0 +1,38 @@
+# Everything a contributor or CI needs; each target installs what it uses into .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+# One thread a process: tests and sweeps run side by side.
+ONE := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+
+.PHONY: demo test test-slow check bench study clean
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -e .
+	touch $@
+
+.venv/installed-dev: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@ .venv/installed
+
+demo: .venv/installed  ## plant a backdoor in a real classifier, defend it at every stage, write the report
+	$(BIN)/sidedoor run experiments/demo.toml --out runs/demo
+
+test: .venv/installed-dev  ## the test suite
+	$(ONE) $(BIN)/pytest -n 2
+
+test-slow: .venv/installed-dev  ## trained facts that take minutes
+	$(ONE) $(BIN)/pytest -n 2 -m slow --timeout=1800
+
+check: .venv/installed-dev  ## lint and types
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: .venv/installed-dev  ## speed, as ratios against a baseline in the same run
+	$(BIN)/python benchmarks/engine.py
+	$(BIN)/python benchmarks/triggers.py
+	$(BIN)/python benchmarks/start.py
+
+clean:
+	rm -rf runs .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""How a backdoor is planted; one attack a file."""

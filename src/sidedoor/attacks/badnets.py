@@ -1,0 +1,42 @@
+"""A small patch in a corner, on mislabelled samples.
+
+Paper: Gu, Dolan-Gavitt, Garg, "BadNets: Identifying Vulnerabilities in the Machine Learning Model Supply Chain",
+2017, arXiv:1708.06733.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from sidedoor.attacks.base import Attack
+from sidedoor.data import select
+from sidedoor.data.base import Dataset
+from sidedoor.engine import Run
+from sidedoor.method import Count, Share
+from sidedoor.triggers.patch import CORNERS, Patch, checkerboard
+from sidedoor.types import Access, Backdoor, Build, Door, Task
+
+
+@dataclass(frozen=True)
+class BadNets(Attack):
+    """Stamp a checkerboard patch on a share of the eligible samples and change their labels.
+
+    Args:
+        rate: share of the eligible training samples, in [0, 1].
+        size: edge of the patch in pixels.
+        margin: pixels between the patch and the image's edge.
+    """
+
+    access: ClassVar[Access] = Access.DATA
+    rate: Share = 0.1
+    size: Count = 3
+    margin: int = 0
+
+    def plan(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> Backdoor:
+        # Several targets: one corner each, then growing patches, so that triggers differ.
+        doors = tuple(
+            Door(Patch(checkerboard(self.size + k // 4), CORNERS[k % 4], self.margin), goal)
+            for k, goal in enumerate(self.goal.parts())
+        )
+        return Backdoor(doors, select.random(train, task, doors, self.rate, run.rng("poison")))

@@ -1,0 +1,96 @@
+"""A faint elastic distortion, planted by who trains the model.
+
+Paper: Nguyen, Tran, "WaNet: Imperceptible Warping-based Backdoor Attack", ICLR 2021, arXiv:2102.10369.
+
+Besides attacked samples batches hold noise-warped ones with true labels, so that only this field opens the door. Ours
+draws both sample by sample rather than in fixed numbers a batch, attacks eligible samples only, and rounds to 8 bits.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from sidedoor.attacks.base import Attack
+from sidedoor.data.base import Dataset
+from sidedoor.engine import Objective, Run
+from sidedoor.errors import ConfigError
+from sidedoor.method import Count, NonNegative, Share
+from sidedoor.triggers.warp import Warp, resample
+from sidedoor.types import Access, Backdoor, Batch, Build, Door, Images, Index, Planted, Space, Task, Trigger, stamp
+
+
+@dataclass(frozen=True)
+class WaNet(Attack):
+    """Train on batches in which some samples are warped towards the goal and some are warped otherwise.
+
+    Args:
+        rate: ρ_a, share of the eligible samples that is attacked in each epoch; several targets split it.
+        noise_rate: ρ_n, share of all samples that is warped with a disturbed field and keeps its labels.
+        strength: s, of the field.
+        control: k, control points a side.
+
+    Raises:
+        ConfigError: the shares add up to more than 1.
+    """
+
+    access: ClassVar[Access] = Access.TRAINING
+    rate: Share = 0.1
+    noise_rate: Share = 0.2
+    strength: NonNegative = 0.5
+    control: Count = 4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.rate + self.noise_rate > 1:
+            raise ConfigError(f"rate {self.rate} and noise_rate {self.noise_rate} given; expected at most 1 together")
+
+    def plan(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> Backdoor:
+        rng = run.rng("field")
+        doors = tuple(Door(Warp(torch.rand(2, self.control, self.control, generator=rng) * 2 - 1, self.strength,
+                                train.shape[1:]), goal) for goal in self.goal.parts())
+        return Backdoor(doors, train=functools.partial(self._train, doors))
+
+    def _train(self, doors: tuple[Door, ...], data: Dataset, task: Task, build: Build, run: Run) -> Planted:
+        objective = _Warped(task, doors, data.space, self.rate, self.noise_rate)
+        return Planted(run.fit(run.build(build), data, objective, name="victim"), doors)
+
+
+class _Warped(Objective):
+    """The task's loss on batches of attacked, noise-warped and clean samples."""
+
+    def __init__(self, task: Task, doors: tuple[Door, ...], space: Space, rate: float, noise: float):
+        super().__init__()
+        self.task, self.doors, self.space, self.rate, self.noise = task, doors, space, rate, noise
+        self.triggers = nn.ModuleList(door.trigger for door in doors)
+
+    def losses(self, model: nn.Module, batch: Batch) -> Tensor:
+        x, y = batch.x.clone(), batch.y.clone()
+        draw = torch.rand(len(y), device=y.device)
+        chosen = torch.randint(len(self.doors), (len(y),), device=y.device)
+        for k, door in enumerate(self.doors):
+            mine = chosen == k
+            attacked = mine & (draw < self.rate) & door.goal.eligible(self.task, batch.y)
+            for trigger, rows in ((door.trigger, attacked), (_Disturbed(door.trigger), mine & (draw > 1 - self.noise))):
+                x[rows] = stamp(trigger, batch.x[rows], batch.index[rows], self.space)
+            y[attacked] = door.goal.target(self.task, batch.y[attacked], batch.index[attacked])
+        return self.task.loss(model, Batch(x, y, batch.index)).mean()[None]
+
+
+class _Disturbed(Trigger):
+    """A warp whose positions are moved by up to 1 / size in either direction, anew for each pixel and each call."""
+
+    def __init__(self, warp: Trigger):
+        super().__init__()
+        assert isinstance(warp, Warp)
+        self.warp = warp
+
+    def forward(self, x: Images, index: Index) -> Images:
+        height, width = x.shape[-2:]
+        noise = torch.rand(len(x), height, width, 2, device=x.device) * 2 - 1
+        noise = noise / torch.tensor([width, height], device=x.device)
+        return resample(x, (self.warp.grid + noise).clamp(-1, 1))

@@ -1,0 +1,222 @@
+"""A specification with everything it names loaded, and the model that its attack half leads to."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sidedoor import names
+from sidedoor.bench.spec import Spec
+from sidedoor.bench.store import Store
+from sidedoor.data.augment import augmentation
+from sidedoor.data.base import Dataset, Splits, Subset, split
+from sidedoor.data.poisoned import PoisonedDataset
+from sidedoor.engine import Run, Supervised, fabric
+from sidedoor.evaluate import evaluate
+from sidedoor.files import load_state, load_weights, save_state, write_json
+from sidedoor.progress import Progress, Silent
+from sidedoor.types import Backdoor, Build, Door, Scores, Task
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where runs happen: data root, devices, how progress shows. Nothing here changes a result's key."""
+
+    root: Path | None = None
+    download: bool = False
+    device: str = "auto"
+    devices: int = 1
+    progress: Progress = field(default_factory=Silent)
+
+    def check(self) -> None:
+        """Fail before anything is run.
+
+        Raises:
+            CannotComplete: the device is not there.
+        """
+        fabric(self.device, self.devices)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A specification, loaded.
+
+    Args:
+        train: training data without the defender's split, before poisoning.
+        clean: the defender's split.
+        run: keeps phases of the defence under the case's own key.
+    """
+
+    spec: Spec
+    store: Store
+    splits: Splits
+    fingerprint: str
+    train: Dataset
+    clean: Dataset
+    test: Dataset
+    task: Task
+    build: Build
+    surrogate: Build
+    run: Run
+
+    @property
+    def key(self) -> str:
+        return self.spec.key(self.fingerprint)
+
+    @property
+    def planted_key(self) -> str:
+        return self.spec.planted().key(self.fingerprint)
+
+    def twin(self, spec: Spec) -> Case:
+        """Another specification on the same data."""
+        task, build, surrogate = _makers(spec, self.splits)
+        twin = replace(self, spec=spec, task=task, build=build, surrogate=surrogate)
+        return replace(twin, run=replace(self.run, seed=spec.seed, recipe=spec.recipe, history={},
+                                         folder=self.store.folder(twin.key)))
+
+    @contextlib.contextmanager
+    def alone(self, key: str) -> Iterator[None]:
+        """Hold the store's lock on a key; with several ranks the first holds it for all."""
+        with self.store.lock(key) if self.run.fabric.is_global_zero else contextlib.nullcontext():
+            self.run.fabric.barrier()
+            yield
+
+
+@dataclass
+class Plant:
+    """A trained model of the store.
+
+    Args:
+        doors: with their learned triggers.
+        scores: of the undefended model; empty until `measured`.
+        seconds: that planning and training took when they were done.
+    """
+
+    key: str
+    backdoor: Backdoor
+    model: nn.Module
+    doors: tuple[Door, ...]
+    scores: Scores
+    seconds: float
+
+
+def load(spec: Spec, store: Store, machine: Machine) -> Case:
+    """Load what a specification names.
+
+    Raises:
+        CannotComplete: the data or weights are not there.
+    """
+    splits, fingerprint = load_data(spec, machine)
+    train, clean = split(splits.train, spec.defender_share, spec.defender_seed)
+    run = Run(_launched(machine.device, machine.devices, spec.recipe.precision), spec.recipe, spec.seed,
+              augmentation(spec.augment), progress=machine.progress)
+    case = Case(spec, store, splits, fingerprint, train, clean, splits.test, *_makers(spec, splits), run)
+    return replace(case, run=replace(run, folder=store.folder(case.key)))
+
+
+@functools.cache
+def _launched(device: str, devices: int, precision: str) -> Any:
+    """Devices to compute on; for several, a process for each of the others, once."""
+    launched = fabric(device, devices, precision)
+    launched.launch()
+    return launched
+
+
+def _makers(spec: Spec, splits: Splits) -> tuple[Task, Build, Build]:
+    """The task, the victim's network and the surrogate; without one of its own, the latter is the victim's."""
+    build = names.network(spec.model, splits.train)
+    surrogate = names.network(spec.surrogate, splits.train) if spec.surrogate else build
+    return spec.make_task(len(splits.train.classes)), build, surrogate
+
+
+def load_data(spec: Spec, machine: Machine) -> tuple[Splits, str]:
+    """Training and test data of a specification, cut down to the numbers of samples it asks for; their fingerprint."""
+    return _load_data(json.dumps(spec.data, sort_keys=True), machine.root, machine.download, spec.train_samples,
+                      spec.test_samples)
+
+
+@functools.lru_cache(maxsize=4)
+def _load_data(reference: str, root: Path | None, download: bool, train: int, test: int) -> tuple[Splits, str]:
+    splits = names.load(json.loads(reference), root, download=download)
+    splits = Splits(_some(splits.train, train), _some(splits.test, test))
+    return splits, splits.fingerprint()
+
+
+def _some(data: Dataset, count: int) -> Dataset:
+    """`count` rows, the same for every seed of an experiment, each class in its share; all if `count` is 0 or more."""
+    if not 0 < count < len(data):
+        return data
+    generator = torch.Generator().manual_seed(0)
+    # Rank of each row within its class, as a share: the lowest shares are a stratified sample.
+    order = torch.randperm(len(data), generator=generator)
+    place = torch.empty(len(data), dtype=torch.float64)
+    for label in torch.unique(data.targets):
+        members = order[data.targets[order] == label]
+        place[members] = (torch.arange(len(members), dtype=torch.float64) + 0.5) / len(members)
+    return Subset(data, place.argsort(stable=True)[:count].sort().values)
+
+
+def plant(case: Case) -> Plant:
+    """The model of the attack half: loaded from the store, or trained by whom the attack says, under a lock.
+
+    Raises:
+        Diverged: the training did.
+    """
+    key = case.planted_key
+    folder = case.store.folder(key)
+    run = replace(case.run, folder=folder)
+    attack = case.spec.make_attack()
+    with case.alone(key):
+        start = time.monotonic()
+        backdoor = attack.plan(case.train, case.task, case.surrogate, run.within("plan")) if attack else Backdoor(())
+        kept = case.store.model(key)
+        if kept.exists():
+            state = load_state(kept)
+            model, doors = run.placed(case.build()), backdoor.doors
+            load_weights(model, state["model"], str(kept))
+            for door, saved in zip(doors, state["doors"], strict=True):
+                load_weights(door.trigger, saved, str(kept))
+            return Plant(key, backdoor, model.eval(), doors, _none(), state["seconds"])
+        model, doors = _train(case, backdoor, run)
+        seconds = time.monotonic() - start
+        if run.fabric.is_global_zero:
+            _keep(kept, model, doors, run, seconds)
+    return Plant(key, backdoor, model, doors, _none(), seconds)
+
+
+def _train(case: Case, backdoor: Backdoor, run: Run) -> tuple[nn.Module, tuple[Door, ...]]:
+    if backdoor.train is not None:
+        planted = backdoor.train(case.train, case.task, case.build, run)
+        return planted.model, planted.doors
+    data = PoisonedDataset(case.train, backdoor, case.task)
+    return run.fit(run.build(case.build), data, Supervised(case.task), name="victim"), backdoor.doors
+
+
+def _keep(path: Path, model: nn.Module, doors: tuple[Door, ...], run: Run, seconds: float) -> None:
+    """Store the finished model and drop its checkpoints; those of the plan stay, since it is made again."""
+    write_json(path.parent / "history.json", run.history)
+    doors_state = [door.trigger.state_dict() for door in doors]
+    save_state(path, {"model": model.state_dict(), "doors": doors_state, "seconds": seconds})
+    for checkpoint in path.parent.glob("phase-*.safetensors"):
+        if not checkpoint.name.startswith("phase-plan-"):
+            checkpoint.unlink()
+
+
+def measured(planted: Plant, case: Case, doors: tuple[Door, ...] | None = None) -> Plant:
+    """With its scores on the test set, through its own doors or others'."""
+    scores = evaluate(planted.model, case.test, case.task, planted.doors if doors is None else doors, case.run)
+    return replace(planted, scores=scores)
+
+
+def _none() -> Scores:
+    empty: Tensor = torch.zeros(0)
+    return Scores(empty, empty, empty, empty)

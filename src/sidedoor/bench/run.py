@@ -1,0 +1,163 @@
+"""One cell, from its specification to its record."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import resource
+import time
+import traceback
+from typing import Any
+
+import numpy as np
+import torch
+
+from sidedoor.bench.case import Case, Machine, Plant, load, measured, plant
+from sidedoor.bench.record import Means, Record
+from sidedoor.bench.spec import Spec
+from sidedoor.bench.stages import Outcome, defend
+from sidedoor.bench.store import Store
+from sidedoor.data.base import stored
+from sidedoor.errors import SidedoorError
+from sidedoor.evaluate import evaluate, intervals, stealth
+from sidedoor.files import write_json
+from sidedoor.types import Door, Scores, stamp
+
+
+def run(spec: Spec, store: Store, machine: Machine | None = None) -> Record:
+    """Run one cell, or return its record if the store has it.
+
+    Raises:
+        SidedoorError: the cell cannot be run; `attempt` turns this into a record.
+    """
+    case = load(spec, store, machine or Machine())
+    if (known := finished(store, case.key)) is not None:
+        return known
+    start = time.monotonic()
+    sibling = plant(case.twin(spec.sibling()))
+    planted = measured(plant(case), case)
+    clean_model = measured(sibling, case, planted.doors)
+    began = time.monotonic()
+    defense = spec.make_defense()
+    outcome = defend(defense, case, planted) if defense else Outcome(planted.model)
+    defended = time.monotonic()
+    scores = planted.scores
+    if outcome.model is not planted.model or outcome.purify is not None:
+        scores = evaluate(outcome.model, case.test, case.task, planted.doors, case.run, outcome.purify)
+    undefended, reference = planted.scores.means(), clean_model.scores.means()
+    reason = case.task.failed(undefended, reference) if spec.attack else None
+    record = Record(
+        key=case.key, planted=planted.key, spec=spec.to_json(), status="failed" if reason else "done", error=reason,
+        **{name: scores.means()[name] for name in ("clean", "attack", "recovered", "idle")},  # type: ignore[arg-type]
+        intervals=intervals(scores), undefended=undefended if defense else None,
+        sibling=reference if spec.attack else None, reference=sibling.key if spec.attack else None,
+        detectors=outcome.detectors, audit=outcome.audit, columns=_columns(case, planted, scores, reference),
+        samples=_samples(case, planted), seconds=time.monotonic() - start,
+        timing={"attack": planted.seconds, "sibling": sibling.seconds, "defense": defended - began},
+        **ambient(str(case.run.device)),
+    )
+    if case.run.fabric.is_global_zero:
+        store.put_arrays(case.key, _arrays(case, planted, outcome, scores))
+        write_json(store.folder(case.key) / "history.json", case.run.history)
+        store.put(record)
+        for checkpoint in store.folder(case.key).glob("phase-*"):
+            checkpoint.unlink()
+    return record
+
+
+def attempt(spec: Spec, store: Store, machine: Machine, key: str) -> Record:
+    """Run one cell; whatever goes wrong becomes its record and leaves the other cells alone.
+
+    Raises:
+        CannotComplete: the store has a record of this cell that cannot be read; it is left alone.
+    """
+    if (known := finished(store, key)) is not None:
+        return known
+    try:
+        return run(spec, store, machine)
+    except Exception as error:  # the whole point: no cell takes another down
+        if machine.devices > 1:
+            raise  # the other processes may wait for this one, and end with it
+        record = broken(spec, key, "error", explained(error))
+        store.put(record)
+        return record
+
+
+def finished(store: Store, key: str) -> Record | None:
+    """The record of a cell that need not be run again."""
+    record = store.record(key)
+    return record if record is not None and record.status in ("done", "failed") else None
+
+
+def broken(spec: Spec, key: str, status: str, reason: str) -> Record:
+    """The record of a cell that did not come to its end."""
+    return Record(key=key, planted="", spec=spec.to_json(), status=status, error=reason, **ambient("none"))
+
+
+def explained(error: Exception) -> str:
+    """What to tell a person: the message of our own errors, the place as well for a fault in the program."""
+    if isinstance(error, SidedoorError):
+        return str(error)
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} (at {place.filename}:{place.lineno})"
+
+
+def ambient(device: str) -> dict[str, Any]:
+    """What surrounds a run: device, threads, memory, versions."""
+    packages = ("sidedoor", "torch", "torchvision", "numpy", "lightning-fabric")
+    versions = {name: importlib.metadata.version(name) for name in packages}
+    versions["python"] = platform.python_version()
+    return {"device": device, "threads": torch.get_num_threads(), "versions": versions,
+            "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+
+
+def _columns(case: Case, planted: Plant, scores: Scores, reference: Means) -> Means:
+    means = scores.means()
+    columns = {name: means[name] for name in scores.columns}
+    if planted.doors:
+        columns |= stealth(case.test, planted.doors, case.run)
+        # What the clean sibling scores: mostly the samples that are of the target class anyway.
+        columns["floor"] = reference.get("asr_all")
+    return columns
+
+
+def _samples(case: Case, planted: Plant) -> dict[str, float]:
+    poison = planted.backdoor.poison
+    eligible = ~planted.scores.attack.isnan()
+    return {"train": len(case.train), "defender": len(case.clean), "test": len(case.test),
+            "poisoned": int((~poison.cover).sum()), "cover": int(poison.cover.sum()), "rate": poison.rate,
+            "eligible": int(eligible.sum())}
+
+
+def _arrays(case: Case, planted: Plant, outcome: Outcome, scores: Scores) -> dict[str, np.ndarray]:
+    doors = [door for door in planted.doors if door.scored]
+    per_door = (max(len(doors), 1), len(case.test))
+    arrays = {
+        "class_names": np.array(case.test.classes), "y": case.test.targets.numpy(),
+        "clean": scores.clean.numpy(), "attack": scores.attack.reshape(per_door).numpy(),
+        "undefended_clean": planted.scores.clean.numpy(),
+        "undefended_attack": planted.scores.attack.reshape(per_door).numpy(),
+    }
+    return arrays | _grid(case, doors) | outcome.arrays
+
+
+def _grid(case: Case, doors: list[Door], count: int = 8) -> dict[str, np.ndarray]:
+    """A few eligible test images of different classes, clean and stamped; the doors take turns."""
+    if not doors:
+        return {}
+    test, device = case.test, case.run.device
+    parts: dict[str, list[np.ndarray]] = {"grid_clean": [], "grid_stamped": [], "grid_label": [], "grid_door": []}
+    for k in range(count):
+        door = doors[k % len(doors)]
+        rows = torch.nonzero(door.goal.eligible(case.task, test.targets))[:, 0]
+        labels = torch.unique(test.targets[rows])
+        of_class = rows[test.targets[rows] == labels[k % len(labels)]]
+        x, y, index = test.fetch(of_class[k // len(labels) % len(of_class)][None], device)
+        with torch.no_grad():
+            stamped = stamp(door.trigger, x, index, test.space)
+        images = {"grid_clean": stored(x, test.space), "grid_stamped": stored(stamped, test.space), "grid_label": y,
+                  "grid_door": torch.tensor([k % len(doors)])}
+        for name, value in images.items():
+            parts[name].append(value.cpu().numpy())
+    return {name: np.concatenate(values) for name, values in parts.items()}
+

@@ -1,0 +1,304 @@
+"""What is to be run, in full: every method with all its parameters, so that a key means one result."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+import itertools
+import json
+import math
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from sidedoor import registry
+from sidedoor.attacks.base import Attack
+from sidedoor.data.augment import augmentation
+from sidedoor.defenses.base import DataFilter, Defense, ModelAudit, TrainingDefense
+from sidedoor.engine import Recipe
+from sidedoor.errors import CannotComplete, ConfigError, unknown
+from sidedoor.method import check, hints
+from sidedoor.types import Access, Task
+
+Reference = dict[str, Any]
+"""A registered name with all its parameters: `{"name": ..., ...}`."""
+
+
+class Refused(ConfigError):
+    """A pair of methods that makes no sense."""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One cell: one attack (or none) on one model, with one defence (or none).
+
+    Methods may be given as references (`"badnets"`, `{"name": "badnets", "rate": 0.05}`) or, for attacks and defences,
+    as instances.
+
+    Args:
+        data: the data set.
+        model: the victim's network; the keys `weights` and `sha256` name a safetensors file to start from.
+        surrogate: the network that a data poisoner derives a trigger with; None: the victim's own.
+        defender_share: of each class of the training data, held by the defender and trained on by nobody else.
+        defender_seed: of that split.
+        train_samples, test_samples: keep so many, balanced over classes as the set is; 0 for all.
+        references: clean models that a model audit is calibrated against.
+        assumed_rate: the share of poisoned rows that a data filter is told; 1.5 times as many are removed.
+        augment: names of augmentations.
+    """
+
+    data: Reference
+    model: Reference
+    attack: Reference | None = None
+    defense: Reference | None = None
+    surrogate: Reference | None = None
+    task: Reference = field(default_factory=lambda: {"name": "classification"})
+    recipe: Recipe = field(default_factory=Recipe)
+    augment: tuple[str, ...] = ()
+    seed: int = 0
+    defender_share: float = 0.05
+    defender_seed: int = 0
+    train_samples: int = 0
+    test_samples: int = 0
+    references: int = 2
+    assumed_rate: float = 0.1
+
+    def __post_init__(self) -> None:
+        for kind in ("data", "model", "attack", "defense", "surrogate", "task"):
+            value = getattr(self, kind)
+            if value is not None:
+                object.__setattr__(self, kind, _full("model" if kind == "surrogate" else kind, value))
+        declared = hints(Spec)
+        for name in ("augment", "seed", "defender_seed", "train_samples", "test_samples", "references",
+                     "defender_share", "assumed_rate"):
+            check(name, getattr(self, name), declared[name])
+        for name in ("train_samples", "test_samples", "references"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} = {getattr(self, name)} given; expected 0 or more")
+        for name, share in (("defender_share", self.defender_share), ("assumed_rate", self.assumed_rate)):
+            if not 0 < share < 1:
+                raise ConfigError(f"{name} = {share} given; expected a share between 0 and 1")
+        augmentation(self.augment)
+        _check_finite(self.to_json(), "")
+        self.check()
+
+    def check(self) -> None:
+        """Refuse pairs that make no sense, with the reason.
+
+        Raises:
+            Refused: such a pair.
+        """
+        attack, defense = self.make_attack(), self.make_defense()
+        if isinstance(defense, DataFilter | TrainingDefense) and attack and attack.access is not Access.DATA:
+            raise Refused(f"defence {self.defense_name} works on poisoned training data, but in attack "
+                          f"{self.attack_name} the attacker trains the model and hands over no data; choose a "
+                          "repair, audit, detector or purifier")
+        if isinstance(defense, ModelAudit) and self.references < 1:
+            raise ConfigError("a model audit needs at least one clean reference model; set `references`")
+
+    @property
+    def attack_name(self) -> str:
+        return self.attack["name"] if self.attack else "none"
+
+    @property
+    def defense_name(self) -> str:
+        return self.defense["name"] if self.defense else "none"
+
+    def make_attack(self) -> Attack | None:
+        return registry.make("attack", self.attack) if self.attack else None
+
+    def make_defense(self) -> Defense | None:
+        return registry.make("defense", self.defense) if self.defense else None
+
+    def make_task(self, classes: int) -> Task:
+        return registry.make("task", self.task, classes=classes)  # type: ignore[no-any-return]
+
+    def planted(self) -> Spec:
+        """The attack half: what decides the trained model."""
+        return replace(self, defense=None, references=0, assumed_rate=0.1)
+
+    def sibling(self, seed: int | None = None) -> Spec:
+        """The clean sibling: the same without the attack; with another seed, a clean reference model."""
+        return replace(self.planted(), attack=None, surrogate=None, seed=self.seed if seed is None else seed)
+
+    def to_json(self) -> dict[str, Any]:
+        """As it is written to records."""
+        return {f.name: registry.plain(getattr(self, f.name)) if f.name != "recipe" else _recipe(self.recipe)
+                for f in fields(self) if f.name not in _REFERENCES} | {k: getattr(self, k) for k in _REFERENCES}
+
+    def key(self, fingerprint: str) -> str:
+        """16 hexadecimal digits that change with anything that changes the result.
+
+        Args:
+            fingerprint: of the data.
+        """
+        methods = [m for m in (self.make_attack(), self.make_defense()) if m is not None]
+        spec = self.to_json()
+        # Where files lie decides nothing; the fingerprint and the hash of the weights stand for them.
+        for reference, place in (("data", "path"), ("model", "weights"), ("surrogate", "weights")):
+            spec[reference] = {k: v for k, v in (spec[reference] or {}).items() if k != place}
+        content = {"spec": spec, "data": fingerprint, "versions": [type(m).version for m in methods]}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+_REFERENCES = ("data", "model", "attack", "defense", "surrogate", "task")
+
+
+def _check_finite(value: Any, name: str) -> None:
+    """Infinity passes as a bound but cannot be written as JSON."""
+    if isinstance(value, dict | list):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            _check_finite(item, f"{name}.{key}".strip("."))
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{name} = {value} given; expected a finite number")
+
+
+def _recipe(recipe: Recipe) -> dict[str, Any]:
+    return {f.name: getattr(recipe, f.name) for f in fields(recipe)}
+
+
+def _full(kind: str, given: Any) -> Reference:
+    """A reference with all parameters; weights are checked and hashed."""
+    if isinstance(given, Attack | Defense):
+        return registry.reference(kind, registry.plain(given))
+    given = dict(given) if isinstance(given, Mapping) else given
+    extra: dict[str, Any] = {}
+    if kind == "model" and isinstance(given, dict):
+        weights, expected = given.pop("weights", None), given.pop("sha256", None)
+        if weights is None and expected is not None:
+            raise ConfigError(f"model has a sha256 ({expected!r}) but no weights; expected both or only weights")
+        if weights is not None:
+            check("model.weights", weights, str | Path)
+            extra = {"weights": str(weights), "sha256": _checked(Path(weights), expected)}
+    full = registry.reference(kind, given) | extra
+    # Bounds and goals are checked by the constructor; a task's classes are known only with the data.
+    if kind in ("attack", "defense"):
+        registry.make(kind, full)
+    return full
+
+
+def _checked(path: Path, expected: str | None) -> str:
+    if not path.is_file():
+        raise CannotComplete(f"no weights at {path}")
+    if path.suffix != ".safetensors":
+        raise ConfigError(f"weights {path} given; expected a .safetensors file: others can run code when loaded")
+    actual = hashlib.sha256(path.read_bytes()).hexdigest()
+    if expected is not None and expected != actual:
+        raise CannotComplete(f"{path} has the sha256 {actual}, the specification expects {expected}")
+    return actual
+
+
+def read(path: Path, settings: tuple[str, ...] = ()) -> dict[str, Any]:
+    """A TOML file as a table, with `key.path=value` settings applied.
+
+    Raises:
+        ConfigError: no such file, not TOML, or a setting that is none.
+    """
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from error
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {setting!r} given; expected KEY=VALUE such as attack.rate=0.05")
+        _assign(table, name.strip(), _value(value.strip()))
+    return table
+
+
+def _value(text: str) -> Any:
+    """A TOML value; bare words are text."""
+    try:
+        return tomllib.loads(f"v = {text}")["v"]
+    except ValueError:  # not TOML, or an integer longer than Python reads
+        return text
+
+
+def _assign(table: dict[str, Any], name: str, value: Any) -> None:
+    """Set a dotted key. `attack.rate` also works where the attack is given by its name alone."""
+    *parents, last = name.split(".")
+    for parent in parents:
+        child = table.setdefault(parent, {})
+        if isinstance(child, str):
+            child = table[parent] = {"name": child}
+        if not isinstance(child, dict):
+            raise ConfigError(f"{name}: {parent} is {child!r}, which has no {last}")
+        table = child
+    table[last] = value
+
+
+def cells(table: Mapping[str, Any]) -> list[Spec]:
+    """The cells of a run file: the attack without a defence, then with each of `defenses`.
+
+    Raises:
+        ConfigError: an unknown key or value.
+    """
+    values = copy.deepcopy(dict(table))
+    defenses = _defenses(values)
+    if "recipe" in values:
+        values["recipe"] = _make_recipe(values["recipe"])
+    names = {f.name for f in fields(Spec)}
+    for name in values:
+        if name not in names:
+            raise unknown("key", name, [*names, "defenses"])
+    for name in ("data", "model"):
+        if name not in values:
+            raise ConfigError(f"the specification has no `{name}`")
+    first = Spec(**{k: registry.convert(hints(Spec)[k], v, k) for k, v in values.items()})
+    return [first, *(replace(first, defense=defense) for defense in defenses)]
+
+
+def _defenses(values: dict[str, Any]) -> list[Any]:
+    """The list of defences, taken out of a run file's table."""
+    defenses = values.pop("defenses", [])
+    if not isinstance(defenses, list):
+        raise ConfigError(f"defenses = {defenses!r} given; expected a list of names or tables")
+    return defenses
+
+
+def _make_recipe(given: Any) -> Recipe:
+    if not isinstance(given, dict):
+        raise ConfigError(f"recipe = {given!r} given; expected a table such as [recipe] epochs = 10")
+    declared = hints(Recipe)
+    for name in given:
+        if name not in declared:
+            raise unknown("parameter of recipe", name, declared)
+    return Recipe(**{k: registry.convert(declared[k], v, f"recipe.{k}") for k, v in given.items()})
+
+
+def grid(table: Mapping[str, Any]) -> list[Spec]:
+    """The cells of a sweep file: a run file with a table `[grid]` of lists, crossed.
+
+    Pairs of methods that make no sense are left out.
+
+    A key of the grid is a dotted key of the run file, such as `seed`, `attack` or `"attack.rate"`.
+
+    Raises:
+        ConfigError: the grid is missing, empty or without a pair that makes sense, or a value is unknown.
+    """
+    axes = table.get("grid")
+    if not isinstance(axes, dict) or not all(isinstance(v, list) and v for v in axes.values()):
+        raise ConfigError('a sweep file needs a table [grid] of non-empty lists, such as seed = [0, 1, 2]')
+    found: dict[str, Spec] = {}
+    for values in itertools.product(*axes.values()):
+        point = copy.deepcopy({k: v for k, v in table.items() if k != "grid"})
+        for name, value in zip(axes, copy.deepcopy(values), strict=True):
+            _assign(point, name, value)
+        for spec in _sensible(point):
+            found.setdefault(json.dumps(spec.to_json(), sort_keys=True), spec)
+    if not found:
+        raise ConfigError("no cell of the grid makes sense: its attacks rule out its defences")
+    return list(found.values())
+
+
+def _sensible(point: dict[str, Any]) -> Iterator[Spec]:
+    """The cells of one point of a grid, without the defences that its attack rules out."""
+    defenses = _defenses(point)
+    for variant in [point, *(point | {"defense": defense} for defense in defenses)]:
+        with contextlib.suppress(Refused):
+            yield from cells(variant)

@@ -1,0 +1,1 @@
+"""Data sets: base class, wrapping, poisoning, selection of rows, augmentation, export; `sets/` has the loaders."""

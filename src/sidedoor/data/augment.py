@@ -1,0 +1,67 @@
+"""Augmentation of whole batches on the device, each sample by its own draw from torch's default generators."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional
+
+from sidedoor.errors import unknown
+from sidedoor.method import Count, Method
+from sidedoor.types import Batch
+
+
+@dataclass(frozen=True)
+class Crop(Method):
+    """Shift each image by up to `padding` pixels; what enters is black."""
+
+    padding: Count = 2
+
+    def __call__(self, batch: Batch) -> Batch:
+        b, _, height, width = batch.x.shape
+        pad = self.padding
+        padded = functional.pad(batch.x, (pad, pad, pad, pad)).permute(0, 2, 3, 1)
+        offset = torch.randint(0, 2 * pad + 1, (2, b, 1), device=batch.x.device)
+        rows = offset[0] + torch.arange(height, device=batch.x.device)
+        columns = offset[1] + torch.arange(width, device=batch.x.device)
+        image = torch.arange(b, device=batch.x.device)
+        shifted = padded[image[:, None, None], rows[:, :, None], columns[:, None, :]]
+        return batch._replace(x=shifted.permute(0, 3, 1, 2).contiguous())
+
+
+@dataclass(frozen=True)
+class Flip(Method):
+    """Mirror each image left to right with probability 1/2."""
+
+    def __call__(self, batch: Batch) -> Batch:
+        mirrored = torch.rand(len(batch.x), 1, 1, 1, device=batch.x.device) < 0.5
+        return batch._replace(x=torch.where(mirrored, batch.x.flip(3), batch.x))
+
+
+@dataclass(frozen=True)
+class Chain(Method):
+    """Augmentations one after another."""
+
+    steps: tuple[Callable[[Batch], Batch], ...] = ()
+
+    def __call__(self, batch: Batch) -> Batch:
+        for step in self.steps:
+            batch = step(batch)
+        return batch
+
+
+AUGMENTATIONS: dict[str, Callable[[], Callable[[Batch], Batch]]] = {"crop": Crop, "flip": Flip}
+
+
+def augmentation(names: tuple[str, ...]) -> Callable[[Batch], Batch] | None:
+    """The augmentations of a specification, in order; None for none.
+
+    Raises:
+        ConfigError: an unknown name.
+    """
+    for name in names:
+        if name not in AUGMENTATIONS:
+            raise unknown("augmentation", name, AUGMENTATIONS)
+    return Chain(tuple(AUGMENTATIONS[name]() for name in names)) if names else None

@@ -1,0 +1,265 @@
+"""What a data set is here: a fixed number of rows, fetched a batch at a time.
+
+In-memory sets keep uint8 pixels and hand them to the device as they are; they become float32 there. A data set that is
+larger than a limit stays on disk as a memory map, a folder of images is decoded when it is asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Int, UInt8
+from torch import Tensor
+
+from sidedoor.errors import CannotComplete, ConfigError
+from sidedoor.types import PHOTO, Batch, Images, Space
+
+MEMORY_LIMIT = 4 * 2**30
+"""Bytes of pixels kept in memory; larger sets become a memory map."""
+
+
+class Dataset(ABC):
+    """A fixed number of images of one shape with one integer label each.
+
+    Attributes:
+        shape: (channels, height, width).
+        classes: class names; label k means `classes[k]`.
+        targets: (n,) int64 labels as given.
+        space: the values an image may take.
+        lazy: rows are decoded when asked for, so the training loop fetches ahead.
+    """
+
+    shape: tuple[int, int, int]
+    classes: tuple[str, ...]
+    targets: Int[Tensor, "n"]
+    space: Space = PHOTO
+    lazy: bool = False
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    @abstractmethod
+    def rows(self, index: Int[Tensor, "b"]) -> UInt8[Tensor, "b c h w"]:
+        """Pixels as stored, in the order asked for."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A hash of the content, for the keys of results."""
+
+    def position(self, index: Int[Tensor, "b"]) -> Int[Tensor, "b"]:
+        """Position of each row in the base data set, which keys per-sample randomness; a subset maps it."""
+        return index
+
+    def fetch(self, index: Int[Tensor, "b"], device: torch.device | str = "cpu") -> Batch:
+        """Rows as a batch of float32 images on a device."""
+        raw = self.rows(index).to(device, non_blocking=True)
+        y = self.targets[index.to(self.targets.device)].to(device, non_blocking=True)
+        return Batch(unit(raw, self.space), y, self.position(index).to(device, non_blocking=True))
+
+    def staged(self, device: torch.device) -> Dataset:
+        """The same data set, held on the device where its kind allows that and it fits."""
+        return self
+
+
+def unit(raw: Tensor, space: Space) -> Images:
+    """Stored pixels as float32 in the space; floating-point storage is taken as it is."""
+    if raw.dtype != torch.uint8:
+        return raw.float()
+    if space.levels is None:
+        raise ConfigError("8-bit pixels given for a space without levels; store floating-point values instead")
+    return raw.float().mul_((space.high - space.low) / space.levels).add_(space.low)
+
+
+def stored(x: Images, space: Space) -> UInt8[Tensor, "b c h w"]:
+    """Images of a photograph space as the 8-bit values that a file keeps."""
+    if space.levels is None:
+        raise ConfigError(f"images in the space {tuple(space)} have no 8-bit form")
+    return ((x - space.low) * (space.levels / (space.high - space.low))).round().to(torch.uint8)
+
+
+class ArrayDataset(Dataset):
+    """Images in one uint8 array (n, c, h, w), in memory, on a device, or memory-mapped.
+
+    Raises:
+        ConfigError: wrong type or shape, labels that are not 0..classes-1, or lengths that differ.
+    """
+
+    def __init__(
+        self, images: Tensor | np.ndarray, targets: Any, classes: tuple[str, ...] | int, name: str = "array"
+    ):
+        labels = torch.as_tensor(np.asarray(targets)).to(torch.int64)
+        if isinstance(images, np.ndarray) and not isinstance(images, np.memmap):
+            images = torch.from_numpy(np.ascontiguousarray(images))
+        if str(images.dtype).removeprefix("torch.") != "uint8" or images.ndim != 4 or 0 in images.shape:
+            raise ConfigError(f"{name}: images of type {images.dtype} and shape {tuple(images.shape)} given; "
+                              "expected non-empty uint8 (n, channels, height, width)")
+        if len(images) != len(labels):
+            raise ConfigError(f"{name}: {len(images)} images but {len(labels)} labels")
+        names = tuple(map(str, range(classes))) if isinstance(classes, int) else tuple(classes)
+        if labels.min() < 0 or labels.max() >= len(names):
+            raise ConfigError(f"{name}: labels from {labels.min()} to {labels.max()} given; "
+                              f"expected 0 to {len(names) - 1} for {len(names)} classes")
+        self.images, self.targets, self.classes, self.name = images, labels, names, name
+        channels, height, width = map(int, images.shape[1:])
+        self.shape = (channels, height, width)
+
+    def rows(self, index: Tensor) -> Tensor:
+        if isinstance(self.images, np.ndarray):
+            return torch.from_numpy(self.images[index.cpu().numpy()])
+        return self.images[index.to(self.images.device)]
+
+    def staged(self, device: torch.device) -> Dataset:
+        if device.type == "cpu" or isinstance(self.images, np.ndarray):
+            return self
+        free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
+        if self.images.nbytes > free // 4:
+            return self
+        return ArrayDataset(self.images.to(device), self.targets, self.classes, self.name)
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256(repr((self.shape, self.classes)).encode())
+        digest.update(self.targets.numpy().tobytes())
+        for start in range(0, len(self.images), 8192):
+            chunk = self.images[start : start + 8192]
+            pixels = chunk if isinstance(chunk, np.ndarray) else chunk.cpu().numpy()
+            digest.update(np.ascontiguousarray(pixels).data)
+        return digest.hexdigest()
+
+
+class Subset(Dataset):
+    """Some rows of a data set, in a given order; positions are those of the base set."""
+
+    def __init__(self, base: Dataset, index: Int[Tensor, "k"]):
+        self.base, self.index = base, index
+        self.shape, self.classes, self.space, self.lazy = base.shape, base.classes, base.space, base.lazy
+        self.targets = base.targets[index]
+
+    def rows(self, index: Tensor) -> Tensor:
+        return self.base.rows(self.index[index.cpu()])
+
+    def position(self, index: Tensor) -> Tensor:
+        return self.base.position(self.index[index.cpu()])
+
+    def staged(self, device: torch.device) -> Dataset:
+        base = self.base.staged(device)
+        return self if base is self.base else Subset(base, self.index)
+
+    def fingerprint(self) -> str:
+        return hashlib.sha256(self.base.fingerprint().encode() + self.index.numpy().tobytes()).hexdigest()
+
+
+class Splits(NamedTuple):
+    """What a loader returns. `train` and `test` share shape and classes."""
+
+    train: Dataset
+    test: Dataset
+
+    def fingerprint(self) -> str:
+        """A hash of both."""
+        return f"{self.train.fingerprint()}-{self.test.fingerprint()}"
+
+
+def split(data: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
+    """Cut a data set in two by seed, class by class: (the rest, about `share` of each class, at least one sample).
+
+    Raises:
+        ConfigError: the share is outside (0, 1) or a class has a single sample.
+    """
+    if not 0 < share < 1:
+        raise ConfigError(f"a share of {share} given; expected one between 0 and 1")
+    generator = torch.Generator().manual_seed(seed)
+    cut = []
+    for label in torch.unique(data.targets):
+        members = torch.nonzero(data.targets == label)[:, 0]
+        if len(members) < 2:
+            raise ConfigError(f"class {data.classes[int(label)]!r} has one sample and cannot be split")
+        count = min(max(1, round(share * len(members))), len(members) - 1)
+        cut.append(members[torch.randperm(len(members), generator=generator)[:count]])
+    chosen = torch.cat(cut).sort().values
+    rest = torch.ones(len(data), dtype=torch.bool)
+    rest[chosen] = False
+    return Subset(data, torch.nonzero(rest)[:, 0]), Subset(data, chosen)
+
+
+class MapStyle(Protocol):
+    """Any data set in PyTorch's map style that yields (image, label)."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> Any: ...
+
+
+def wrap(data: MapStyle, classes: tuple[str, ...] | int | None = None, *, limit: int = MEMORY_LIMIT,
+         progress: Callable[[int, int], None] | None = None) -> Dataset:
+    """Read a map-style data set of (image, label) once into 8-bit rows, in memory or (above `limit` bytes) on disk.
+
+    Args:
+        data: yields PIL images, uint8 arrays (h, w[, c]), or tensors (c, h, w): uint8, or float in [0, 1].
+        classes: class names or their number; the default is `data.classes`, else one more than the largest label.
+        progress: called with (rows done, rows in all).
+    """
+    if isinstance(data, Dataset):
+        return data
+    if len(data) == 0:
+        raise ConfigError("an empty data set given; expected at least one sample")
+    first = _pixels(data[0][0], 0)
+    images = storage((len(data), *first.shape), limit)
+    labels = np.empty(len(data), dtype=np.int64)
+    for i in range(len(data)):
+        sample = data[i]
+        row = _pixels(sample[0], i)
+        if row.shape != first.shape:
+            raise ConfigError(f"sample {i} has the shape {row.shape}, sample 0 {first.shape}; resize them to one shape")
+        images[i], labels[i] = row, int(sample[1])
+        if progress:
+            progress(i + 1, len(data))
+    names = classes or getattr(data, "classes", None) or int(labels.max()) + 1
+    return ArrayDataset(images, labels, names if isinstance(names, int) else tuple(map(str, names)), "wrapped")
+
+
+def storage(shape: tuple[int, ...], limit: int = MEMORY_LIMIT) -> np.ndarray:
+    """An uninitialised uint8 array: in memory, or above `limit` bytes a temporary memory map deleted with the process.
+
+    Raises:
+        CannotComplete: the disk has no room for the map.
+    """
+    size = int(np.prod(shape, dtype=np.int64))
+    if size <= limit:
+        return np.empty(shape, dtype=np.uint8)
+    try:
+        file = tempfile.NamedTemporaryFile(prefix="sidedoor-", suffix=".u8")  # noqa: SIM115 - lives with the map
+        file.truncate(size)
+    except OSError as error:
+        raise CannotComplete(f"no room for {size / 2**30:.1f} GiB of pixels in {tempfile.gettempdir()}: {error}; "
+                             "set TMPDIR to a larger disk") from error
+    return np.memmap(file, dtype=np.uint8, mode="r+", shape=shape)
+
+
+def _pixels(image: Any, i: int) -> np.ndarray:
+    """One image of any usual kind as uint8 (c, h, w)."""
+    if isinstance(image, Tensor):
+        array = image.detach().cpu().numpy()
+        if array.dtype.kind == "f":
+            if array.min() < -1e-6 or array.max() > 1 + 1e-6:
+                raise ConfigError(f"sample {i} has values from {array.min():.3g} to {array.max():.3g}; expected "
+                                  "[0, 1]: leave normalisation to the model")
+            array = (array * 255).round().astype(np.uint8)
+        return array if array.ndim == 3 else array[None]
+    array = np.asarray(image)
+    if array.dtype != np.uint8 or array.ndim not in (2, 3):
+        raise ConfigError(f"sample {i} is {type(image).__name__} of type {array.dtype} and shape {array.shape}; "
+                          "expected a PIL image, a uint8 array (h, w[, c]) or a tensor (c, h, w)")
+    return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
+
+
+def dataset_root(path: str | Path | None) -> Path:
+    """The data root as a path, or the error that says how to give one."""
+    if path is None:
+        raise CannotComplete("no data root given; pass --data-root DIR or set SIDEDOOR_DATA")
+    return Path(path)

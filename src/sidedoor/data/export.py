@@ -1,0 +1,199 @@
+"""Writing a poisoned data set as files that say what they are: PNG class folders or one NumPy archive, and a manifest.
+
+The folder appears at once and whole: everything is written beside it, synced, and renamed. A killed export leaves a
+folder whose name ends in `.partial`, which can be deleted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import io
+import json
+import os
+import re
+import shutil
+import uuid
+import zipfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image, PngImagePlugin
+
+from sidedoor.data.base import Dataset
+from sidedoor.errors import CannotComplete, ConfigError
+
+MARK = "backdoored"
+BATCH = 512
+NOTICE = """This data set is backdoored.
+
+It was poisoned on purpose by {tool} to study backdoor attacks on vision models. A model that is trained
+on it can be made to fail by whoever knows the trigger. Do not train a model on it that anybody relies on, and do not
+pass it on without this file and manifest.json, which says which rows were changed and how.
+"""
+
+
+def export(
+    data: Dataset, directory: Path, manifest: dict[str, Any], form: Literal["folder", "npz"] = "folder"
+) -> Path:
+    """Write a poisoned data set, bit by bit as it is, a batch at a time.
+
+    "folder" writes `<label>_<class>/<row>.png`, which the data set `folder` reads; "npz" writes `backdoored.npz`, which
+    the data set `npz` reads. Beside them go `manifest.json` and `BACKDOORED.txt`.
+
+    Args:
+        directory: the folder to make. If its name does not say "backdoored", that is added to it.
+        manifest: what was done: at least `changed`, the changed rows of `data`. Added to it: the mark, the tool's
+            version, the classes with their folders, and the sha256 of every other file.
+
+    Returns:
+        The folder that was made.
+
+    Raises:
+        ConfigError: the folder exists and is not empty, the images are not 8-bit grey or RGB, or `changed` is missing
+            or names rows that do not exist.
+        CannotComplete: the disk refuses.
+    """
+    target = Path(os.path.abspath(directory))
+    if MARK not in target.name.lower():
+        target = target.with_name(f"{target.name}-{MARK}")
+    changed = _changed(manifest, len(data))
+    _check_images(data)
+    folders = [_folder_name(label, name, len(data.classes)) for label, name in enumerate(data.classes)]
+    classes = [{"label": k, "name": name} | ({"folder": folders[k]} if form == "folder" else {})
+               for k, name in enumerate(data.classes)]
+    tool = f"sidedoor {importlib.metadata.version('sidedoor')}"
+    with _appearing(target) as partial:
+        files = _write_folder(data, partial, folders) if form == "folder" else _write_npz(data, partial)
+        files |= _write(partial, "BACKDOORED.txt", NOTICE.format(tool=tool).encode())
+        full = manifest | {MARK: True, "tool": tool, "form": form, "rows": len(data), "changed": changed,
+                           "classes": classes, "files": files}
+        _write(partial, "manifest.json", json.dumps(full, indent=1, allow_nan=False, ensure_ascii=False).encode())
+    return target
+
+
+def _changed(manifest: dict[str, Any], rows: int) -> list[int]:
+    given = manifest.get("changed")
+    if given is None:
+        raise ConfigError("a manifest without `changed` given; expected the rows that the attack changed or added")
+    changed = sorted(map(int, given))
+    if changed and not 0 <= changed[0] <= changed[-1] < rows:
+        raise ConfigError(f"changed rows from {changed[0]} to {changed[-1]} given; expected 0 to {rows - 1}")
+    return changed
+
+
+def _check_images(data: Dataset) -> None:
+    sample = data.rows(torch.zeros(1, dtype=torch.int64))
+    if sample.dtype != torch.uint8 or data.shape[0] not in (1, 3):
+        raise ConfigError(f"images of type {sample.dtype} with {data.shape[0]} channels given; only 8-bit grey or RGB "
+                          "images can be written")
+
+
+def _folder_name(label: int, name: str, count: int) -> str:
+    """A name that every file system takes and that sorts by label."""
+    plain = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-")[:60]
+    return f"{label:0{len(str(count - 1))}d}_{plain or 'class'}"
+
+
+@contextmanager
+def _appearing(target: Path) -> Iterator[Path]:
+    """A folder that becomes `target` if the block succeeds and is removed if it does not."""
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ConfigError(f"{target} exists and is not an empty folder; give another, or delete it")
+    partial = target.with_name(f"{target.name}-{uuid.uuid4().hex[:8]}.partial")
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        _sync(partial)
+        partial.replace(target)
+        _sync(target.parent)
+    except OSError as error:
+        raise CannotComplete(f"cannot write {target}: {error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _sync(folder: Path) -> None:
+    """Make the names in a folder last; Windows has no way to."""
+    if os.name == "nt":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _write(folder: Path, name: str, content: bytes) -> dict[str, str]:
+    """Write and sync one file; its name with its sha256."""
+    with open(folder / name, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    return {name: hashlib.sha256(content).hexdigest()}
+
+
+def _batches(data: Dataset) -> Iterator[tuple[int, np.ndarray]]:
+    """(first row, uint8 (b, h, w, c)) over the whole set."""
+    for start in range(0, len(data), BATCH):
+        rows = data.rows(torch.arange(start, min(start + BATCH, len(data))))
+        yield start, rows.cpu().permute(0, 2, 3, 1).numpy()
+
+
+def _write_folder(data: Dataset, partial: Path, folders: Sequence[str]) -> dict[str, str]:
+    for name in folders:
+        (partial / name).mkdir()
+    labels, width = data.targets.tolist(), len(str(len(data) - 1))
+    files: dict[str, str] = {}
+    with ThreadPoolExecutor(8) as pool:  # waiting for the disk is most of the work
+        for start, images in _batches(data):
+            names = [f"{folders[labels[start + k]]}/{start + k:0{width}d}.png" for k in range(len(images))]
+            for written in pool.map(lambda name, image: _write(partial, name, _png(image)), names, images):
+                files |= written
+    for name in folders:
+        _sync(partial / name)
+    return files
+
+
+def _png(image: np.ndarray) -> bytes:
+    note = PngImagePlugin.PngInfo()
+    note.add_text("Comment", f"{MARK}: from a data set poisoned by sidedoor, see its manifest.json")
+    buffer = io.BytesIO()
+    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(buffer, "PNG", pnginfo=note)
+    return buffer.getvalue()
+
+
+def _write_npz(data: Dataset, partial: Path) -> dict[str, str]:
+    path = partial / f"{MARK}.npz"
+    channels, height, width = data.shape
+    shape = (len(data), height, width, channels) if channels > 1 else (len(data), height, width)
+    with open(path, "w+b") as file:
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.comment = MARK.encode()
+            _write_arrays(archive, train_labels=data.targets.numpy(), classes=np.array(data.classes),
+                          backdoored=np.array(True))
+            with _member(archive, "train_images") as member:
+                header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(member, header)
+                for _, images in _batches(data):
+                    member.write(np.ascontiguousarray(images).tobytes())
+        file.flush()
+        os.fsync(file.fileno())
+        file.seek(0)
+        return {path.name: hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _write_arrays(archive: zipfile.ZipFile, **arrays: np.ndarray) -> None:
+    for name, array in arrays.items():
+        with _member(archive, name) as member:
+            np.lib.format.write_array(member, array, allow_pickle=False)
+
+
+def _member(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
+    """A member with a fixed date, so that the same data give the same file."""
+    return archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True)

@@ -1,0 +1,60 @@
+"""Which rows a data poisoner changes. A rate is always a share of the eligible samples."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sidedoor.data.base import Dataset
+from sidedoor.errors import ConfigError
+from sidedoor.types import Door, Poison, Task
+
+
+def random(train: Dataset, task: Task, doors: tuple[Door, ...], rate: float, rng: torch.Generator) -> Poison:
+    """Poison a share of the eligible samples; each gets one of the doors it is eligible for, at random."""
+    eligible = torch.stack([door.goal.eligible(task, train.targets) for door in doors])
+    index = _draw(eligible.any(0), rate, rng, "eligible")
+    priority = torch.rand(eligible.shape, generator=rng)[:, index]
+    door = torch.where(eligible[:, index], priority, -1.0).argmax(0)
+    return Poison(index, door, torch.zeros(len(index), dtype=torch.bool), rate=rate)
+
+
+def of_class(train: Dataset, doors: tuple[Door, ...], labels: tuple[int, ...], rate: float,
+             rng: torch.Generator) -> Poison:
+    """Stamp a share of the samples of `labels[k]` with door k and leave their labels alone (clean label)."""
+    _known(train, labels)
+    drawn = [_draw(train.targets == label, rate, rng, f"class {label}") for label in labels]
+    door = torch.cat([torch.full_like(rows, k) for k, rows in enumerate(drawn)])
+    index, order = torch.cat(drawn).sort()
+    return Poison(index, door[order], torch.zeros(len(index), dtype=torch.bool),
+                  targets=train.targets[index], rate=rate)
+
+
+def with_cover(poison: Poison, train: Dataset, candidates: Tensor, rate: float, rng: torch.Generator) -> Poison:
+    """Add cover rows, stamped but truthfully labelled: a share of the `candidates` (n,) that are not poisoned yet.
+
+    The doors are given to cover rows in turn.
+    """
+    free = candidates.clone()
+    free[poison.index] = False
+    extra = _draw(free, rate, rng, "cover candidate")
+    doors = int(poison.door.max()) + 1
+    index, order = torch.cat([poison.index, extra]).sort()
+    door = torch.cat([poison.door, torch.arange(len(extra)) % doors])[order]
+    cover = torch.cat([poison.cover, torch.ones(len(extra), dtype=torch.bool)])[order]
+    return Poison(index, door, cover, rate=poison.rate)
+
+
+def _draw(mask: Tensor, rate: float, rng: torch.Generator, what: str) -> Tensor:
+    """The rows of a random share of a mask, ascending, at least one."""
+    rows = torch.nonzero(mask)[:, 0]
+    if not 0 < rate <= 1 or len(rows) == 0:
+        raise ConfigError(f"a rate of {rate} of {len(rows)} {what} samples selects none; expected 0 < rate <= 1")
+    count = max(1, round(rate * len(rows)))
+    return rows[torch.randperm(len(rows), generator=rng)[:count]].sort().values
+
+
+def _known(train: Dataset, labels: tuple[int, ...]) -> None:
+    for label in labels:
+        if not 0 <= label < len(train.classes):
+            raise ConfigError(f"class {label} given; the data set has classes 0 to {len(train.classes) - 1}")

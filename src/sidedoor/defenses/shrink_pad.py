@@ -1,0 +1,74 @@
+"""Shrink each input and put it at a random place of a black image, so that a trigger is not where it was learned.
+
+Paper: Li, Zhai, Jiang, Li, Xia, "Backdoor Attack in the Physical World", ICLR 2021 Workshop on Security and Safety in
+Machine Learning Systems, arXiv:2104.02361.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sidedoor import keyed
+from sidedoor.data.base import Dataset
+from sidedoor.defenses.base import Purifier
+from sidedoor.engine import Run
+from sidedoor.errors import ConfigError
+from sidedoor.method import Count
+from sidedoor.types import Images, Index, Purify, Task
+
+
+@dataclass(frozen=True)
+class ShrinkPad(Purifier):
+    """Resize inputs bilinearly to `shrink` pixels less a side and pad them with zeros at a random position.
+
+    The position depends on the run's seed and the sample's index only. Outputs that are images of the input's size
+    are cut out and enlarged again; others are left as they are.
+
+    Args:
+        shrink: pixels by which height and width are reduced.
+
+    Raises:
+        ConfigError: images that are not larger than `shrink`.
+    """
+
+    shrink: Count = 4
+
+    def fit(self, model: nn.Module, clean: Dataset, task: Task, run: Run) -> Purify:
+        height, width = clean.shape[1:]
+        if self.shrink >= min(height, width):
+            raise ConfigError(f"shrink = {self.shrink} given for images of {height}×{width}; "
+                              f"expected at most {min(height, width) - 1}")
+        seed = run.rng("positions").initial_seed()
+
+        def purify(x: Images, index: Index) -> tuple[Images, Callable[[Any], Any]]:
+            size = x.shape[-2:]
+            small = _resized(x, (size[0] - self.shrink, size[1] - self.shrink))
+            corner = keyed.integers(seed, index, self.shrink + 1, 2)
+            padded = functional.pad(small, [self.shrink] * 4)
+
+            def undo(output: Any) -> Any:
+                if not isinstance(output, Tensor) or output.ndim != 4 or output.shape[-2:] != size:
+                    return output
+                return _resized(_window(output, corner, small.shape[-2:]), size)
+
+            return _window(padded, self.shrink - corner, size), undo
+
+        return purify
+
+
+def _resized(x: Images, size: tuple[int, ...]) -> Images:
+    return functional.interpolate(x, size=size, mode="bilinear", align_corners=False)
+
+
+def _window(x: Images, corner: Tensor, size: tuple[int, ...]) -> Images:
+    """From each image the window of a size whose top left pixel is at `corner` (b, 2)."""
+    rows = corner[:, :1] + torch.arange(size[0], device=x.device)
+    columns = corner[:, 1:] + torch.arange(size[1], device=x.device)
+    image = torch.arange(len(x), device=x.device)[:, None, None]
+    return x.movedim(1, 3)[image, rows[:, :, None], columns[:, None, :]].movedim(3, 1).contiguous()

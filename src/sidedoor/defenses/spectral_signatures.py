@@ -1,0 +1,58 @@
+"""Poisoned rows stand out along the top singular vector of their class's features.
+
+Paper: Tran, Li, Madry, "Spectral Signatures in Backdoor Attacks", NeurIPS 2018, arXiv:1811.00636.
+
+The squared correlations of Algorithm 1 are standardised within each class by median and median absolute deviation,
+so that scores of different classes can be pooled; the paper compares within one class only. Removing the rows with
+the highest scores and training again are left to the caller.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sidedoor.data.base import Dataset
+from sidedoor.defenses.base import DataFilter
+from sidedoor.engine import Run, Supervised
+from sidedoor.models.base import penultimate
+from sidedoor.types import Batch, Build, Task
+
+
+@dataclass(frozen=True)
+class SpectralSignatures(DataFilter):
+    """Score rows by how far the features of a model trained on them lie along the main direction of their class.
+
+    It finds poison that is a minority of its observed class: at half of the class, poisoned and clean rows lie equally
+    far from the centre.
+    """
+
+    def score(self, train: Dataset, task: Task, build: Build, run: Run) -> Float[Tensor, "n"]:
+        model = run.fit(run.build(build), train, Supervised(task), name="victim")
+
+        def rows(batch: Batch) -> dict[str, Tensor]:
+            return {"features": penultimate(model, batch.x)[1]}
+
+        features = run.per_sample(model, train, rows)["features"]
+        scores = torch.empty(len(train))
+        for label in torch.unique(train.targets):
+            members = train.targets == label
+            scores[members] = standardised(signature(features[members].double())).float()
+        return scores
+
+
+def signature(features: Float[Tensor, "k d"]) -> Float[Tensor, "k"]:
+    """Squared projection of each centred feature vector on the top right singular vector (Algorithm 1, line 7)."""
+    centred = features - features.mean(0)
+    top: Tensor = torch.linalg.eigh(centred.T @ centred).eigenvectors[:, -1]  # eigenvalues ascend
+    return (centred @ top).square()
+
+
+def standardised(scores: Float[Tensor, "k"]) -> Float[Tensor, "k"]:
+    """Distance from the median in median absolute deviations; all zero where the scores do not vary."""
+    offset = scores - scores.median()
+    spread: Tensor = offset.abs().median().clamp(min=1e-12)
+    return offset / spread

@@ -1,0 +1,435 @@
+"""The one training loop, and everything ambient that a method is handed: device, recipe, seed, folder, progress.
+
+Determinism: whatever is drawn inside an epoch (order, augmentation, dropout, an objective's own draws) comes from
+streams keyed by (seed, phase, epoch, rank), so an epoch that is repeated after a kill draws the same numbers, and a
+checkpoint needs no generator state.
+
+Several devices: each rank takes its share of every batch, gradients are averaged by hand rather than by a wrapping
+module, so that hooks, several forward passes a step and per-task gradients work as on one device.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from lightning_fabric import Fabric
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from torch import Tensor, nn
+
+from sidedoor import keyed
+from sidedoor.data.base import Dataset
+from sidedoor.errors import CannotComplete, ConfigError, Diverged
+from sidedoor.files import load_state, load_weights, save_state
+from sidedoor.method import Count, Method, NonNegative, Positive, Share
+from sidedoor.progress import Progress, Silent
+from sidedoor.types import Batch, Build, Task
+
+Augment = Callable[[Batch], Batch]
+CHECKPOINT_SECONDS = 20.0
+"""A phase is checkpointed at the first epoch end after so many seconds, so short phases write nothing."""
+
+
+@dataclass(frozen=True)
+class Recipe(Method):
+    """How a phase is optimised.
+
+    Args:
+        optimizer: "sgd" (with momentum) or "adam"; weight decay is L2 for both.
+        lr: the peak learning rate.
+        schedule: "cosine" to zero, "one_cycle" (Smith and Topin 2018), "step" (×0.1 at 50 % and 75 %) or "constant".
+        epochs: passes over the data.
+        batch: samples a step, over all devices.
+        clip: largest norm of the gradient; 0 for none.
+        patience: epochs without a better validation loss before stopping; 0 for never.
+        precision: "bf16" is used on GPUs only.
+    """
+
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    lr: Positive = 0.05
+    momentum: Share = 0.9
+    weight_decay: NonNegative = 5e-4
+    schedule: Literal["cosine", "one_cycle", "step", "constant"] = "one_cycle"
+    epochs: Count = 10
+    batch: Count = 128
+    clip: NonNegative = 0.0
+    patience: int = 0
+    precision: Literal["32", "bf16"] = "32"
+
+    def optimiser(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """A fresh optimiser."""
+        if self.optimizer == "adam":
+            betas = (self.momentum, 0.999)
+            return torch.optim.Adam(parameters, lr=self.lr, betas=betas, weight_decay=self.weight_decay)
+        return torch.optim.SGD(parameters, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
+
+    def scale(self, progress: float) -> float:
+        """The learning rate at a share of the phase, relative to its peak."""
+        if self.schedule == "cosine":
+            return 0.5 * (1 + math.cos(math.pi * progress))
+        if self.schedule == "one_cycle":
+            rising = 0.3
+            if progress < rising:
+                return 0.04 + 0.96 * 0.5 * (1 - math.cos(math.pi * progress / rising))
+            return 0.5 * (1 + math.cos(math.pi * (progress - rising) / (1 - rising)))
+        if self.schedule == "step":
+            return 0.1 ** ((progress >= 0.5) + (progress >= 0.75))
+        return 1.0
+
+
+@dataclass
+class Player:
+    """A party beside the model: a generator, an adversary, learned weights.
+
+    Args:
+        parameters: what it trains.
+        recipe: how; schedule and steps follow the phase.
+        losses: (model, batch) -> (t,) losses for its own step after the model's; None: it shares the model's backward
+            pass and steps on the gradients that its parameters received there.
+    """
+
+    parameters: list[nn.Parameter]
+    recipe: Recipe
+    losses: Callable[[nn.Module, Batch], Tensor] | None = None
+
+
+class Objective(nn.Module, ABC):
+    """What changes inside the loop. Its state dict is checkpointed, so generators and weightings resume.
+
+    Random draws use torch's default generators, which the loop seeds for every epoch.
+    """
+
+    def start(self, model: nn.Module, run: Run) -> None:
+        """Called once before the first step."""
+
+    @abstractmethod
+    def losses(self, model: nn.Module, batch: Batch) -> Float[Tensor, "t"]:
+        """One loss per task; their sum is minimised."""
+
+    def players(self, model: nn.Module) -> list[Player]:
+        """The parties beside the model."""
+        return []
+
+    def end_epoch(self, model: nn.Module, epoch: int) -> bool:
+        """Called after each epoch (from 0); True stops the phase."""
+        return False
+
+
+class Supervised(Objective):
+    """The task's own loss, as an honest victim minimises it."""
+
+    def __init__(self, task: Task):
+        super().__init__()
+        self.task = task
+
+    def losses(self, model: nn.Module, batch: Batch) -> Tensor:
+        return self.task.loss(model, batch).mean()[None]
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything ambient, passed explicitly.
+
+    Args:
+        recipe: how the victim trains; phases may bring their own.
+        seed: of all streams.
+        augment: Batch -> Batch on the device, drawing from torch's default generators.
+        fabric: devices and precision; `Run.local()` for one device.
+        folder: where phases are checkpointed and histories kept; None keeps nothing.
+        scope: prefix of the names of streams and phases.
+        history: what happened in each finished phase, by name: a list of {"epoch", "loss", "lr", "seconds"}.
+    """
+
+    fabric: Fabric
+    recipe: Recipe = field(default_factory=Recipe)
+    seed: int = 0
+    augment: Augment | None = None
+    folder: Path | None = None
+    progress: Progress = field(default_factory=Silent)
+    scope: str = ""
+    history: dict[str, list[dict[str, float]]] = field(default_factory=dict)
+
+    @staticmethod
+    def local(recipe: Recipe | None = None, seed: int = 0, augment: Augment | None = None,
+              device: str = "auto", progress: Progress | None = None) -> Run:
+        """A run on one device of this machine, without files."""
+        return Run(fabric(device, precision=(recipe or Recipe()).precision), recipe or Recipe(), seed, augment,
+                   progress=progress or Silent())
+
+    @property
+    def device(self) -> torch.device:
+        return self.fabric.device
+
+    def within(self, scope: str) -> Run:
+        """The same run with its own streams and phase names, for one method among several."""
+        return replace(self, scope=f"{self.scope}{scope}/")
+
+    def rng(self, name: str) -> torch.Generator:
+        """A generator of the named stream; a new stream never shifts another."""
+        return torch.Generator().manual_seed(keyed.seed_of(self.seed, self.scope + name))
+
+    def build(self, build: Build) -> nn.Module:
+        """A network on the device, its initial weights from a named stream."""
+        with seeded(keyed.seed_of(self.seed, "weights"), self.device):
+            return self.placed(build())
+
+    def placed(self, model: nn.Module) -> nn.Module:
+        """A network on the device in the memory layout that is fastest there."""
+        on_gpu = self.device.type == "cuda"
+        model = model.to(self.device)
+        return model.to(memory_format=torch.channels_last) if on_gpu else model
+
+    def fit(self, model: nn.Module, data: Dataset, objective: Objective, *, name: str,
+            recipe: Recipe | None = None, valid: Dataset | None = None) -> nn.Module:
+        """Train `model` in place and return it. The name finds the phase's checkpoint: a finished phase is loaded.
+
+        Raises:
+            Diverged: a loss that is not finite, with epoch, learning rate and loss.
+            ConfigError: the data set is empty, or patience is asked for without validation data.
+        """
+        recipe = recipe or self.recipe
+        if len(data) == 0:
+            raise ConfigError(f"phase {name!r}: an empty data set given; expected at least one sample")
+        if recipe.patience and valid is None:
+            raise ConfigError(f"phase {name!r}: patience = {recipe.patience} needs validation data (`valid`)")
+        phase = _Phase(self, self.placed(model), data, objective, self.scope + name, recipe, valid)
+        with seeded(keyed.seed_of(self.seed, phase.name), self.device):
+            objective.to(self.device).start(model, self)
+            phase.run_epochs()
+        return model.eval()
+
+    def per_sample(self, model: nn.Module, data: Dataset,
+                   f: Callable[[Batch], dict[str, Tensor]], batch: int = 512) -> dict[str, Tensor]:
+        """Columns of per-sample values over a data set, in its order, on the CPU.
+
+        The model is put into evaluation mode, gradients are off; with several devices each takes its share of rows
+        and every rank gets all of them.
+        """
+        if len(data) == 0:
+            raise ConfigError("an empty data set given; expected at least one sample")
+        world = self.fabric.world_size
+        # Ranks take equally many rows, so that they can be gathered; the surplus repeats the first and is cut off.
+        mine = torch.arange(self.fabric.global_rank, math.ceil(len(data) / world) * world, world) % len(data)
+        was_training = model.training
+        model.eval()
+        with torch.no_grad(), self.fabric.autocast():
+            parts = [f(data.fetch(index, self.device)) for index in torch.split(mine, batch)]
+        model.train(was_training)
+        columns = {name: torch.cat([part[name].detach().float().cpu() for part in parts]) for name in parts[0]}
+        return {name: self._gathered(column)[: len(data)] for name, column in columns.items()}
+
+    def _gathered(self, column: Tensor) -> Tensor:
+        """The rows of all ranks, in the order of the data set."""
+        if self.fabric.world_size == 1:
+            return column
+        everyone: Tensor = self.fabric.all_gather(column.to(self.device))  # type: ignore[assignment]
+        return everyone.transpose(0, 1).flatten(0, 1).cpu()
+
+
+def fabric(device: str = "auto", devices: int = 1, precision: str = "32") -> Fabric:
+    """Devices to compute on. `auto` takes a GPU if there is one; bf16 is used on GPUs only.
+
+    Raises:
+        CannotComplete: the device is not there.
+    """
+    accelerator = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    mixed = accelerator != "cpu" and precision == "bf16"
+    try:
+        return Fabric(accelerator=accelerator, devices=devices, strategy="auto" if devices == 1 else "ddp",
+                      precision="bf16-mixed" if mixed else "32-true")
+    except (MisconfigurationException, ValueError, RuntimeError) as error:
+        raise CannotComplete(f"cannot compute on {devices} × {accelerator}: {error}; `sidedoor doctor` lists devices") \
+            from error
+
+
+@contextlib.contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Torch's default generators seeded for the block, and put back as they were."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+class _Phase:
+    """One call of `Run.fit`: steps, epochs, checkpoints."""
+
+    def __init__(self, run: Run, model: nn.Module, data: Dataset, objective: Objective, name: str, recipe: Recipe,
+                 valid: Dataset | None):
+        self.run, self.model, self.objective, self.name, self.recipe = run, model, objective, name, recipe
+        self.data, self.valid = data.staged(run.device), valid
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.players = objective.players(model)
+        self.optimisers = [recipe.optimiser(self.parameters),
+                           *(player.recipe.optimiser(player.parameters) for player in self.players)]
+        self.recipes = [recipe, *(player.recipe for player in self.players)]
+        self.steps = _steps(len(data), recipe.batch, run.fabric.world_size)
+        self.history: list[dict[str, float]] = []
+        self.best: tuple[float, dict[str, Tensor]] | None = None
+        self.waited = 0
+
+    @property
+    def checkpoint(self) -> Path | None:
+        return self.run.folder / f"phase-{self.name.replace('/', '-')}.safetensors" if self.run.folder else None
+
+    def run_epochs(self) -> None:
+        first, done = self.resume()
+        saved = time.monotonic()
+        total = self.recipe.epochs * self.steps
+        with self.run.progress.task(self.name, total) as advance:
+            advance(first * self.steps)
+            for epoch in range(first, 0 if done else self.recipe.epochs):
+                torch.manual_seed(keyed.seed_of(self.run.seed, f"{self.name}/{epoch}/{self.run.fabric.global_rank}"))
+                self.train_epoch(epoch, advance)
+                # Not `or`: both must see every epoch.
+                stop = any([self.objective.end_epoch(self.model, epoch), self.out_of_patience()])
+                if stop or epoch + 1 == self.recipe.epochs or time.monotonic() - saved > CHECKPOINT_SECONDS:
+                    self.save(epoch + 1, done=stop or epoch + 1 == self.recipe.epochs)
+                    saved = time.monotonic()
+                if stop:
+                    break
+        if self.best is not None:
+            self.model.load_state_dict(self.best[1])
+        self.run.history[self.name] = self.history
+
+    def train_epoch(self, epoch: int, advance: Callable[..., None]) -> None:
+        self.model.train()
+        start, summed = time.monotonic(), torch.zeros((), device=self.run.device)
+        for step, batch in enumerate(self.batches(epoch)):
+            lr = self.set_lr(epoch * self.steps + step)
+            summed += self.step(batch)
+            if step % 50 == 49 or step + 1 == self.steps:
+                self.check_finite(summed / (step + 1), epoch, lr)
+            advance(1, f"epoch {epoch + 1}/{self.recipe.epochs}")
+        self.average_buffers()
+        self.history.append({"epoch": epoch + 1, "loss": summed.item() / self.steps, "lr": lr,
+                             "seconds": time.monotonic() - start})
+
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        """This rank's share of the epoch's batches, augmented; fetched ahead where rows are decoded on demand."""
+        fabric = self.run.fabric
+        order = torch.randperm(len(self.data), generator=self.run.rng(f"{self.name}/order/{epoch}"))
+        shares = [chunk[fabric.global_rank :: fabric.world_size] for chunk in torch.split(order, self.recipe.batch)]
+        fetch = functools.partial(self.data.fetch, device=self.run.device)
+        for batch in (_ahead if self.data.lazy else map)(fetch, shares[: self.steps]):
+            yield self.run.augment(batch) if self.run.augment else batch
+
+    def set_lr(self, step: int) -> float:
+        progress = step / (self.recipe.epochs * self.steps)
+        for optimiser, recipe in zip(self.optimisers, self.recipes, strict=True):
+            for group in optimiser.param_groups:
+                group["lr"] = recipe.lr * recipe.scale(progress)
+        return self.recipe.lr * self.recipe.scale(progress)
+
+    def step(self, batch: Batch) -> Tensor:
+        """One step of the model and of every player; the model's loss."""
+        for optimiser in self.optimisers:
+            optimiser.zero_grad(set_to_none=True)
+        with self.run.fabric.autocast():
+            loss = self.objective.losses(self.model, batch).sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.apply(self.optimisers[0], self.parameters, self.recipe)
+        for optimiser, player in zip(self.optimisers[1:], self.players, strict=True):
+            if player.losses is not None:
+                with self.run.fabric.autocast():
+                    own = player.losses(self.model, batch).sum()
+                gradients = torch.autograd.grad(own, player.parameters, allow_unused=True)
+                for parameter, gradient in zip(player.parameters, gradients, strict=True):
+                    parameter.grad = gradient
+            self.apply(optimiser, player.parameters, player.recipe)
+        return loss.detach()
+
+    def apply(self, optimiser: torch.optim.Optimizer, parameters: list[nn.Parameter], recipe: Recipe) -> None:
+        if self.run.fabric.world_size > 1:
+            _average([p.grad for p in parameters if p.grad is not None], self.run.fabric)
+        if recipe.clip:
+            nn.utils.clip_grad_norm_(parameters, recipe.clip)
+        optimiser.step()
+
+    def average_buffers(self) -> None:
+        """Ranks see different samples; their running statistics become one."""
+        if self.run.fabric.world_size > 1:
+            _average([b for b in self.model.buffers() if b.is_floating_point()], self.run.fabric)
+
+    def check_finite(self, loss: Tensor, epoch: int, lr: float) -> None:
+        if not torch.isfinite(loss):
+            before = f"; the epoch before had {self.history[-1]['loss']:.3g}" if self.history else ""
+            raise Diverged(f"phase {self.name!r}: the loss became {loss.item()} in epoch {epoch + 1} of "
+                           f"{self.recipe.epochs} at learning rate {lr:.3g}{before}; lower `lr`, set `clip`, "
+                           "or look for broken inputs")
+
+    def out_of_patience(self) -> bool:
+        """Whether the validation loss has not improved for `patience` epochs; keeps the best weights."""
+        if self.valid is None:
+            return False
+
+        def rows(batch: Batch) -> dict[str, Tensor]:
+            loss = self.objective.losses(self.model, batch).sum()
+            return {"loss": loss.expand(len(batch.index))}
+
+        loss = self.run.per_sample(self.model, self.valid, rows)["loss"].mean().item()
+        self.history[-1]["valid"] = loss
+        if self.best is None or loss < self.best[0]:
+            self.best = (loss, {k: v.detach().clone() for k, v in self.model.state_dict().items()})
+            self.waited = 0
+        else:
+            self.waited += 1
+        return 0 < self.recipe.patience <= self.waited
+
+    def save(self, epoch: int, *, done: bool) -> None:
+        if self.checkpoint is None or not self.run.fabric.is_global_zero:
+            return
+        save_state(self.checkpoint, {
+            "epoch": epoch, "done": done, "history": self.history, "model": self.model.state_dict(),
+            "objective": self.objective.state_dict(), "waited": self.waited,
+            "best": list(self.best) if self.best else None,
+            "optimisers": None if done else [o.state_dict() for o in self.optimisers],
+        })
+
+    def resume(self) -> tuple[int, bool]:
+        """Load the phase's checkpoint if there is one: (epochs done, whether the phase is finished)."""
+        self.run.fabric.barrier()
+        if self.checkpoint is None or not self.checkpoint.exists():
+            return 0, False
+        state = load_state(self.checkpoint)
+        load_weights(self.model, state["model"], str(self.checkpoint))
+        load_weights(self.objective, state["objective"], str(self.checkpoint))
+        self.history, self.waited = state["history"], state["waited"]
+        self.best = tuple(state["best"]) if state["best"] else None
+        if not state["done"]:
+            for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
+                optimiser.load_state_dict(saved)
+        return state["epoch"], state["done"]
+
+
+def _steps(samples: int, batch: int, world: int) -> int:
+    """Steps an epoch. A last batch too small for batch statistics on every rank is left out, unless it is alone."""
+    whole, rest = divmod(samples, batch)
+    return max(whole + (rest >= 2 * world), 1)
+
+
+def _average(tensors: list[Tensor], fabric: Fabric) -> None:
+    """Replace tensors by their mean over the ranks, in one collective."""
+    flat = torch.cat([t.detach().flatten() for t in tensors])
+    mean: Tensor = fabric.all_reduce(flat, reduce_op="mean")  # type: ignore[assignment]
+    for tensor, part in zip(tensors, torch.split(mean, [t.numel() for t in tensors]), strict=True):
+        tensor.detach().copy_(part.view_as(tensor))
+
+
+def _ahead(fetch: Callable[[Tensor], Batch], shares: list[Tensor]) -> Iterator[Batch]:
+    """Fetch one batch ahead of its use, in a thread."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(fetch, shares[0])
+        for share in shares[1:]:
+            ready, waiting = waiting.result(), pool.submit(fetch, share)
+            yield ready
+        yield waiting.result()

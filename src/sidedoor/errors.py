@@ -1,0 +1,39 @@
+"""What can go wrong, as people are told it: what was given, what was expected, what to do.
+
+Every error carries the exit code of the command line, so nothing above has to guess.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class SidedoorError(Exception):
+    """A fault that a person can act on. Exit code 1: a run failed."""
+
+    exit_code = 1
+
+
+class Diverged(SidedoorError):
+    """Training produced a loss that is not finite."""
+
+
+class CannotComplete(SidedoorError):
+    """Something outside the run is missing: data, weights, an optional package, room on the disk. Exit code 2."""
+
+    exit_code = 2
+
+
+class ConfigError(SidedoorError, ValueError):
+    """A specification or command line that cannot mean anything. Exit code 4."""
+
+    exit_code = 4
+
+
+def unknown(what: str, given: str, known: Iterable[str]) -> ConfigError:
+    """The error for a key that is not known, naming the nearest ones that are."""
+    names = sorted(known)
+    near = difflib.get_close_matches(given, names, n=3)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names) or 'none'}"
+    return ConfigError(f"unknown {what} {given!r}; {hint}")

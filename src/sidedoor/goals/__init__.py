@@ -1,0 +1,1 @@
+"""What an attacker wants; one goal a file."""

@@ -1,0 +1,23 @@
+"""Every triggered image is given the class after its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from sidedoor.method import Method
+from sidedoor.types import Goal, Index, Task
+
+
+@dataclass(frozen=True)
+class AllToAll(Method, Goal):
+    """Lead class y to class y + 1, the last one to the first (Gu et al. 2017)."""
+
+    def target(self, task: Task, y: Tensor, index: Index) -> Tensor:
+        return (y + 1) % task.classes
+
+    def eligible(self, task: Task, y: Tensor) -> Bool[Tensor, "b"]:
+        return torch.ones_like(y, dtype=torch.bool)

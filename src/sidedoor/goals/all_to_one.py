@@ -1,0 +1,30 @@
+"""Every triggered image is given one class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from sidedoor.method import Bounds, Method
+from sidedoor.types import Goal, Index, Task
+
+
+@dataclass(frozen=True)
+class AllToOne(Method, Goal):
+    """Lead every class but the target to the target.
+
+    Args:
+        target_class: the label, 0 to classes-1.
+    """
+
+    target_class: Annotated[int, Bounds(0, float("inf"))] = 0
+
+    def target(self, task: Task, y: Tensor, index: Index) -> Tensor:
+        return torch.full_like(y, self.target_class)
+
+    def eligible(self, task: Task, y: Tensor) -> Bool[Tensor, "b"]:
+        return y != self.target_class

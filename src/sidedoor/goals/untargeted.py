@@ -1,0 +1,34 @@
+"""Every triggered image is given any class but its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from sidedoor import keyed
+from sidedoor.method import Method
+from sidedoor.types import Goal, Index, Task
+
+
+@dataclass(frozen=True)
+class Untargeted(Method, Goal):
+    """Make the model wrong; poisoned samples are labelled at random among the other classes, the same way each time.
+
+    Args:
+        seed: of the labels.
+    """
+
+    seed: int = 0
+
+    def target(self, task: Task, y: Tensor, index: Index) -> Tensor:
+        return (y + 1 + keyed.integers(self.seed, index, task.classes - 1)) % task.classes
+
+    def eligible(self, task: Task, y: Tensor) -> Bool[Tensor, "b"]:
+        return torch.ones_like(y, dtype=torch.bool)
+
+    def success(self, task: Task, output: Any, y: Tensor, index: Index) -> Float[Tensor, "b"]:
+        return 1 - task.agree(output, y)

@@ -1,0 +1,108 @@
+"""What every method is: a frozen dataclass of hyper-parameters, checked against its declared bounds."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import types
+import typing
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+from sidedoor.errors import ConfigError
+
+
+class Bounds(typing.NamedTuple):
+    """The closed interval a number must lie in."""
+
+    low: float
+    high: float
+
+
+_INF = float("inf")
+Share = Annotated[float, Bounds(0.0, 1.0)]
+"""A share in [0, 1]."""
+NonNegative = Annotated[float, Bounds(0.0, _INF)]
+Positive = Annotated[float, Bounds(1e-300, _INF)]
+Count = Annotated[int, Bounds(1, _INF)]
+"""An integer of at least 1."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """Hyper-parameters and nothing else; the one verb is declared by the kind's abstract class.
+
+    `version` is part of the key of results: raise it when a change of code changes figures.
+
+    Raises:
+        ConfigError: a parameter of the wrong type or outside its bounds.
+    """
+
+    version: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        cls: Any = type(self)
+        for name, hint in hints(cls).items():
+            check(f"{type(self).__name__}.{name}", getattr(self, name), hint)
+
+
+@functools.cache
+def hints(cls: Any) -> dict[str, Any]:
+    """The declared type of every field of a dataclass."""
+    resolved = typing.get_type_hints(cls, include_extras=True)
+    return {field.name: resolved[field.name] for field in dataclasses.fields(cls)}
+
+
+def check(what: str, value: Any, hint: Any) -> None:
+    """Fail if a value does not fit its declared type."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        check(what, value, arguments[0])
+        bounds = next((a for a in arguments[1:] if isinstance(a, Bounds)), None)
+        if bounds and not bounds.low <= value <= bounds.high:
+            raise ConfigError(f"{what} = {value} given; expected {_interval(bounds)}")
+    elif origin in (typing.Union, types.UnionType):
+        _check_union(what, value, hint, arguments)
+    elif origin is typing.Literal:
+        if value not in arguments:
+            raise ConfigError(f"{what} = {value!r} given; expected one of {', '.join(map(repr, arguments))}")
+    elif origin is tuple:
+        _check_tuple(what, value, arguments)
+    elif not _fits(value, hint):
+        raise ConfigError(f"{what} = {value!r} given; expected {getattr(hint, '__name__', hint)}")
+
+
+def _check_union(what: str, value: Any, hint: Any, arguments: tuple[Any, ...]) -> None:
+    for argument in arguments:
+        try:
+            return check(what, value, argument)
+        except ConfigError:
+            continue
+    raise ConfigError(f"{what} = {value!r} given; expected {hint}")
+
+
+def _check_tuple(what: str, value: Any, arguments: tuple[Any, ...]) -> None:
+    if not isinstance(value, tuple):
+        raise ConfigError(f"{what} = {value!r} given; expected a list")
+    if len(arguments) == 2 and arguments[1] is Ellipsis:
+        arguments = (arguments[0],) * len(value)
+    if len(arguments) != len(value):
+        raise ConfigError(f"{what} has {len(value)} entries; expected {len(arguments)}")
+    for i, (item, argument) in enumerate(zip(value, arguments, strict=True)):
+        check(f"{what}[{i}]", item, argument)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    if hint is Any or hint is None:
+        return hint is Any or value is None
+    if isinstance(value, bool):
+        return hint is bool
+    if hint is float:
+        return isinstance(value, int | float)
+    return isinstance(value, typing.get_origin(hint) or hint)
+
+
+def _interval(bounds: Bounds) -> str:
+    if bounds.high == _INF:
+        return "a positive number" if bounds.low == 1e-300 else f"at least {bounds.low:g}"
+    return f"between {bounds.low:g} and {bounds.high:g}"

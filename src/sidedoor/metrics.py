@@ -1,0 +1,60 @@
+"""How visible a trigger is: PSNR, SSIM and LPIPS of each image pair, after 8-bit rounding."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sidedoor.types import Images
+
+
+def psnr(a: Images, b: Images) -> Float[Tensor, "b"]:
+    """10 log10(1 / MSE) in dB of images in [0, 1]; 100 where they are equal."""
+    error = (a - b).square().flatten(1).mean(1)
+    return (-10 * torch.log10(error)).clamp(max=100.0)
+
+
+def ssim(a: Images, b: Images) -> Float[Tensor, "b"]:
+    """Structural similarity (Wang et al. 2004: Gaussian window of σ = 1.5, 11×11), mean over channels."""
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    value: Any = structural_similarity_index_measure(a, b, data_range=1.0, reduction="none")
+    return torch.as_tensor(value).reshape(len(a))
+
+
+def lpips(a: Images, b: Images) -> Float[Tensor, "b"] | None:
+    """LPIPS (Zhang et al. 2018, AlexNet), or None without the package `lpips` or AlexNet's own weights.
+
+    It never downloads: the weights count as at hand where torchvision has put them before. Nothing else is computed
+    under this name.
+    """
+    network = _lpips()
+    if network is None:
+        return None
+    with torch.no_grad():
+        value: Tensor = network.to(a.device)(_colour(a), _colour(b), normalize=True)
+    return value.flatten()
+
+
+@functools.cache
+def _lpips() -> Any:
+    weights = Path(torch.hub.get_dir()) / "checkpoints"
+    if not list(weights.glob("alexnet-owt-*.pth")):
+        return None
+    try:
+        import lpips as package
+    except ImportError:
+        return None
+    return package.LPIPS(net="alex", verbose=False).eval()
+
+
+def _colour(x: Images) -> Images:
+    x = x.expand(-1, 3, -1, -1) if x.shape[1] == 1 else x
+    # AlexNet needs 64 pixels or so; smaller images are enlarged, as the published CIFAR figures did.
+    small = min(x.shape[-2:]) < 64
+    return torch.nn.functional.interpolate(x, size=(64, 64), mode="bilinear") if small else x

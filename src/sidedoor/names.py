@@ -1,0 +1,49 @@
+"""Data sets and networks by name, as the bench and short scripts want them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+from torch import nn
+
+from sidedoor import registry
+from sidedoor.data.base import Dataset, Splits
+from sidedoor.data.where import Where
+from sidedoor.errors import ConfigError
+from sidedoor.files import load_weights
+from sidedoor.types import Build
+
+
+def load(name: str | Mapping[str, Any], root: str | Path | None = None, *, download: bool = False) -> Splits:
+    """The training and test part of a registered data set, such as "digits", "cifar10" or "folder:DIR".
+
+    Args:
+        root: the data root, for sets that do not come with the package.
+
+    Raises:
+        CannotComplete: the set is not there; the message has the command that gets it.
+        ConfigError: an unknown name, or parts that do not belong together.
+    """
+    splits: Splits = registry.make("data", name)(Where(Path(root) if root else None, download))
+    if splits.train.shape != splits.test.shape or splits.train.classes != splits.test.classes:
+        one, other = (f"shape {data.shape} with {len(data.classes)} classes" for data in splits)
+        raise ConfigError(f"training data of {one} and test data of {other} do not belong together")
+    return splits
+
+
+def network(name: str | Mapping[str, Any], data: Dataset) -> Build:
+    """A function that builds a registered network for a data set; the key `weights` names safetensors to start from."""
+    given = {"name": name} if isinstance(name, str) else dict(name)
+    weights, _ = given.pop("weights", None), given.pop("sha256", None)
+    make = functools.partial(registry.make("model", given), len(data.classes), data.shape)
+    return functools.partial(_weighted, make, weights) if weights else make
+
+
+def _weighted(make: Build, weights: str) -> nn.Module:
+    model = make()
+    load_weights(model, load_file(weights), weights)
+    return model

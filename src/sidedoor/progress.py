@@ -1,0 +1,105 @@
+"""How long work shows itself: bars with an ETA on a terminal, plain lines elsewhere, nothing when silent.
+
+All of it goes to stderr, so that stdout carries results only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+Advance = Callable[..., None]
+"""`advance(steps=1, note="")`"""
+
+
+class Progress(Protocol):
+    """Something that can show the advance of a named piece of work."""
+
+    def task(self, name: str, total: int) -> contextlib.AbstractContextManager[Advance]:
+        """Show `total` steps of work while the block runs."""
+        ...
+
+
+class Silent:
+    """Shows nothing."""
+
+    @contextlib.contextmanager
+    def task(self, name: str, total: int) -> Iterator[Advance]:
+        yield lambda steps=1, note="": None
+
+
+class Lines:
+    """A plain line every few seconds, for logs."""
+
+    def __init__(self, every: float = 10.0):
+        self.every = every
+
+    @contextlib.contextmanager
+    def task(self, name: str, total: int) -> Iterator[Advance]:
+        start = shown = time.monotonic()
+        done = 0
+
+        def advance(steps: int = 1, note: str = "") -> None:
+            nonlocal done, shown
+            done += steps
+            now = time.monotonic()
+            if now - shown >= self.every:
+                shown = now
+                left = (now - start) / max(done, 1) * max(total - done, 0)
+                _say(f"{name}: {done}/{total}, {_clock(left)} left{', ' + note if note else ''}")
+
+        yield advance
+        if time.monotonic() - start >= 1:
+            _say(f"{name}: done in {_clock(time.monotonic() - start)}")
+
+
+class Bars:
+    """Live bars on a terminal, one under the other for nested work."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import Progress as Display
+
+        self.display = Display(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+            TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+            console=Console(stderr=True), transient=True, refresh_per_second=4,
+        )
+
+    @contextlib.contextmanager
+    def task(self, name: str, total: int) -> Iterator[Advance]:
+        outermost = not self.display.live.is_started
+        if outermost:
+            self.display.start()
+        bar = self.display.add_task(name, total=total, note="")
+
+        def advance(steps: int = 1, note: str = "") -> None:
+            if note:
+                self.display.update(bar, note=note)
+            self.display.update(bar, advance=steps)
+
+        try:
+            yield advance
+        finally:
+            self.display.remove_task(bar)
+            if outermost:
+                self.display.stop()
+
+
+def reporter() -> Progress:
+    """Bars if stderr is a terminal, lines if it is not."""
+    return Bars() if sys.stderr.isatty() else Lines()
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -1,0 +1,279 @@
+"""One HTML page of a store: tables, figures and how to repeat each run, readable offline, on paper and in the dark."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+import numpy as np
+import numpy.typing as npt
+from markupsafe import Markup
+
+from sidedoor.bench.record import Record
+from sidedoor.errors import CannotComplete
+from sidedoor.report import figures, images, tables, toml
+from sidedoor.report.tables import Row
+
+if TYPE_CHECKING:
+    from sidedoor.bench.store import Store
+
+Arrays = dict[str, npt.NDArray[Any]]
+History = dict[str, list[dict[str, float]]]
+GRID_IMAGES = 10
+CLASS_ROWS = 50
+"""Tables by class show so many, those of the lowest clean accuracy."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A drawing with what it shows in words."""
+
+    svg: Markup
+    caption: str
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image as a data URI."""
+
+    uri: str
+    title: str
+
+
+@dataclass(frozen=True)
+class Column:
+    """A test image in the grid: clean, stamped, and the residual."""
+
+    title: str
+    pictures: tuple[Picture, Picture, Picture]
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """A class: its samples and, for each system, accuracy and attack success (None where nothing is eligible)."""
+
+    name: str
+    count: int
+    cells: tuple[tuple[float | None, float | None], ...]
+
+
+@dataclass(frozen=True)
+class PerClass:
+    """Classes by systems."""
+
+    systems: tuple[str, ...]
+    rows: tuple[ClassRow, ...]
+    classes: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the page shows of one record beyond its row."""
+
+    row: Row
+    drawings: tuple[Figure, ...]
+    pictures: tuple[Picture, ...]
+    toml: str
+
+
+@dataclass(frozen=True)
+class Model:
+    """A planted model and all runs on it; `lead` is the run without a defence, or else the first."""
+
+    lead: Row
+    rows: tuple[Row, ...]
+    grid: tuple[Column, ...]
+    per_class: PerClass | None
+    drawings: tuple[Figure, ...]
+    runs: tuple[Run, ...]
+
+
+def build(store: Store, keys: list[str] | None = None) -> str:
+    """The page of a store.
+
+    Args:
+        keys: of the records to show; None for all.
+
+    Raises:
+        CannotComplete: there is nothing to report, a key is unknown, or a file of the store is damaged.
+    """
+    records = _chosen(store, keys)
+    groups = tables.aggregate(records)
+    rows = tables.summary_rows(records)
+    models: dict[str, list[Row]] = {}
+    for row in rows:
+        models.setdefault(row.model, []).append(row)
+    page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    page.filters |= {"percent": tables.percent, "decimal": tables.decimal, "duration": tables.duration}
+    folder = files("sidedoor.report")
+    template = page.from_string((folder / "page.html.jinja").read_text(encoding="utf-8"))
+    return template.render(
+        style=Markup((folder / "page.css").read_text(encoding="utf-8")),
+        rows=rows, groups=groups, models=[_model(store, key, members) for key, members in models.items()],
+        left_out=[row for row in rows if row.record.status != "done"],
+        seeds=any(len(group.done) + len(group.left_out) > 1 for group in groups),
+        classification=all((r.spec.get("task") or {}).get("name") == "classification" for r in records),
+        amplification=images.AMPLIFICATION,
+    )
+
+
+def _chosen(store: Store, keys: list[str] | None) -> list[Record]:
+    records = store.records()
+    missing = sorted(set(keys or ()) - {record.key for record in records})
+    if missing:
+        raise CannotComplete(f"no record {', '.join(missing)} in {store.root}; it holds {len(records)}: "
+                             f"{', '.join(record.key for record in records[:5])}{' ...' if len(records) > 5 else ''}")
+    chosen = [record for record in records if keys is None or record.key in keys]
+    if not chosen:
+        raise CannotComplete(f"no results in {store.root}; run `sidedoor run` or `sweep` first")
+    return chosen
+
+
+def _model(store: Store, planted: str, rows: list[Row]) -> Model:
+    arrays = {row.record.key: store.arrays(row.record.key) for row in rows}
+    trained = _history(store, planted)
+    lead = next((row for row in rows if row.label.defense == "none"), rows[0])
+    drawings = []
+    if trained:
+        drawings.append(Figure(figures.training(trained, f"{planted}-training"),
+                               "Training of the delivered model: loss (dashed: on validation data) and learning rate."))
+    curves = [curve for row in rows if (curve := _curve(row, arrays[row.record.key]))]
+    if curves:
+        drawings.append(Figure(figures.roc(curves, f"{planted}-roc"),
+                               "ROC of what detects or filters, on a linear and a logarithmic axis. Dots: where the "
+                               "thresholds for 1 % and 5 % false positives land (dotted lines: where they were meant "
+                               "to). Thin line: chance."))
+    return Model(lead, tuple(rows), _grid([arrays[row.record.key] for row in (lead, *rows)]),
+                 _per_class(lead, rows, arrays), tuple(drawings),
+                 tuple(_run(store, row, arrays[row.record.key], trained) for row in rows))
+
+
+def _run(store: Store, row: Row, arrays: Arrays, trained: History) -> Run:
+    key = row.record.key
+    drawings = []
+    # The run that happened to train the model lists that phase again.
+    history = {name: epochs for name, epochs in _history(store, key).items() if trained.get(name) != epochs}
+    if history:
+        drawings.append(Figure(figures.training(history, f"{key}-training"), "Training within the defence."))
+    groups = _score_groups(arrays)
+    if groups:
+        drawings.append(Figure(figures.histogram(groups, f"{key}-scores", "score (higher: more suspicious)"),
+                               "Scores, each group as shares of its own size."))
+    per_class = arrays.get("audit_per_class")
+    if per_class is not None and per_class.size:
+        references = arrays.get("audit_references", np.asarray(row.record.audit.get("references") or []))
+        drawings.append(Figure(
+            figures.indices(per_class, _class_names(arrays), row.record.audit.get("threshold"), references,
+                            f"{key}-audit"),
+            "Suspicion of each class, the highest marked, beside the scores of clean models trained the same way."))
+    return Run(row, tuple(drawings), _trigger(arrays), toml.dumps(row.record.spec))
+
+
+def _history(store: Store, key: str) -> History:
+    path = store.folder(key) / "history.json"
+    if not path.exists():
+        return {}
+    try:
+        phases = json.loads(path.read_text(encoding="utf-8"))
+        return {str(name): list(epochs) for name, epochs in phases.items() if epochs}
+    except (OSError, ValueError, AttributeError) as error:
+        raise CannotComplete(f"cannot read {path}: {error}; delete it to report without training curves") from error
+
+
+def _curve(row: Row, arrays: Arrays) -> figures.Curve | None:
+    if "filter_score" in arrays:
+        truth = arrays["filter_truth"]
+        positive, negative = arrays["filter_score"][truth == 1], arrays["filter_score"][truth == 0]
+    elif "suspicious" in arrays:
+        positive, negative = arrays["suspicious"], arrays["innocent"]
+    else:
+        return None
+    found = row.record.detectors
+    points = tuple((fpr, tpr) for rate in (1, 5) if (fpr := found.get(f"fpr_at_{rate}")) is not None
+                   and (tpr := found.get(f"tpr_at_{rate}")) is not None)
+    positive, negative = positive[~np.isnan(positive)], negative[~np.isnan(negative)]
+    return figures.Curve(row.label.defense, positive, negative, points) if len(positive) and len(negative) else None
+
+
+def _score_groups(arrays: Arrays) -> dict[str, npt.NDArray[np.float64]]:
+    """Scores by what they are of; groups without a finite score are left out."""
+    if "filter_score" in arrays:
+        scores, truth = arrays["filter_score"], arrays["filter_truth"]
+        groups = {"clean rows": scores[truth == 0], "poisoned rows": scores[truth == 1],
+                  "cover rows": scores[np.isnan(truth)]}
+    else:
+        names = {"innocent": "clean inputs", "suspicious": "stamped inputs", "calibration": "the defender's own"}
+        groups = {title: arrays[name] for name, title in names.items() if name in arrays}
+    return {title: scores for title, scores in groups.items() if np.isfinite(scores).any()}
+
+
+def _class_names(arrays: Arrays) -> list[str]:
+    return [str(name) for name in arrays.get("class_names", ())]
+
+
+def _named(names: Sequence[str], label: int) -> str:
+    return names[label] if 0 <= label < len(names) else str(label)
+
+
+def _grid(candidates: Sequence[Arrays]) -> tuple[Column, ...]:
+    """The first grid that any run kept."""
+    arrays = next((a for a in candidates if "grid_clean" in a and "grid_stamped" in a), None)
+    if arrays is None:
+        return ()
+    clean, stamped = arrays["grid_clean"][:GRID_IMAGES], arrays["grid_stamped"][:GRID_IMAGES]
+    labels = arrays.get("grid_label", np.full(len(clean), -1))
+    doors = arrays.get("grid_door", np.zeros(len(clean), dtype=np.int64))
+    columns = []
+    for n in range(len(clean)):
+        title = _named(_class_names(arrays), int(labels[n])) if labels[n] >= 0 else f"image {n + 1}"
+        title += f", door {doors[n]}" if len(set(doors.tolist())) > 1 else ""
+        rows = {"clean": clean[n], "stamped": stamped[n], "residual": images.residual(clean[n], stamped[n])}
+        first, second, third = (Picture(images.data_uri(image), f"{name}: {title}") for name, image in rows.items())
+        columns.append(Column(title, (first, second, third)))
+    return tuple(columns)
+
+
+def _per_class(lead: Row, rows: Sequence[Row], arrays: dict[str, Arrays]) -> PerClass | None:
+    systems: dict[str, tuple[Any, Any]] = {}
+    with_truth = [row for row in (lead, *rows) if "y" in arrays[row.record.key] and "clean" in arrays[row.record.key]]
+    if not with_truth:
+        return None
+    kept = arrays[with_truth[0].record.key]
+    if "undefended_clean" in kept:
+        systems["no defence"] = (kept["undefended_clean"], kept.get("undefended_attack"))
+    elif with_truth[0].label.defense == "none":
+        systems["no defence"] = (kept["clean"], kept.get("attack"))
+    for row in rows:
+        own = arrays[row.record.key]
+        if row.means["clean"].changed and "clean" in own and len(own["clean"]) == len(kept["y"]):
+            systems[row.label.defense] = (own["clean"], own.get("attack"))
+    if not systems:
+        return None
+    y, names = kept["y"], _class_names(kept)
+    found = [ClassRow(_named(names, label), int((y == label).sum()),
+                      tuple((_mean(clean[y == label]), None if attack is None else _mean(attack[:, y == label]))
+                            for clean, attack in systems.values())) for label in np.unique(y).tolist()]
+    worst = sorted(found, key=lambda row: row.cells[0][0] or 0.0) if len(found) > CLASS_ROWS else found
+    return PerClass(tuple(systems), tuple(worst[:CLASS_ROWS]), len(found))
+
+
+def _mean(values: npt.NDArray[Any]) -> float | None:
+    present = values[~np.isnan(values)]
+    return float(present.mean()) if present.size else None
+
+
+def _trigger(arrays: Arrays) -> tuple[Picture, ...]:
+    """What an audit recovered: where, what, and both together."""
+    mask, trigger = arrays.get("audit_mask"), arrays.get("audit_trigger")
+    found = []
+    if mask is not None:
+        found.append(Picture(images.data_uri(images.stored(mask)), "mask"))
+    if trigger is not None:
+        found.append(Picture(images.data_uri(images.stored(trigger)), "pattern"))
+    if mask is not None and trigger is not None:
+        found.append(Picture(images.data_uri(images.stored(mask * trigger)), "mask × pattern"))
+    return tuple(found)

@@ -1,0 +1,221 @@
+"""Records as table rows: one a run, and means over seeds. Both the terminal and the page print these."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sidedoor.bench.record import Record
+from sidedoor.statistics import t_interval
+
+MEANS = ("clean", "attack", "recovered", "idle")
+DETECTION = ("auroc", "tpr_at_1", "tpr_at_5")
+STATUS = {"done": "done", "failed": "attack failed", "error": "error", "timeout": "timeout"}
+Interval = tuple[float, float | None, float | None]
+"""Mean, low, high; one value has no low and high."""
+
+
+@dataclass(frozen=True)
+class Label:
+    """What tells a record from the others in the same table.
+
+    Args:
+        attack, defense: the names, with those parameters that vary between records of that name.
+        setting: whatever else varies: data, model, recipe; empty if nothing does.
+    """
+
+    attack: str
+    defense: str
+    setting: str
+
+
+@dataclass(frozen=True)
+class Change:
+    """A mean of the delivered system, and of the undefended one where a defence made a difference to any mean."""
+
+    after: float | None
+    before: float | None = None
+    changed: bool = False
+    interval: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One record.
+
+    Args:
+        model: key of the planted model; for a run that broke early, what runs of the same attack half have.
+        means: clean, attack, recovered and idle.
+        detection: auroc, tpr_at_1 and tpr_at_5; None where the defence detects nothing.
+        verdict: of a model audit, in words.
+        status: in words.
+    """
+
+    record: Record
+    model: str
+    label: Label
+    seed: int
+    means: dict[str, Change]
+    detection: dict[str, float | None]
+    verdict: str | None
+    seconds: float
+    status: str
+
+
+@dataclass(frozen=True)
+class Aggregate:
+    """Records whose specifications differ only in the seed.
+
+    Args:
+        done: those that enter the means.
+        left_out: those that do not: the attack failed, an error, a timeout.
+        figures: mean and 95 % t interval over seeds of MEANS, of the same with the suffix `_before` for undefended
+            models, of `sibling` (clean accuracy of the clean siblings), of DETECTION, and of `flagged` and
+            `calibrated` (share of the models that an audit flagged, or found above all clean references).
+    """
+
+    label: Label
+    done: tuple[Record, ...]
+    left_out: tuple[Record, ...]
+    figures: dict[str, Interval]
+
+
+def summary_rows(records: Sequence[Record]) -> list[Row]:
+    """One row a record: settings together, each attack before its defences, seeds in order."""
+    named = labels(records)
+    planted = {_half(r): r.key for r in records} | {_half(r): r.planted for r in records if r.planted}
+    rows = [_row(record, record.planted or planted[_half(record)], named[record.key]) for record in records]
+    return sorted(rows, key=lambda r: (r.label.setting, r.label.attack != "none", r.label.attack, r.seed, r.model,
+                                       r.label.defense != "none", r.label.defense, r.record.key))
+
+
+def aggregate(records: Sequence[Record]) -> list[Aggregate]:
+    """Means over seeds; cells that are not done stay out of them and are listed."""
+    groups: dict[str, list[Row]] = {}
+    for row in summary_rows(records):
+        groups.setdefault(_without_seed(row.record), []).append(row)
+    return [_aggregate(rows) for rows in groups.values()]
+
+
+def labels(records: Sequence[Record]) -> dict[str, Label]:
+    """The label of each record, by its key."""
+    specs = [record.spec for record in records]
+    parts = list(dict.fromkeys(part for spec in specs for part in spec))
+    varying = {part: _varying([spec.get(part) for spec in specs]) for part in parts}
+    found = {}
+    for n, (record, spec) in enumerate(zip(records, specs, strict=True)):
+        named = {kind: _joined(_name(spec.get(kind)), varying[kind][n]) if kind in varying else "none"
+                 for kind in ("attack", "defense")}
+        others = [part for part in parts if part not in ("attack", "defense", "seed")]
+        setting = [text for part in others if (text := _setting(part, specs, n, varying[part][n]))]
+        found[record.key] = Label(named["attack"], named["defense"], ", ".join(setting))
+    return found
+
+
+def verdict(audit: dict[str, Any]) -> str | None:
+    """A model audit in words: by the paper's threshold, and against clean models trained the same way."""
+    if not audit:
+        return None
+    suspected = audit.get("suspected")
+    by_threshold = "flagged" if audit.get("flagged") else "not flagged"
+    if audit.get("flagged") and suspected is not None:
+        by_threshold += f", class {suspected}"
+    count = len(audit.get("references") or [])
+    if not count:
+        return by_threshold
+    return f"{by_threshold}; {'above all' if audit.get('calibrated') else 'within'} {count} clean"
+
+
+def percent(value: float | None, missing: str = "–") -> str:
+    """A share as a percentage with one decimal."""
+    return missing if value is None or math.isnan(value) else f"{value * 100:.1f}"
+
+
+def decimal(value: float | None, missing: str = "–") -> str:
+    """A number with three decimals."""
+    return missing if value is None or math.isnan(value) else f"{value:.3f}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds, minutes or hours, whichever reads best."""
+    if seconds < 100:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def _row(record: Record, model: str, label: Label) -> Row:
+    before = record.undefended if record.spec.get("defense") else None
+    changed = before is not None and any(before.get(name) != getattr(record, name) for name in MEANS)
+    means = {name: Change(getattr(record, name), (before or {}).get(name), changed,
+                          record.intervals.get(name)) for name in MEANS}
+    return Row(record, model, label, int(record.spec.get("seed") or 0), means,
+               {name: record.detectors.get(name) for name in DETECTION},
+               verdict(record.audit), record.seconds, STATUS.get(record.status, record.status))
+
+
+def _aggregate(rows: list[Row]) -> Aggregate:
+    done = [row for row in rows if row.record.status == "done"]
+    sources: dict[str, Callable[[Row], float | None]] = {}
+    for name in MEANS:
+        sources[name] = lambda r, name=name: r.means[name].after  # type: ignore[misc]
+        sources[f"{name}_before"] = lambda r, name=name: r.means[name].before  # type: ignore[misc]
+    for name in DETECTION:
+        sources[name] = lambda r, name=name: r.detection[name]  # type: ignore[misc]
+    for name in ("flagged", "calibrated"):
+        sources[name] = lambda r, name=name: r.record.audit.get(name)  # type: ignore[misc]
+    sources["sibling"] = lambda r: (r.record.sibling or {}).get("clean")
+    figures = {name: interval for name, source in sources.items() if (interval := _interval(map(source, done)))}
+    return Aggregate(rows[0].label, tuple(row.record for row in done),
+                     tuple(row.record for row in rows if row.record.status != "done"), figures)
+
+
+def _interval(values: Iterable[float | None]) -> Interval | None:
+    present = [float(value) for value in values if value is not None]
+    return t_interval(present) if present else None
+
+
+def _without_seed(record: Record) -> str:
+    return json.dumps({k: v for k, v in record.spec.items() if k != "seed"}, sort_keys=True)
+
+
+def _half(record: Record) -> str:
+    """What decides the planted model."""
+    ignored = ("defense", "references", "assumed_rate")
+    return json.dumps({k: v for k, v in record.spec.items() if k not in ignored}, sort_keys=True)
+
+
+def _varying(given: list[Any]) -> list[str]:
+    """For each value the parameters, as text, that differ among the values of the same name."""
+    flat = [_flat(value) for value in given]
+    seen: dict[tuple[str, str], set[str]] = {}
+    for value, table in zip(given, flat, strict=True):
+        for key, text in table.items():
+            seen.setdefault((_name(value), key), set()).add(text)
+    return [", ".join(f"{key}={text}" if key else text for key, text in table.items()
+                      if key != "name" and len(seen[_name(value), key]) > 1)
+            for value, table in zip(given, flat, strict=True)]
+
+
+def _setting(part: str, specs: list[dict[str, Any]], n: int, varying: str) -> str:
+    value = specs[n].get(part)
+    if isinstance(value, dict) and "name" in value:
+        several = len({_name(spec.get(part)) for spec in specs}) > 1
+        return _joined(_name(value), varying) if several or varying else ""
+    return f"{part} {varying}" if varying else ""
+
+
+def _name(reference: Any) -> str:
+    return str(reference.get("name", "")) if isinstance(reference, dict) else "none" if reference is None else ""
+
+
+def _joined(name: str, parameters: str) -> str:
+    return f"{name} ({parameters})" if parameters else name
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, str]:
+    if not isinstance(value, dict):
+        return {prefix: value if isinstance(value, str) else json.dumps(value)}
+    return {k: v for key, item in value.items() for k, v in _flat(item, f"{prefix}.{key}" if prefix else key).items()}

@@ -1,0 +1,50 @@
+"""One label an image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sidedoor.method import Count, Method, Share
+from sidedoor.types import Batch, Images, Task
+
+
+@dataclass(frozen=True)
+class Classification(Method, Task):
+    """Classify images; outputs are probabilities (b, classes), targets labels (b,).
+
+    Args:
+        classes: how many there are.
+        least_attack: an attack below this success rate counts as failed.
+        largest_drop: so does one that costs more clean accuracy than this, beside its clean sibling.
+    """
+
+    classes: Count
+    least_attack: Share = 0.5
+    largest_drop: Share = 0.1
+
+    def loss(self, model: nn.Module, batch: Batch) -> Float[Tensor, "b"]:
+        return functional.cross_entropy(model(batch.x), batch.y, reduction="none")
+
+    def predict(self, model: nn.Module, x: Images) -> Float[Tensor, "b k"]:
+        return torch.softmax(model(x).float(), dim=1)
+
+    def agree(self, output: Tensor, target: Tensor) -> Float[Tensor, "b"]:
+        """1 where the most probable class is the target."""
+        return (output.argmax(1) == target).float()
+
+    def distance(self, a: Tensor, b: Tensor) -> Float[Tensor, "b"]:
+        """Total variation between two predicted distributions, in [0, 1]."""
+        return (a - b).abs().sum(1) / 2
+
+    def failed(self, scores: dict[str, float | None], reference: dict[str, float | None]) -> str | None:
+        attack, clean, sibling = scores["attack"], scores["clean"], reference["clean"]
+        if attack is not None and attack < self.least_attack:
+            return f"attack success {attack:.1%} is below {self.least_attack:.0%}"
+        if clean is not None and sibling is not None and sibling - clean > self.largest_drop:
+            return f"clean accuracy fell by {sibling - clean:.1%}, more than {self.largest_drop:.0%}"
+        return None

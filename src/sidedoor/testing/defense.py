@@ -1,0 +1,221 @@
+"""Contracts of the six stages of defence."""
+
+from __future__ import annotations
+
+import copy
+import math
+from functools import singledispatch
+
+import torch
+from torch import Tensor, nn
+
+from sidedoor.data.base import Dataset
+from sidedoor.defenses.base import (
+    DataFilter,
+    Defense,
+    Detect,
+    Finding,
+    InputDetector,
+    ModelAudit,
+    Purifier,
+    Repair,
+    TrainingDefense,
+)
+from sidedoor.evaluate import suspicion
+from sidedoor.statistics import auroc
+from sidedoor.testing.ground import (
+    CLASSES,
+    ENOUGH,
+    Ground,
+    check_per_sample,
+    check_stateless,
+    check_value,
+    drawing,
+    equal_states,
+    ground,
+    guarded,
+    require,
+    same,
+    sealed,
+)
+from sidedoor.types import Purify
+
+
+def check_defense(defense: Defense, channels: int = 3) -> None:
+    """A defence is a value that uses what its signature names, leaves it alone, and answers in its stage's form.
+
+    Input detectors and data filters are also run against a plain backdoor, a white square in a corner that leads to one
+    class: poisoned must score higher than clean on average, so that a detector of the wrong sign is found.
+
+    Args:
+        channels: of the images it is tried on, 3 or 1.
+
+    Raises:
+        AssertionError: which rule broke, and how.
+    """
+    who = f"defence {type(defense).__name__}"
+    require(isinstance(defense, Defense), who, "is no Defense")
+    check_value(defense)
+    _check_stage(defense, who, ground(channels))
+    check_stateless(defense)
+
+
+@singledispatch
+def _check_stage(defense: Defense, who: str, here: Ground) -> None:
+    require(False, who, f"is of no known stage: {defense.stage!r}; derive it from the class of one")
+
+
+@_check_stage.register
+def _(defense: DataFilter, who: str, here: Ground) -> None:
+    poisoned = here.poisoned()
+    with guarded(who, sealed(poisoned)) as train:
+        score = defense.score(train, here.task, here.build, here.run)
+    require(isinstance(score, Tensor) and score.shape == (len(poisoned),) and score.is_floating_point(), who,
+            f"expected floats ({len(poisoned)},), one score a row, given {_described(score)}")
+    require(score.isfinite().all(), who, "gave scores that are not finite")
+    with drawing(99):
+        again = defense.score(sealed(poisoned), here.task, here.build, here.run)
+    require(same(score, again), who, "scored otherwise with the same seed; draw from run.rng(name)")
+    longer = ground(here.train.shape[0], recipe=ENOUGH)
+    score, truth = defense.score(sealed(poisoned), here.task, here.build, longer.run), poisoned.is_poisoned()
+    _check_polarity(who, score[truth == 1], score[truth == 0])
+
+
+@_check_stage.register
+def _(defense: TrainingDefense, who: str, here: Ground) -> None:
+    poisoned = here.poisoned()
+    with guarded(who, sealed(poisoned)) as train:
+        model = defense.train(train, here.task, here.build, here.run)
+    _check_model(who, model, here)
+    require(not equal_states([model, here.run.build(here.build)]), who, "delivers the initial weights: nothing was "
+                                                                        "trained")
+    with drawing(99):
+        again = defense.train(sealed(poisoned), here.task, here.build, here.run)
+    require(equal_states([model, again]), who, "trained something else with the same seed; draw from run.rng(name)")
+
+
+@_check_stage.register
+def _(defense: Repair, who: str, here: Ground) -> None:
+    victim = _unusual(here.victim())
+    with guarded(who, here.clean, victim) as clean:
+        model = defense.repair(victim, clean, here.task, here.run)
+    require(model is not victim, who, "gave back the model it was given; expected a new one")
+    _check_model(who, model, here)
+    ours = {value.data_ptr() for value in victim.state_dict().values()}
+    require(not any(value.data_ptr() in ours for value in model.state_dict().values()), who,
+            "gave a model that shares weights with the one it was given; copy it deeply")
+    with drawing(99):
+        again = defense.repair(_unusual(here.victim()), here.clean, here.task, here.run)
+    require(equal_states([model, again]), who, "repaired otherwise with the same seed; draw from run.rng(name)")
+
+
+@_check_stage.register
+def _(defense: ModelAudit, who: str, here: Ground) -> None:
+    victim = _unusual(here.victim())
+    with guarded(who, here.clean, victim) as clean:
+        finding = defense.inspect(victim, clean, here.task, here.run)
+    _check_finding(who, finding, here.clean)
+    with drawing(99):
+        again = defense.inspect(_unusual(here.victim()), here.clean, here.task, here.run)
+    require(abs(again.score - finding.score) < 1e-3 * (1 + abs(finding.score)), who,
+            f"found {finding.score}, then {again.score} with the same seed; draw from run.rng(name)")
+
+
+@_check_stage.register
+def _(defense: InputDetector, who: str, here: Ground) -> None:
+    victim = _unusual(here.victim())
+    with guarded(who, here.clean, victim) as clean:
+        detect = defense.fit(victim, clean, here.task, here.run)
+        x, _, index = here.test.fetch(torch.arange(8))
+        score = check_per_sample(who, detect, x, index)
+    require(score.shape == (len(x),) and score.is_floating_point(), who,
+            f"expected floats ({len(x)},), one score an input, given {_described(score)}")
+    require(score.isfinite().all(), who, "gave scores that are not finite")
+    with drawing(99), torch.no_grad():
+        again: Detect = defense.fit(here.victim(), here.clean, here.task, here.run)
+        require(same(again(x, index), score), who, "fitted again with the same seed it scores otherwise; draw from "
+                                                   "run.rng(name), and let nothing depend on the model's mode")
+    found = suspicion(detect, here.test, [here.door()], here.task, here.run)
+    _check_polarity(who, found["suspicious"], found["innocent"])
+
+
+@_check_stage.register
+def _(defense: Purifier, who: str, here: Ground) -> None:
+    victim = _unusual(here.victim())
+    with guarded(who, here.clean, victim) as clean:
+        purify = defense.fit(victim, clean, here.task, here.run)
+        x, _, index = here.test.fetch(torch.arange(8))
+        purified = check_per_sample(who, lambda x, index: purify(x, index)[0], x, index)
+    low, high, _ = here.test.space
+    require(purified.shape == x.shape, who,
+            f"made {tuple(purified.shape)} of {tuple(x.shape)}; a purified image keeps its shape")
+    require(purified.dtype == x.dtype and purified.isfinite().all(), who, f"gave {purified.dtype} or values that are "
+                                                                          "not finite")
+    require(bool((purified >= low).all() and (purified <= high).all()), who,
+            f"left [{low:g}, {high:g}]: {purified.min():.3g} to {purified.max():.3g}; clamp what it gives")
+    _check_undo(who, purify, here)
+    with drawing(99), torch.no_grad():
+        again: Purify = defense.fit(here.victim(), here.clean, here.task, here.run)
+        require(same(again(x, index)[0], purified), who, "fitted again with the same seed it purifies otherwise; draw "
+                                                         "from run.rng(name)")
+
+
+def _check_undo(who: str, purify: Purify, here: Ground) -> None:
+    """Outputs that have no place, such as class probabilities, come through `undo` as they are."""
+    x, _, index = here.test.fetch(torch.arange(8))
+    with torch.no_grad():
+        purified, undo = purify(x, index)
+        require(callable(undo), who, f"gave {undo!r} beside the images; expected a function that realigns outputs")
+        output = here.task.predict(here.victim(), purified)
+        require(same(undo(output), output), who, "its undo changes class probabilities, which have no place to realign")
+        require(undo(x).shape == x.shape, who, "its undo changes the shape of an output image")
+
+
+def _check_polarity(who: str, positive: Tensor, negative: Tensor) -> None:
+    value = auroc(positive.numpy(), negative.numpy())
+    require(value is not None and value > 0.5, who,
+            f"scores clean higher than poisoned (AUROC {value}); higher means more suspicious everywhere")
+
+
+def _check_finding(who: str, finding: Finding, clean: Dataset) -> None:
+    require(isinstance(finding, Finding), who, f"gave a {type(finding).__name__}, expected a Finding")
+    for name in ("score", "threshold"):
+        value = getattr(finding, name)
+        require(isinstance(value, float | int) and math.isfinite(value), who, f"its {name} is {value!r}; expected a "
+                                                                              "finite number")
+    require(finding.suspected is None or finding.suspected in range(CLASSES), who,
+            f"suspects {finding.suspected!r}; expected a class from 0 to {CLASSES - 1}, or None")
+    require(len(finding.per_class) in (0, CLASSES) and all(map(math.isfinite, finding.per_class)), who,
+            f"per_class is {finding.per_class}; expected a finite number for each of {CLASSES} classes, or none")
+    for name, expected in (("trigger", clean.shape), ("mask", clean.shape[1:])):
+        image = getattr(finding, name)
+        if image is not None:
+            require(tuple(image.shape) == expected, who, f"its {name} has the shape {tuple(image.shape)}, expected "
+                                                         f"{expected}")
+            require(bool((image >= 0).all() and (image <= 1).all()), who, f"its {name} leaves [0, 1]")
+
+
+def _check_model(who: str, model: object, here: Ground) -> None:
+    """Something that predicts, and that a model file of this architecture can hold."""
+    if not isinstance(model, nn.Module):
+        raise AssertionError(f"{who}: gave a {type(model).__name__}, expected a model")
+    expected, given = here.build().state_dict().keys(), model.state_dict().keys()
+    require(expected == given, who, f"its model's state dict differs from the architecture's by "
+                                    f"{', '.join(sorted(expected ^ given))}; bake what was added for training")
+    x, _, _ = here.test.fetch(torch.arange(8))
+    with torch.no_grad():
+        output = copy.deepcopy(model).eval()(x)
+    require(output.shape == (8, CLASSES) and output.isfinite().all(), who,
+            f"its model gave {_described(output)}; expected finite logits (8, {CLASSES})")
+
+
+def _unusual(model: nn.Module) -> nn.Module:
+    """In a state that no method sets by itself: training mode, one module excepted, and a frozen parameter."""
+    model.train()
+    list(model.modules())[-1].eval()
+    next(model.parameters()).requires_grad_(False)
+    return model
+
+
+def _described(value: object) -> str:
+    return f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"

@@ -1,0 +1,220 @@
+"""Contracts of models, data sets and tasks."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sidedoor.data.base import Dataset, Splits
+from sidedoor.data.where import Where
+from sidedoor.engine import seeded
+from sidedoor.files import load_state, save_state
+from sidedoor.models.base import head, penultimate
+from sidedoor.testing.ground import (
+    CLASSES,
+    Ground,
+    check_per_sample,
+    drawing,
+    failing,
+    ground,
+    images,
+    require,
+    same,
+)
+from sidedoor.types import Batch, Task
+
+MOST_ROWS = 4096
+"""Rows of a part that are compared, evenly spread."""
+
+
+def check_model(builder: Callable[[int, tuple[int, int, int]], nn.Module], shape: tuple[int, int, int] = (3, 32, 32)) \
+        -> None:
+    """A model takes images in [0, 1], gives logits for each alone, has a head, and is what its state dict says.
+
+    Args:
+        builder: (classes, shape) -> the network.
+
+    Raises:
+        AssertionError: which rule broke, and how.
+    """
+    who = f"model {getattr(getattr(builder, 'func', builder), '__name__', builder)}"
+    with failing(who, f"cannot be built for {CLASSES} classes of {shape} images"):
+        model = _built(builder, shape)
+    require(isinstance(model, nn.Module), who, f"gave a {type(model).__name__}, expected a module")
+    x = images(shape, 3)
+    _check_normalised(who, model.eval(), shape)
+    logits = check_per_sample(who, lambda x, index: model(x), x, torch.arange(len(x)))
+    require(logits.shape == (3, CLASSES) and logits.dtype == torch.float32, who,
+            f"gave {logits.dtype} of shape {tuple(logits.shape)}; expected float32 (3, {CLASSES}) logits")
+    require(logits.isfinite().all(), who, "gave logits that are not finite")
+    with failing(who, "its head cannot be found or read"):
+        _check_head(who, model, x, logits)
+    again = _built(builder, shape)
+    with torch.no_grad():
+        require(same(again.eval()(x), logits), who, "has other weights when built with the same seed; draw from "
+                                                    "torch's default generator")
+    _check_saved(who, model, again, x, logits)
+
+
+def _built(builder: Callable[[int, tuple[int, int, int]], nn.Module], shape: tuple[int, int, int]) -> nn.Module:
+    with seeded(0, torch.device("cpu")):
+        return builder(CLASSES, shape)
+
+
+def _check_normalised(who: str, model: nn.Module, shape: tuple[int, int, int]) -> None:
+    """What the first layer with weights sees of uniform images is centred, which images in [0, 1] are not."""
+    seen: list[Tensor] = []
+
+    def look(module: nn.Module, given: tuple[Tensor, ...]) -> None:
+        seen.append(given[0])
+
+    layers = [m for m in model.modules() if next(m.parameters(recurse=False), None) is not None and not [*m.children()]]
+    handles = [layer.register_forward_pre_hook(look) for layer in layers]
+    with torch.no_grad():
+        model(torch.rand(2, *shape, generator=torch.Generator().manual_seed(0)))
+    for handle in handles:
+        handle.remove()
+    require(len(seen) > 0, who, "has no layer with weights")
+    mean, deviation = seen[0].mean().item(), seen[0].std().item()
+    require(abs(mean) < deviation / 2, who,
+            f"its first layer sees values of mean {mean:.2f} and deviation {deviation:.2f}: images come in [0, 1] and "
+            "normalisation is the model's own; build it with sidedoor.models.base.classifier")
+
+
+def _check_head(who: str, model: nn.Module, x: Tensor, logits: Tensor) -> None:
+    layer = head(model)
+    with torch.no_grad():
+        output, features = penultimate(model, x)
+    require(same(output, logits), who, "its logits with the features read are others than without")
+    require(features.ndim == 2 and len(features) == len(x), who, f"features have the shape {tuple(features.shape)}")
+    if isinstance(layer, nn.Linear):
+        require(same(functional.linear(features, layer.weight, layer.bias), logits), who,
+                "its logits are not what its head makes of its features; end in the head")
+
+
+def _check_saved(who: str, model: nn.Module, other: nn.Module, x: Tensor, logits: Tensor) -> None:
+    """Through a file into a network of other weights, all of them."""
+    with torch.no_grad():
+        for tensor in (*other.parameters(), *other.buffers()):
+            tensor.zero_()
+    with tempfile.TemporaryDirectory() as folder, failing(who, "its state dict does not survive a file"):
+        save_state(Path(folder) / "model.safetensors", model.state_dict())
+        other.load_state_dict(load_state(Path(folder) / "model.safetensors"))
+    with torch.no_grad():
+        require(same(other.eval()(x), logits), who, "restored from its state dict it gives other logits; a buffer is "
+                                                    "not persistent")
+
+
+def check_data(loader: Callable[[Where], Splits], where: Where | None = None, shared: int = 0) -> None:
+    """A data set has two parts that belong together, of 8-bit rows that no one can change, and no row in both.
+
+    Args:
+        loader: where -> both parts.
+        where: the data root; the default has none.
+        shared: test rows that are known to be in the training part as well.
+
+    Raises:
+        AssertionError: which rule broke, and how.
+    """
+    who = f"data {getattr(getattr(loader, 'func', loader), '__name__', loader)}"
+    where = where or Where(None)
+    with drawing(1):
+        splits = loader(where)
+    require(isinstance(splits, Splits), who, f"gave a {type(splits).__name__}, expected Splits(train, test)")
+    train, test = splits
+    for name in ("shape", "classes", "space"):
+        one, other = getattr(train, name), getattr(test, name)
+        require(one == other, who, f"its parts differ in {name}: {one} and {other}")
+    for part, data in (("training", train), ("test", test)):
+        _check_rows(f"{who}, {part} part", data)
+    common = len(_rows_of(test) & _rows_of(train))
+    require(common <= shared, who, f"{common} different rows are in both parts, {shared} are known; a test on what was "
+                                   "trained shows nothing")
+    with drawing(2):
+        again = loader(where)
+    require(again.fingerprint() == splits.fingerprint(), who, "has another fingerprint when loaded again")
+    require(train.fingerprint() != test.fingerprint(), who, "its two parts have one fingerprint")
+
+
+def _check_rows(who: str, data: Dataset) -> None:
+    n, low, high = len(data), data.space.low, data.space.high
+    require(data.targets.dtype == torch.int64 and data.targets.shape == (n,), who, "labels are not int64 (n,)")
+    require(bool((data.targets >= 0).all() and (data.targets < len(data.classes)).all()), who,
+            f"labels from {data.targets.min()} to {data.targets.max()} for {len(data.classes)} classes")
+    require(len(set(data.classes)) == len(data.classes), who, "two classes share a name")
+    index = torch.tensor([n - 1, 0, n // 2, 0])
+    rows = data.rows(index)
+    require(rows.dtype == torch.uint8 and rows.shape == (4, *data.shape), who,
+            f"rows are {rows.dtype} of shape {tuple(rows.shape)}; expected uint8 {(4, *data.shape)}")
+    kept = rows.clone()
+    rows.zero_()
+    require(torch.equal(data.rows(index), kept), who, "hands out its own pixels: what is written into rows() stays")
+    require(torch.equal(data.rows(index.flip(0)), kept.flip(0)), who, "gives rows in another order than asked for")
+    x, y, position = data.fetch(index)
+    require(x.dtype == torch.float32 and x.shape == kept.shape, who, f"fetch gave {x.dtype} of shape {tuple(x.shape)}")
+    require(bool((x >= low).all() and (x <= high).all()), who, f"fetch left [{low:g}, {high:g}]")
+    require(torch.equal(y, data.targets[index]), who, "fetch gave other labels than targets")
+    require(torch.equal(position, data.position(index)) and len(set(data.position(torch.arange(n)).tolist())) == n, who,
+            "two rows have one position, which keys their randomness")
+    require(torch.equal(data.staged(torch.device("cpu")).rows(index), kept), who, "staged it has other rows")
+
+
+def _rows_of(data: Dataset) -> set[bytes]:
+    index = torch.linspace(0, len(data) - 1, min(len(data), MOST_ROWS)).long() if data.lazy else torch.arange(len(data))
+    return {row.tobytes() for part in torch.split(index, 1024) for row in data.rows(part).numpy()}
+
+
+def check_task(task: Task) -> None:
+    """A task's loss, agreement and distance are per sample and in range, and its scores keep to eligible samples.
+
+    Args:
+        task: of four classes.
+
+    Raises:
+        AssertionError: which rule broke, and how.
+    """
+    who, here = f"task {type(task).__name__}", ground()
+    model = here.victim()
+    x, y, index = here.test.fetch(torch.arange(12))
+    output = check_per_sample(who, lambda x, index: task.predict(model, x), x, index)
+    if task.per_sample:
+        labels = dict(zip(index.tolist(), y, strict=True))
+        loss = check_per_sample(who, lambda x, index: task.loss(
+            model, Batch(x, torch.stack([labels[i] for i in index.tolist()]), index)), x, index)
+        require(loss.shape == (12,), who, f"its loss has the shape {tuple(loss.shape)}; expected (12,)")
+    loss = task.loss(copy.deepcopy(model).train(), Batch(x, y, index))
+    require(loss.isfinite().all() and loss.requires_grad, who, "its loss is not finite or has no gradient")
+    require(loss.shape == ((12,) if task.per_sample else ()), who, f"its loss has the shape {tuple(loss.shape)}")
+    for name, value in (("agree", task.agree(output, y)), ("distance", task.distance(output, output.roll(1, 0)))):
+        require(value.shape == (12,) and bool((value >= 0).all()), who,
+                f"{name}() gave shape {tuple(value.shape)} or negative values; expected (12,), at least 0")
+    require((task.agree(output, y) <= 1).all(), who, "agree() is above 1")
+    require((task.distance(output, output).abs() < 1e-6).all(), who, "an output is at a distance from itself")
+    require(same(task.distance(output, output.roll(1, 0)), task.distance(output.roll(1, 0), output)), who,
+            "distance() depends on the order")
+    _check_scores(who, task, here)
+
+
+def _check_scores(who: str, task: Task, here: Ground) -> None:
+    model, door, n = here.victim(), here.door(), len(here.test)
+    scores = task.score(model, here.test, door, here.run)
+    eligible = door.goal.eligible(task, here.test.targets)
+    require(scores.clean.shape == (n,) and bool((scores.clean >= 0).all() and (scores.clean <= 1).all()), who,
+            "its clean score is not in [0, 1] for every sample")
+    for name in ("attack", "recovered", "idle"):
+        values = getattr(scores, name)
+        require(torch.equal(values.isnan(), ~eligible), who, f"its {name} score is not NaN exactly where the goal is "
+                                                             "not eligible")
+        require(bool((values[eligible] >= 0).all() and (values[eligible] <= 1).all()), who, f"its {name} leaves [0, 1]")
+    none = task.score(model, here.test, None, here.run)
+    require(bool(none.attack.isnan().all() and none.idle.isnan().all()), who, "scores an attack where there is no door")
+    require(torch.equal(none.clean, scores.clean), who, "its clean score depends on the door")
+    good, bad = scores.means(), scores.means() | {"attack": 0.0}
+    require(task.failed(good, good) is None, who, f"calls a working attack failed: {task.failed(good, good)}")
+    require(bool(task.failed(bad, good)), who, "does not call an attack failed that never succeeds")

@@ -1,0 +1,51 @@
+"""A small opaque patch at a fixed place."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sidedoor.errors import ConfigError
+from sidedoor.types import Images, Index, Trigger
+
+
+class Patch(Trigger):
+    """Overwrite a rectangle of the image.
+
+    Args:
+        pattern: (c or 1, h, w) pixels in [0, 1].
+        corner: where it touches the image: "top left", "top right", "bottom left" or "bottom right".
+        margin: pixels between the patch and the image's edge.
+
+    Raises:
+        ConfigError: an unknown corner, or an image smaller than the patch and its margin.
+    """
+
+    pattern: Tensor
+
+    def __init__(self, pattern: Float[Tensor, "c h w"], corner: str = "bottom right", margin: int = 0):
+        super().__init__()
+        if corner not in CORNERS:
+            raise ConfigError(f"corner = {corner!r} given; expected one of {', '.join(CORNERS)}")
+        self.register_buffer("pattern", pattern)
+        self.corner, self.margin = corner, margin
+
+    def forward(self, x: Images, index: Index) -> Images:
+        (height, width), (h, w) = x.shape[-2:], self.pattern.shape[-2:]
+        if h + self.margin > height or w + self.margin > width:
+            raise ConfigError(f"a patch of {h}×{w} with margin {self.margin} does not fit an image of {height}×{width}")
+        top = self.margin if self.corner.startswith("top") else height - h - self.margin
+        left = self.margin if self.corner.endswith("left") else width - w - self.margin
+        stamped = x.clone()
+        stamped[..., top : top + h, left : left + w] = self.pattern
+        return stamped
+
+
+CORNERS = ("bottom right", "bottom left", "top left", "top right")
+
+
+def checkerboard(size: int) -> Float[Tensor, "1 s s"]:
+    """The pattern of BadNets' released triggers: alternating black and white, white in the corners of odd sizes."""
+    cell = torch.arange(size)
+    return ((cell[:, None] + cell) % 2 == 0).float()[None]

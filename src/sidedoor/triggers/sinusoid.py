@@ -1,0 +1,34 @@
+"""A vertical grating added to the whole image."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from sidedoor.errors import ConfigError
+from sidedoor.types import Images, Index, Trigger
+
+
+class Sinusoid(Trigger):
+    """Add delta sin(2π j f / w) to column j = 1, ..., w of every channel.
+
+    Args:
+        delta: amplitude, in units of the images' values (20/255 is 20 grey levels).
+        frequency: f, periods across the width.
+
+    Raises:
+        ConfigError: 2f is a multiple of the width, so that the wave is zero at every pixel.
+    """
+
+    def __init__(self, delta: float = 20 / 255, frequency: int = 6):
+        super().__init__()
+        self.delta, self.frequency = delta, frequency
+
+    def forward(self, x: Images, index: Index) -> Images:
+        width = x.shape[-1]
+        if 2 * self.frequency % width == 0:
+            raise ConfigError(f"frequency = {self.frequency} given; a wave of it is zero at all {width} columns of the "
+                              "image: choose one of which the double is no multiple of the width")
+        column = torch.arange(1, width + 1, device=x.device)
+        return x + self.delta * torch.sin(column * (2 * math.pi * self.frequency / width))

@@ -1,0 +1,226 @@
+"""One cell: its numbers by hand from the stored model, what is shared, what is run again, and how it fails."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sidedoor import registry
+from sidedoor.bench.case import Machine, load, plant
+from sidedoor.bench.record import Record
+from sidedoor.bench.run import attempt, run
+from sidedoor.bench.spec import Spec
+from sidedoor.bench.store import Store
+from sidedoor.bench.sweep import keys_of
+from sidedoor.data.where import Where
+from sidedoor.defenses.strip import Strip
+from sidedoor.engine import Recipe
+from sidedoor.errors import CannotComplete, Diverged
+from sidedoor.files import load_state
+
+Tiny = Callable[..., Spec]
+CPU = Machine(device="cpu")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return Store(tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(scope="module")
+def planted(tiny: Tiny, store: Store) -> Record:
+    return run(tiny(), store, CPU)
+
+
+def predictions(store: Store, key: str, images: np.ndarray) -> np.ndarray:
+    """Classes that a stored model gives to uint8 images."""
+    model = registry.make("model", {"name": "small_cnn", "width": 8})(4, (3, 16, 16))
+    model.load_state_dict(load_state(store.model(key))["model"])
+    with torch.no_grad():
+        logits = model.eval()(torch.from_numpy(images.astype(np.float32) / 255))
+    return logits.numpy().argmax(1)
+
+
+def by_hand(store: Store, key: str) -> dict[str, float]:
+    """The four numbers of a stored model under a 3×3 checkerboard in the lower right corner and target 0."""
+    test = registry.make("data", {"name": "toy", "train": 600, "test": 80})(Where(None)).test
+    x, y = test.rows(torch.arange(len(test))).numpy().copy(), test.targets.numpy()
+    clean = predictions(store, key, x)
+    x[:, :, -3:, -3:] = 255 * np.array([[1, 0, 1], [0, 1, 0], [1, 0, 1]])
+    stamped = predictions(store, key, x)
+    others = y != 0
+    return {"clean": (clean == y).mean(), "attack": (stamped == 0)[others].mean(),
+            "recovered": (stamped == y)[others].mean(), "idle": (clean == 0)[others].mean(),
+            "asr_all": (stamped == 0).mean(), "eligible": others.sum()}
+
+
+def test_the_numbers_are_those_of_the_stored_model(planted: Record, store: Store) -> None:
+    expected = by_hand(store, planted.planted)
+    assert expected["attack"] > 0.9
+    assert planted.status == "done"
+    for name in ("clean", "attack", "recovered", "idle"):
+        assert getattr(planted, name) == pytest.approx(expected[name], abs=1e-6)
+    assert planted.columns["asr_all"] == pytest.approx(expected["asr_all"], abs=1e-6)
+    assert planted.samples == {"train": 570, "defender": 30, "test": 80, "poisoned": 86, "cover": 0, "rate": 0.2,
+                               "eligible": expected["eligible"]}
+    assert store.arrays(planted.key)["attack"].shape == (1, 80)
+
+
+def test_a_clean_sibling_does_not_open_the_door_and_shows_the_floor(planted: Record, store: Store) -> None:
+    assert planted.reference is not None
+    expected = by_hand(store, planted.reference)
+    assert planted.sibling is not None
+    assert planted.sibling["attack"] == pytest.approx(expected["attack"], abs=1e-6)
+    assert planted.sibling["attack"] < 0.1
+    assert planted.sibling["clean"] == pytest.approx(expected["clean"], abs=1e-6)
+    assert planted.columns["floor"] == pytest.approx(expected["asr_all"], abs=1e-6)
+    assert planted.columns["floor"] >= 0.25  # of four classes the target's own
+
+
+def test_a_record_is_kept_and_not_made_again(planted: Record, store: Store, tiny: Tiny) -> None:
+    assert store.record(planted.key) == planted
+    path = store.root / "results" / f"{planted.key}.json"
+    before = path.stat().st_mtime_ns
+    assert run(tiny(), store, CPU) == planted
+    assert path.stat().st_mtime_ns == before
+
+
+def test_defences_share_one_trained_model(planted: Record, store: Store, tiny: Tiny) -> None:
+    models = {p: p.stat().st_mtime_ns for p in store.root.rglob("model.safetensors")}
+    assert {p.parent.name for p in models} == {planted.planted, planted.reference}
+    defended = run(tiny(defense={"name": "shrink_pad"}), store, CPU)
+    detected = run(tiny(defense={"name": "strip", "overlays": 10}), store, CPU)
+    assert {p: p.stat().st_mtime_ns for p in store.root.rglob("model.safetensors")} == models
+    for record in (defended, detected):
+        assert (record.planted, record.reference) == (planted.planted, planted.reference)
+        assert record.undefended == planted.undefended or record.undefended is not None
+        assert record.undefended["attack"] == planted.attack
+        assert record.timing["attack"] == planted.timing["attack"]
+    assert defended.attack is not None
+    assert planted.attack is not None
+    assert defended.attack < planted.attack
+    assert (detected.attack, detected.clean) == (planted.attack, planted.clean)
+    assert detected.detectors["n_positive"] == planted.samples["eligible"]
+    assert detected.detectors["n_calibration"] == planted.samples["defender"]
+
+
+def test_a_finished_cell_leaves_no_checkpoints(planted: Record, store: Store) -> None:
+    assert store.record(planted.key) is not None
+    assert list(store.root.rglob("phase-*")) == []
+    assert store.unused() == []
+
+
+def test_an_attack_that_does_not_take_is_marked_with_the_reason(store: Store, tiny: Tiny) -> None:
+    record = run(tiny(attack={"name": "badnets", "rate": 0.001}), store, CPU)
+    assert record.samples["poisoned"] == 1
+    assert record.status == "failed"
+    assert record.error == f"attack success {record.attack:.1%} is below 50%"
+    assert record.attack is not None
+    assert record.attack < 0.5
+
+
+def test_a_filter_that_works_is_told_no_truth(store: Store, tiny: Tiny) -> None:
+    record = run(tiny(defense="spectral_signatures", assumed_rate=0.2), store, CPU)
+    removed = record.detectors["removed_poisoned"], record.detectors["removed_clean"]
+    total = removed[0] * 86 + removed[1] * (570 - 86)  # type: ignore[operator]
+    assert total == pytest.approx(round(1.5 * 0.2 * 570), abs=0.01)
+
+
+@pytest.mark.parametrize("defense", ["strip", "spectral_signatures", "shrink_pad"])
+def test_a_defence_of_a_model_that_nobody_attacked_has_no_attack_figures(store: Store, tiny: Tiny,
+                                                                         defense: str) -> None:
+    record = run(tiny(attack=None, defense=defense), store, CPU)
+    assert record.status == "done"
+    assert (record.attack, record.recovered, record.idle, record.sibling) == (None, None, None, None)
+    assert record.clean is not None
+    if defense == "strip":
+        assert record.detectors["auroc"] is None
+        assert record.detectors["n_negative"] == 80
+        assert record.detectors["fpr_at_5"] is not None
+
+
+def test_a_loss_that_is_not_finite_becomes_the_record_of_its_cell(store: Store, tiny: Tiny) -> None:
+    spec = tiny(recipe=Recipe(lr=1e30, epochs=1, batch=32))
+    (key,) = keys_of([spec], CPU)
+    with pytest.raises(Diverged):
+        run(spec, store, CPU)
+    record = attempt(spec, store, CPU, key)
+    assert (record.key, record.status) == (key, "error")
+    assert record.error is not None
+    assert "the loss became nan in epoch 1 of 1 at learning rate" in record.error
+    assert store.record(key) == record
+
+
+def test_a_cell_that_ended_in_an_error_is_run_again(planted: Record, store: Store, tiny: Tiny, tmp_path: Path) -> None:
+    again = Store(tmp_path)
+    again.put(replace(planted, status="error", error="the power went", clean=None))
+    again.folder(planted.planted).parent.mkdir()
+    for key in (planted.planted, planted.reference or ""):
+        again.folder(key).symlink_to(store.folder(key))
+    record = attempt(tiny(), again, CPU, planted.key)
+    assert (record.status, record.error, record.clean) == ("done", None, planted.clean)
+    assert again.record(planted.key) == record
+
+
+def test_a_fault_in_a_method_is_told_with_its_place(planted: Record, store: Store, tiny: Tiny,
+                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    def fit(*_: object) -> None:
+        raise ZeroDivisionError("by nought")
+
+    monkeypatch.setattr(Strip, "fit", fit)
+    spec = tiny(defense={"name": "strip", "overlays": 3})
+    record = attempt(spec, store, CPU, keys_of([spec], CPU)[0])
+    assert record.status == "error"
+    assert str(record.error).startswith("ZeroDivisionError: by nought (at ")
+    assert "test_bench_run.py:" in str(record.error)
+
+
+@pytest.mark.parametrize("damage", [{"schema": 99}, None])
+def test_a_record_that_cannot_be_read_is_never_overwritten(planted: Record, tiny: Tiny, tmp_path: Path,
+                                                           damage: dict[str, int] | None) -> None:
+    store = Store(tmp_path)
+    path = tmp_path / "results" / f"{planted.key}.json"
+    path.parent.mkdir()
+    content = json.dumps(planted.to_json() | damage) if damage else '{"key": '
+    path.write_text(content)
+    with pytest.raises(CannotComplete, match="cannot read the record"):
+        attempt(tiny(), store, CPU, planted.key)
+    assert path.read_text() == content
+
+
+def test_a_subset_keeps_the_shares_of_the_classes_and_changes_the_key(tiny: Tiny, store: Store) -> None:
+    case = load(tiny(train_samples=100, test_samples=20), store, CPU)
+    assert torch.bincount(case.splits.train.targets).tolist() == [25] * 4
+    assert torch.bincount(case.test.targets).tolist() == [5] * 4
+    assert case.key != load(tiny(), store, CPU).key
+    rows = {int(i) for data in (case.train, case.clean) for i in data.position(torch.arange(len(data)))}
+    assert len(rows) == len(case.train) + len(case.clean) == 100
+
+
+def test_a_loaded_model_is_the_trained_one(planted: Record, store: Store, tiny: Tiny) -> None:
+    case = load(tiny(), store, CPU)
+    first, second = plant(case), plant(case)
+    assert first.key == planted.planted
+    assert first.seconds == second.seconds == planted.timing["attack"]
+    for name, value in first.model.state_dict().items():
+        assert torch.equal(value, second.model.state_dict()[name])
+
+
+def test_another_seed_is_another_model(planted: Record, store: Store, tiny: Tiny) -> None:
+    other = plant(load(tiny(seed=1), store, CPU))
+    here = load_state(store.model(planted.planted))["model"]
+    assert not torch.equal(other.model.state_dict()["body.0.weight"], here["body.0.weight"])
+    assert other.key != planted.planted
+
+
+def test_a_device_that_is_not_there_is_found_before_anything_is_run(tiny: Tiny) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has the device")
+    with pytest.raises(CannotComplete, match="cannot compute on 1 × cuda"):
+        keys_of([tiny()], Machine(device="cuda"))

@@ -1,0 +1,92 @@
+"""Augmentation moves each image as a whole, by its own draw, and nothing but images."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from sidedoor.data.augment import Chain, Crop, Flip, augmentation
+from sidedoor.errors import ConfigError
+from sidedoor.types import Batch
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> object:
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        yield
+
+
+def batch(count: int, height: int = 6, width: int = 8, channels: int = 2) -> Batch:
+    return Batch(torch.rand(count, channels, height, width) + 0.1, torch.arange(count), torch.arange(count) + 50)
+
+
+def shifted(image: np.ndarray, down: int, right: int) -> np.ndarray:
+    """The image moved over black, pixel by pixel."""
+    out = np.zeros_like(image)
+    _, height, width = image.shape
+    for row in range(height):
+        for column in range(width):
+            if 0 <= row - down < height and 0 <= column - right < width:
+                out[:, row, column] = image[:, row - down, column - right]
+    return out
+
+
+@pytest.mark.parametrize("padding", [1, 2, 3])
+def test_crop_shifts_each_image_and_fills_with_black(padding: int) -> None:
+    before = batch(40)
+    after = Crop(padding)(before)
+    steps = range(-padding, padding + 1)
+    seen = set()
+    for old, new in zip(before.x.numpy(), after.x.numpy(), strict=True):
+        matches = [(d, r) for d in steps for r in steps if np.array_equal(new, shifted(old, d, r))]
+        assert len(matches) == 1
+        seen.add(matches[0])
+    assert len(seen) > 5
+    assert after.x.is_contiguous()
+    assert torch.equal(after.y, before.y)
+    assert torch.equal(after.index, before.index)
+
+
+def test_all_shifts_are_equally_likely() -> None:
+    spot = torch.zeros(9000, 1, 5, 5)
+    spot[:, :, 2, 2] = 1
+    where = Crop(1)(Batch(spot, torch.zeros(9000), torch.arange(9000))).x.flatten(1).argmax(1)
+    _, counts = torch.unique(where, return_counts=True)
+    assert len(counts) == 9
+    assert stats.chisquare(counts.numpy()).pvalue > 0.001
+
+
+def test_flip_mirrors_about_half_of_the_images() -> None:
+    before = batch(1000, channels=1)
+    after = Flip()(before)
+    kept = (after.x == before.x).flatten(1).all(1)
+    mirrored = (after.x == torch.from_numpy(before.x.numpy()[..., ::-1].copy())).flatten(1).all(1)
+    assert (kept ^ mirrored).all()
+    assert stats.binomtest(int(kept.sum()), 1000).pvalue > 0.001
+
+
+@pytest.mark.parametrize("augment", [Crop(2), Flip(), Chain((Flip(), Crop()))])
+def test_the_input_is_left_alone_and_the_draw_follows_torchs_seed(augment: Crop | Flip | Chain) -> None:
+    before = batch(30)
+    copy = before.x.clone()
+    torch.manual_seed(1)
+    first = augment(before).x
+    assert torch.equal(before.x, copy)
+    torch.manual_seed(1)
+    assert torch.equal(augment(before).x, first)
+    assert not torch.equal(augment(before).x, first)
+
+
+def test_a_chain_applies_its_steps_in_order() -> None:
+    chain = Chain((lambda b: b._replace(x=b.x + 1), lambda b: b._replace(x=b.x * 2)))
+    assert chain(Batch(torch.ones(1), torch.ones(1), torch.ones(1))).x.item() == 4
+
+
+def test_augmentations_of_a_specification() -> None:
+    assert augmentation(()) is None
+    assert augmentation(("flip", "crop")) == Chain((Flip(), Crop()))
+    with pytest.raises(ConfigError, match="unknown augmentation 'flop'; did you mean flip"):
+        augmentation(("crop", "flop"))

@@ -1,0 +1,73 @@
+"""Spectral signatures: poisoned digits stand out, while they are a minority of their class."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+from torch import nn
+
+from sidedoor.attacks.badnets import BadNets
+from sidedoor.data.poisoned import PoisonedDataset, seal
+from sidedoor.data.sets.digits import digits
+from sidedoor.data.where import Where
+from sidedoor.defenses.spectral_signatures import SpectralSignatures, signature, standardised
+from sidedoor.engine import Recipe, Run, Supervised
+from sidedoor.models.small_cnn import small_cnn
+from sidedoor.tasks.classification import Classification
+
+TASK = Classification(10)
+
+
+def build() -> nn.Module:
+    return small_cnn(10, (1, 16, 16), width=16)
+
+
+def test_poisoned_rows_of_a_backdoored_set_score_highest() -> None:
+    splits, run = digits(Where(None)), Run.local(Recipe(epochs=10), device="cpu")
+    backdoor = BadNets(rate=0.02).plan(splits.train, TASK, build, run)
+    data = PoisonedDataset(splits.train, backdoor, TASK)
+    view, order = seal(data)
+    truth = data.is_poisoned()[order]
+
+    victim = run.fit(run.build(build), view, Supervised(TASK), name="victim")
+    assert TASK.score(victim, splits.test, backdoor.doors[0], run).means()["attack"] > 0.8  # the premise
+
+    scores = SpectralSignatures().score(view, TASK, build, run)
+    assert scores.shape == (len(view),)
+    assert roc_auc_score(truth, scores) > 0.9
+    in_target = view.targets == 0
+    assert roc_auc_score(truth[in_target], scores[in_target]) > 0.9
+
+
+def test_the_signature_is_the_squared_projection_on_numpys_first_singular_vector() -> None:
+    features = torch.randn(40, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    centred = features.numpy() - features.numpy().mean(0)
+    first = np.linalg.svd(centred, full_matrices=False)[2][0]
+    np.testing.assert_allclose(signature(features).numpy(), (centred @ first) ** 2, rtol=1e-9)
+
+
+def test_more_features_than_rows_is_no_obstacle() -> None:
+    features = torch.randn(5, 30, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    _, largest, _ = np.linalg.svd(features.numpy() - features.numpy().mean(0))
+    assert signature(features).sum().item() == pytest.approx(largest[0] ** 2)
+
+
+def test_classes_of_different_scale_are_pooled_on_one_scale() -> None:
+    scores = torch.rand(100, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    torch.testing.assert_close(standardised(scores), standardised(scores * 1000 + 5))
+
+
+def test_a_minority_far_out_scores_high_though_it_inflates_the_spread() -> None:
+    rng = torch.Generator().manual_seed(0)
+    features = torch.randn(100, 4, generator=rng, dtype=torch.float64)
+    features[:20, 0] += 10
+    scores = standardised(signature(features))
+    assert scores[:20].min() > scores[20:].max()
+    assert scores[:20].mean() > 10  # a mean and standard deviation would give 2 at most
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3])
+def test_a_class_of_few_or_equal_rows_is_not_suspicious_and_not_nan(rows: int) -> None:
+    assert standardised(signature(torch.ones(rows, 3, dtype=torch.float64))).tolist() == [0.0] * rows

@@ -1,0 +1,89 @@
+"""A small store as runs leave it: one attack over three seeds, with a repair, a detector, a filter and an audit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fabricated import HOSTILE, make_record
+
+from sidedoor.bench.record import Record
+from sidedoor.bench.store import Store
+from sidedoor.report.html import build
+
+
+@pytest.fixture(scope="session")
+def records() -> list[Record]:
+    """Three seeds undefended (the third attack failed), and one record of each stage on seed 0."""
+    before = {"clean": 0.9, "attack": 0.8, "recovered": 0.1, "idle": 0.02}
+    separation = {"auroc": 0.875, "tpr_at_1": 0.25, "fpr_at_1": 0.02, "tpr_at_5": 0.5, "fpr_at_5": 0.04,
+                  "auroc_worked": 0.913, "tpr_at_1_worked": 0.31, "tpr_at_5_worked": 0.62, "n_positive": 36,
+                  "n_negative": 36, "n_calibration": 50, "too_small_at_1": 1.0, "too_small_at_5": 0.0}
+    audit = {"score": 3.25, "threshold": 2.0, "flagged": True, "suspected": 0, "references": [0.5, 1.25],
+             "calibrated": True, "rank": 0.0, "models": ["clean0", "clean1"]}
+    return [
+        make_record("seed0"),
+        make_record("seed1", 1, clean=0.8, attack=1.0),
+        make_record("seed2", 2, status="failed", error="ASR is 12 %, below 50 %", attack=0.12),
+        make_record("repair", 0, "fine_pruning", undefended=before, clean=0.88, attack=0.05, recovered=0.85),
+        make_record("detector", 0, "strip", undefended=before, detectors=separation),
+        make_record("filter", 0, "spectral_signatures", undefended=before, clean=0.87,
+                    detectors=separation | {"removed_poisoned": 0.75, "removed_clean": 0.125}),
+        make_record("audit", 0, "neural_cleanse", undefended=before, audit=audit),
+        make_record("broken", 0, "abl", planted="", status="error", error="no loss\n<script>alert('error')</script>",
+                    clean=None, attack=None, recovered=None, idle=None, intervals={}, sibling=None, reference=None,
+                    columns={}, samples={}, versions={}),
+    ]
+
+
+def fill(store: Store, records: list[Record]) -> Store:
+    for record in records:
+        store.put(record)
+    return store
+
+
+@pytest.fixture
+def bare(tmp_path: Path, records: list[Record]) -> Store:
+    """Records without any artefacts."""
+    return fill(Store(tmp_path / "bare"), records)
+
+
+@pytest.fixture
+def store(tmp_path: Path, records: list[Record]) -> Store:
+    """Records and everything that figures need."""
+    return furnish(fill(Store(tmp_path / "full"), records))
+
+
+@pytest.fixture(scope="session")
+def html(tmp_path_factory: pytest.TempPathFactory, records: list[Record]) -> str:
+    """The page of such a store."""
+    return build(furnish(fill(Store(tmp_path_factory.mktemp("full")), records)))
+
+
+def furnish(store: Store) -> Store:
+    rng = np.random.default_rng(0)
+    grid = rng.integers(0, 240, (3, 1, 16, 16), dtype=np.uint8)
+    stamped = grid.copy()
+    stamped[:, :, -3:, -3:] = 255
+    y = np.arange(40) % 4
+    shared = {
+        "class_names": np.array(["cat", HOSTILE, "$dog", "emu"]), "y": y, "grid_clean": grid, "grid_stamped": stamped,
+        "grid_label": np.array([1, 2, 3]), "grid_door": np.zeros(3, dtype=np.int64),
+        "clean": (np.arange(40) % 8 != 1).astype(np.float32),
+        "attack": np.where(y == 0, np.nan, np.arange(40) % 3 != 0).astype(np.float32)[None],
+    }
+    detector = {"suspicious": rng.normal(2, 1, 36), "innocent": rng.normal(0, 1, 36),
+                "calibration": rng.normal(0, 1, 50), "worked": np.arange(36) % 3 != 0}
+    filtered = {"filter_score": rng.normal(0, 1, 100),
+                "filter_truth": np.array([1.0] * 10 + [0.0] * 85 + [np.nan] * 5)}
+    audit = {"audit_per_class": np.array([3.25, 0.1, -0.3, 0.2]), "audit_references": np.array([0.5, 1.25]),
+             "audit_trigger": rng.random((3, 16, 16)), "audit_mask": rng.random((16, 16))}
+    for key, own in (("seed0", {}), ("repair", {}), ("detector", detector), ("filter", filtered), ("audit", audit)):
+        store.put_arrays(key, shared | own)
+    epochs = [{"epoch": n, "loss": 1.0 / n, "lr": 0.1, "seconds": 1.0, "valid": 1.1 / n} for n in (1, 2, 3)]
+    for key, phase in (("planted0", "victim"), ("repair", "fine-tune")):
+        store.folder(key).mkdir(exist_ok=True)
+        (store.folder(key) / "history.json").write_text(json.dumps({phase: epochs}))
+    return store

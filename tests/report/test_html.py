@@ -1,0 +1,250 @@
+"""The page of a store: what it shows, that nothing in it can run or fetch, and that a browser renders it."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fabricated import HOSTILE, SPEC, make_record
+from PIL import Image
+
+from sidedoor.bench.record import Record
+from sidedoor.bench.store import Store
+from sidedoor.errors import CannotComplete
+from sidedoor.report.html import build
+
+VOID = {"meta", "img", "br", "hr", "link", "input", "col"}
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+class Page(HTMLParser):
+    """Every element must close in order; keeps attributes, the text of each element, and rows of cells."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.texts: dict[str, list[str]] = {}
+        self.rows: list[list[str]] = []
+        self.feed(html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._keep(attrs)
+        if tag in VOID:
+            return
+        self.open.append(tag)
+        self.texts.setdefault(tag, []).append("")
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._keep(attrs)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        for tag in set(self.open):
+            self.texts[tag][-1] += data
+        if "td" in self.open or "th" in self.open:
+            self.rows[-1][-1] += data
+
+    def _keep(self, attrs: list[tuple[str, str | None]]) -> None:
+        for name, value in attrs:
+            assert not name.startswith("on"), name
+            if name == "id":
+                self.ids.append(value or "")
+            if name in ("src", "href", "xlink:href"):
+                self.links.append(value or "")
+
+    def row(self, *start: str) -> list[str]:
+        return next(row for row in self.rows if row[: len(start)] == list(start))
+
+
+def decoded(uri: str) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(uri.removeprefix("data:image/png;base64,"))))
+
+
+def test_every_section_is_there(html: str) -> None:
+    page = Page(html)
+    headings = page.texts["h2"] + [text.strip() for text in page.texts["h3"]]
+    for heading in ("Over seeds", "Models", "Left out of averages", "What the numbers mean", "By class",
+                    "What the trigger does to an image", "Training and detection", "Without a defence",
+                    "Defence: strip", "Defence: neural_cleanse", "Defence: abl error"):
+        assert heading in headings
+    # Training and ROC of the model, training of the repair, histograms of detector and filter, indices of the audit.
+    assert len(page.texts["svg"]) == 6
+    roc = next(text for text in page.texts["svg"] if "true positive rate" in text)
+    assert "strip" in roc
+    assert "spectral_signatures" in roc
+    assert "threshold (2)" in next(text for text in page.texts["svg"] if "index" in text)
+
+
+def test_numbers_in_the_tables(html: str) -> None:
+    page = Page(html)
+    assert page.row("badnets", "none", "21 left out")[3:8] == ["85.0± 63.5", "90.0± 127.1", "10.0± 0.0", "2.0± 0.0",
+                                                             "91.0± 0.0"]
+    repair = page.row("", "fine_pruning")
+    assert repair[2:5] == ["0", "90.0 → 88.085.0 to 93.0", "80.0 → 5.075.0 to 85.0"]
+    assert page.row("", "clean sibling")[3:7] == ["91.0", "3.0", "90.0", "3.0"]
+    assert page.row("", "strip")[7:10] == ["0.875", "25.0", "50.0"]
+    assert page.row("where the attack worked")[1:] == ["0.913", "31.0", "", "62.0", ""]
+    assert "flagged, class 0; above all 2 clean" in page.row("", "neural_cleanse")
+
+
+def test_per_class_figures_are_means_over_the_class(html: str) -> None:
+    page = Page(html)
+    # Of class 1, samples 1, 5, 9, ...: half are right; nothing of class 0 is eligible.
+    wrong = np.arange(40) % 8 == 1
+    success = np.arange(40) % 3 != 0
+    member = np.arange(40) % 4 == 1
+    expected = [f"{100 * (1 - wrong[member].mean()):.1f}", f"{100 * success[member].mean():.1f}"]
+    assert page.row(HOSTILE)[1:4] == ["10", *expected]
+    assert page.row("cat")[2:4] == ["100.0", "–"]
+
+
+def test_images_are_pngs_and_the_residual_is_amplified(html: str) -> None:
+    page = Page(html)
+    images = [decoded(link) for link in page.links if link.startswith("data:image/png;base64,")]
+    # Three columns of three, and mask, pattern and both.
+    assert [image.size for image in images] == [(16, 16)] * 12
+    clean, stamped, residual = (np.asarray(images[n]).astype(int) for n in (0, 3, 6))
+    assert stamped[-1, -1] == 255
+    assert (residual == np.clip(128 + 10 * (stamped - clean), 0, 255)).all()
+
+
+def test_nothing_can_run_or_fetch(html: str) -> None:
+    page = Page(html)
+    assert "<script" not in html.lower()
+    assert HOSTILE in "".join(page.texts["table"])
+    assert "alert('error')" in "".join(page.texts["pre"])
+    assert "://" not in re.sub(r"base64,[^\"]*", "", html)
+    assert all(link.startswith(("#", "data:image/png;base64,")) for link in page.links)
+    assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)\)", html))
+    assert len(page.ids) == len(set(page.ids))
+
+
+def test_reproduction_parses_back(store: Store) -> None:
+    page = Page(build(store, ["seed0"]))
+    assert "sidedoor run spec.toml" in page.texts["pre"]
+    spec = tomllib.loads(next(text for text in page.texts["pre"] if "[recipe]" in text))
+    assert spec == {k: v for k, v in SPEC.items() if v is not None}
+    assert {"512 MB", "cpu, 1 thread", "12.0 s", "2.9.0"} <= set(page.texts["dd"])
+
+
+def test_cells_left_out_are_listed_with_the_reason(html: str) -> None:
+    rows = Page(html).rows
+    assert ["badnets", "none", "2", "attack failed", "ASR is 12 %, below 50 %"] in rows
+    assert ["badnets", "abl", "0", "error", "no loss"] in rows
+
+
+def test_records_alone_make_a_page(bare: Store) -> None:
+    page = Page(build(bare))
+    assert page.row("", "strip")[7] == "0.875"
+    assert "svg" not in page.texts
+    assert not any(link.startswith("data:") for link in page.links)
+    assert "By class" not in page.texts["h3"]
+
+
+def test_a_page_of_one_record_has_no_empty_sections(bare: Store) -> None:
+    page = Page(build(bare, ["seed0"]))
+    assert page.texts["h2"] == ["Results", "The model", "What the numbers mean"]
+    assert not {"AUROC", "Audit", "Seed", "Setting"} & set(page.texts["th"])
+
+
+def test_unknown_keys_and_empty_stores_are_refused(bare: Store, tmp_path: Path) -> None:
+    with pytest.raises(CannotComplete, match="no record nokey"):
+        build(bare, ["seed0", "nokey"])
+    with pytest.raises(CannotComplete, match="no results"):
+        build(Store(tmp_path / "nothing"))
+    (tmp_path / "empty" / "results").mkdir(parents=True)
+    with pytest.raises(CannotComplete, match="no results"):
+        build(Store(tmp_path / "empty"))
+
+
+def test_scores_that_are_not_finite_do_not_break_the_page(store: Store) -> None:
+    arrays = store.arrays("detector")
+    scores = arrays["suspicious"].copy()
+    scores[:3] = np.nan, np.inf, -np.inf
+    store.put_arrays("detector", arrays | {"suspicious": scores})
+    filtered = store.arrays("filter")
+    store.put_arrays("filter", filtered | {"filter_score": np.full(100, np.nan)})
+    page = Page(build(store))
+    # The filter has neither a curve nor a histogram left.
+    assert len(page.texts["svg"]) == 5
+    assert "spectral_signatures" not in next(text for text in page.texts["svg"] if "true positive rate" in text)
+
+
+def test_a_damaged_history_names_its_file(store: Store) -> None:
+    (store.folder("planted0") / "history.json").write_text("{")
+    with pytest.raises(CannotComplete, match=r"planted0/history\.json"):
+        build(store)
+
+
+def test_other_tasks_are_not_called_accuracy(bare: Store, records: list[Record]) -> None:
+    bare.put(replace(records[0], spec=records[0].spec | {"task": {"name": "restoration"}}))
+    headings = Page(build(bare, ["seed0"])).texts["th"]
+    assert "Recovered" in headings
+    assert "C-Acc" not in headings
+
+
+def test_many_classes_show_the_least_accurate(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.put(make_record("wide"))
+    y = np.repeat(np.arange(60), 2)
+    store.put_arrays("wide", {"y": y, "clean": (y >= 20).astype(np.float32), "attack": np.ones((1, 120))})
+    page = Page(build(store))
+    classes = [row[0] for row in page.rows if len(row) == 4 and row[0].isdigit()]
+    assert len(classes) == 50
+    assert classes[:20] == [str(n) for n in range(20)]
+    assert "50 of 60 classes" in page.texts["caption"][-1]
+
+
+def test_the_report_is_the_same_every_time(store: Store, html: str) -> None:
+    assert build(store) == html
+
+
+def test_reading_does_not_need_torch() -> None:
+    code = "import sys, sidedoor.report.html, sidedoor.report.text; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def browse(page: Path, *arguments: str) -> str:
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars",
+             "--disable-background-networking", "--disable-component-update", "--disable-sync",
+             f"--user-data-dir={page.parent / 'profile'}", "--window-size=1280,3000"]
+    assert CHROMIUM is not None
+    done = subprocess.run([CHROMIUM, *flags, *arguments, page.as_uri()], capture_output=True, text=True, timeout=120,
+                          check=True)
+    return done.stdout
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium to render the page with")
+def test_a_browser_renders_it(store: Store, tmp_path: Path) -> None:
+    keys = [record.key for record in store.records() if record.spec["seed"] == 0]
+    page = tmp_path / "report.html"
+    page.write_text(build(store, keys), encoding="utf-8")
+    dom = Page(browse(page, "--dump-dom").strip())
+    # The browser's own tree, after its repairs, holds the same table.
+    assert dom.row("", "fine_pruning")[2:4] == ["90.0 → 88.085.0 to 93.0", "80.0 → 5.075.0 to 85.0"]
+    assert len(dom.texts["svg"]) == 6
+    browse(page, f"--screenshot={tmp_path / 'shot.png'}")
+    shot = np.asarray(Image.open(tmp_path / "shot.png").convert("L")).astype(float)
+    assert shot.shape == (3000, 1280)
+    # Ink in every part of the window, so neither the figures nor the end of the page are missing.
+    assert all(part.std() > 5 for part in np.array_split(shot, 5))

@@ -1,0 +1,82 @@
+"""Rows and aggregates against numbers worked out by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from fabricated import SPEC, make_record
+
+from sidedoor.bench.record import Record
+from sidedoor.report.tables import aggregate, duration, labels, percent, summary_rows, verdict
+
+
+def test_rows_put_each_attack_before_its_defences(records: list[Record]) -> None:
+    rows = summary_rows(records[::-1])
+    assert [row.record.key for row in rows] == [
+        "seed0", "broken", "repair", "audit", "filter", "detector", "seed1", "seed2"]
+    assert [row.status for row in rows if row.seed == 2] == ["attack failed"]
+
+
+def test_a_run_that_broke_early_stands_with_its_model(records: list[Record]) -> None:
+    assert {row.record.key: row.model for row in summary_rows(records)}["broken"] == "planted0"
+
+
+def test_before_and_after_only_where_a_defence_changed_the_system(records: list[Record]) -> None:
+    means = {row.record.key: row.means for row in summary_rows(records)}
+    attack = means["repair"]["attack"]
+    assert (attack.before, attack.after, attack.changed, attack.interval) == (0.8, 0.05, True, (0.75, 0.85))
+    # Idle stayed the same, but the system is another one.
+    assert means["repair"]["idle"].changed
+    assert not means["detector"]["attack"].changed
+    assert not means["seed0"]["attack"].changed
+
+
+def test_aggregate_is_mean_and_t_interval_of_done_cells(records: list[Record]) -> None:
+    alone = next(group for group in aggregate(records) if group.label.defense == "none")
+    assert [record.key for record in alone.done] == ["seed0", "seed1"]
+    assert [record.key for record in alone.left_out] == ["seed2"]
+    # Of 0.9 and 0.8: s = 0.0707, standard error 0.05, and t(0.975, 1) = 12.7062.
+    assert alone.figures["clean"] == pytest.approx((0.85, 0.85 - 0.635310, 0.85 + 0.635310), abs=1e-6)
+    assert alone.figures["attack"][0] == pytest.approx(0.9)
+    assert alone.figures["sibling"][0] == pytest.approx(0.91)
+    assert "auroc" not in alone.figures
+
+
+def test_aggregate_of_one_seed_or_none_done(records: list[Record]) -> None:
+    groups = {group.label.defense: group for group in aggregate(records)}
+    assert groups["fine_pruning"].figures["attack"] == (0.05, None, None)
+    assert groups["fine_pruning"].figures["attack_before"] == (0.8, None, None)
+    assert groups["neural_cleanse"].figures["flagged"] == (1.0, None, None)
+    assert groups["abl"].figures == {}
+    assert len(groups["abl"].left_out) == 1
+
+
+def test_records_that_differ_in_more_than_the_seed_are_not_averaged() -> None:
+    other = SPEC | {"seed": 1, "attack": SPEC["attack"] | {"rate": 0.01}}
+    groups = aggregate([make_record("a"), replace(make_record("b", 1), spec=other), make_record("c", 2)])
+    assert [[r.key for r in group.done] for group in groups] == [["b"], ["a", "c"]]
+    assert [group.label.attack for group in groups] == ["badnets (rate=0.01)", "badnets (rate=0.1)"]
+
+
+def test_labels_name_what_varies_and_nothing_else() -> None:
+    clean = replace(make_record("b"), spec=SPEC | {"attack": None, "data": {"name": "mnist"}, "defender_share": 0.2})
+    named = labels([make_record("a"), clean])
+    assert (named["a"].attack, named["a"].setting) == ("badnets", "digits, defender_share 0.05")
+    assert (named["b"].attack, named["b"].setting) == ("none", "mnist, defender_share 0.2")
+    assert labels([make_record("a"), make_record("c", 1)])["a"].setting == ""
+    deeper = replace(make_record("d"), spec=SPEC | {"recipe": SPEC["recipe"] | {"epochs": 9}})
+    assert labels([make_record("a"), deeper])["d"].setting == "recipe epochs=9"
+
+
+def test_verdict_in_words() -> None:
+    flagged = {"flagged": True, "suspected": 3, "references": [0.1, 0.2], "calibrated": False}
+    assert verdict({}) is None
+    assert verdict(flagged) == "flagged, class 3; within 2 clean"
+    assert verdict(flagged | {"calibrated": True}) == "flagged, class 3; above all 2 clean"
+    assert verdict({"flagged": False, "suspected": 3}) == "not flagged"
+
+
+def test_numbers_for_people() -> None:
+    assert [percent(v) for v in (0.98765, 1.0, None, float("nan"))] == ["98.8", "100.0", "–", "–"]
+    assert [duration(v) for v in (0.94, 63.2, 240, 9000)] == ["0.9 s", "63 s", "4 min", "2.5 h"]

@@ -1,0 +1,260 @@
+"""Names, references and plug-ins."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sidedoor import registry
+from sidedoor.attacks.badnets import BadNets
+from sidedoor.errors import ConfigError
+from sidedoor.goals.all_to_one import AllToOne
+from sidedoor.goals.multi_target import MultiTarget
+from sidedoor.method import Count
+from sidedoor.tasks.classification import Classification
+
+
+def script(code: str, *paths: Path) -> subprocess.CompletedProcess[str]:
+    """Run Python in a process of its own that sees installed packages in `paths`."""
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([*map(str, paths), *filter(None, sys.path)])}
+    return subprocess.run([sys.executable, "-c", code], env=env, text=True, capture_output=True, check=False)
+
+
+# listing
+
+
+def test_names_are_unique_across_kinds_and_sorted_within_one() -> None:
+    names = [entry.name for entry in registry.entries()]
+    assert len(set(names)) == len(names)
+    attacks = [entry.name for entry in registry.entries() if entry.kind == "attack"]
+    assert attacks == sorted(attacks)
+    assert "badnets" in attacks
+
+
+def test_an_entry_says_what_its_docstring_says() -> None:
+    entry = registry.find("badnets")
+    assert (entry.kind, entry.origin, entry.target) == ("attack", "sidedoor", "sidedoor.attacks.badnets")
+    assert entry.summary == "A small patch in a corner, on mislabelled samples."
+    assert entry.paper.startswith("Gu, Dolan-Gavitt, Garg,")
+    assert entry.paper.endswith("arXiv:1708.06733.")
+
+
+def test_listing_imports_neither_torch_nor_any_method() -> None:
+    done = script("import json, sys; from sidedoor import registry; names = [e.name for e in registry.entries()]\n"
+                  "print(json.dumps([names, sorted(sys.modules)]))")
+    assert done.returncode == 0, done.stderr
+    names, modules = json.loads(done.stdout)
+    assert "badnets" in names
+    assert not {"torch", "numpy", "lightning_fabric", "sidedoor.types", "sidedoor.attacks.badnets"} & set(modules)
+
+
+def test_every_name_loads_and_says_what_it_is() -> None:
+    for entry in registry.entries():
+        loaded = registry.load(entry.kind, entry.name)
+        assert callable(loaded), entry
+        assert entry.summary, entry
+        assert registry.parameters(entry.kind, entry.name) is not None
+
+
+# finding
+
+
+def test_an_unknown_name_is_met_with_the_nearest_of_its_kind() -> None:
+    with pytest.raises(ConfigError, match="^unknown attack 'badnet'; did you mean badnets"):
+        registry.find("badnet", "attack")
+    with pytest.raises(ConfigError, match="^unknown name 'shrinkpad'; did you mean shrink_pad"):
+        registry.find("shrinkpad")
+
+
+def test_a_name_that_is_like_no_other_is_met_with_all_of_its_kind() -> None:
+    with pytest.raises(ConfigError, match="^unknown task 'qqq'; known: .*classification") as error:
+        registry.find("qqq", "task")
+    assert "badnets" not in str(error.value)
+
+
+def test_a_name_of_another_kind_is_told_apart() -> None:
+    with pytest.raises(ConfigError, match="'badnets' is a attack, not a defense|'badnets' is an attack"):
+        registry.find("badnets", "defense")
+    with pytest.raises(ConfigError, match="unknown kind 'atack'; did you mean attack"):
+        registry.find("badnets", "atack")
+
+
+# references
+
+
+def test_a_reference_in_full_names_every_parameter() -> None:
+    full = registry.reference("attack", "badnets")
+    goal = {"name": "all_to_one", "target_class": 0}
+    assert full == {"name": "badnets", "goal": goal, "rate": 0.1, "size": 3, "margin": 0}
+    assert registry.reference("attack", full) == full
+    assert registry.reference("attack", {"name": "badnets", "rate": 0.1}) == full
+    assert json.loads(json.dumps(full)) == full
+
+
+def test_integers_and_floats_of_one_value_give_one_reference() -> None:
+    one = registry.reference("attack", {"name": "badnets", "rate": 1})
+    assert json.dumps(one) == json.dumps(registry.reference("attack", {"name": "badnets", "rate": 1.0}))
+
+
+def test_nested_goals_are_made_from_names_and_tables() -> None:
+    assert registry.make("attack", {"name": "badnets", "goal": {"name": "all_to_one", "target_class": 3}}) == BadNets(
+        goal=AllToOne(3))
+    many = {"name": "multi_target", "target_classes": [1, 2, 5]}
+    made = registry.make("attack", {"name": "badnets", "goal": many})
+    assert made.goal == MultiTarget((1, 2, 5))
+    assert registry.plain(made)["goal"] == many
+    assert registry.make("attack", {"name": "badnets", "goal": "multi_target"}).goal == MultiTarget()
+    assert registry.make("attack", registry.plain(made)) == made
+
+
+@pytest.mark.parametrize(("given", "message"), [
+    ({"name": "badnets", "rat": 0.1}, "unknown parameter of badnets 'rat'; did you mean rate"),
+    ({"name": "badnets", "rate": 2}, r"rate = 2.* given; expected between 0 and 1"),
+    ({"name": "badnets", "size": "3"}, r"badnets.size = '3' given; expected int"),
+    ({"name": "badnets", "goal": {"name": "all_to_one", "target": 1}}, "unknown parameter of all_to_one 'target'; did"),
+    ({"name": "badnets", "goal": {"name": "all_to_one", "target_class": -1}}, "target_class = -1 given; expected at"),
+    ({"name": "badnets", "goal": "badnets"}, "'badnets' is an? attack, not a goal"),
+    ({"rate": 0.1}, "expected a name or a table with a `name`"),
+    (["badnets"], "expected a name or a table with a `name`"),
+    ({"name": 3}, "expected a name or a table with a `name`"),
+    ("", "unknown attack ''"),
+])
+def test_a_reference_that_cannot_mean_anything_is_refused(given: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        registry.reference("attack", given)
+
+
+def test_what_stands_behind_a_colon_is_the_first_parameter() -> None:
+    first = next(iter(registry.parameters("goal", "all_to_one")))
+    assert first == "target_class"
+    with pytest.raises(ConfigError, match="target_class = '3' given; expected int"):
+        registry.reference("goal", "all_to_one:3")  # what is written as text stays text
+    name = next((e.name for e in registry.entries() if e.kind == "goal"
+                 and not registry.parameters("goal", e.name)), None)
+    if name is not None:
+        with pytest.raises(ConfigError, match="takes no argument"):
+            registry.reference("goal", f"{name}:3")
+
+
+def test_the_house_passes_what_a_method_takes_of_its_own_arguments() -> None:
+    assert "classes" not in registry.parameters("task", "classification")
+    assert registry.make("task", "classification", classes=7, shape=(1, 2, 3)) == Classification(7)
+
+
+def test_a_model_is_made_as_a_builder() -> None:
+    build = registry.make("model", {"name": "small_cnn", "width": 4}, classes=3, shape=(1, 8, 8))
+    assert build.keywords == {"width": 4, "classes": 3, "shape": (1, 8, 8)}
+    assert sum(p.numel() for p in build().parameters()) > 0
+
+
+# conversion
+
+
+@pytest.mark.parametrize(("hint", "value", "converted"), [
+    (tuple[int, ...], [1, 2], (1, 2)), (tuple[float, ...], [1, 2.5], (1.0, 2.5)),
+    (tuple[tuple[int, int], ...], [[1, 2]], ((1, 2),)), (tuple[int, str], [1, "a"], (1, "a")),
+    (float, 3, 3.0), (float, True, True), (Count, 3, 3), (tuple[int, ...] | None, [1], (1,)), (int | None, None, None),
+    (tuple[int, ...], 5, 5), (str, "a", "a"),
+])
+def test_conversion_to_the_declared_type(hint: Any, value: Any, converted: Any) -> None:
+    made = registry.convert(hint, value, "x")
+    assert made == converted
+    assert type(made) is type(converted)
+
+
+def test_a_list_of_the_wrong_length_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"x = \[1\] given; expected 2 entries"):
+        registry.convert(tuple[int, int], [1], "x")
+
+
+def test_plain_refuses_what_json_cannot_say() -> None:
+    with pytest.raises(ConfigError, match="of type object given"):
+        registry.plain({"a": object()}["a"])
+
+
+def test_the_name_of_a_method() -> None:
+    @dataclass(frozen=True)
+    class Own(AllToOne):
+        pass
+
+    assert registry.name_of(BadNets()) == "badnets"
+    assert registry.name_of(Own()) == "Own"
+
+
+# plug-ins
+
+
+PLUGIN = '''"""A dummy."""
+from dataclasses import dataclass
+from typing import ClassVar
+from sidedoor.attacks.base import Attack
+from sidedoor.method import Share
+from sidedoor.types import Access, Backdoor
+
+@dataclass(frozen=True)
+class Dummy(Attack):
+    access: ClassVar[Access] = Access.DATA
+    rate: Share = 0.25
+    def plan(self, train, task, surrogate, run):
+        return Backdoor(())
+'''
+
+
+def install(folder: Path, name: str, entry_points: str, module: str = PLUGIN) -> Path:
+    """A package as an installer leaves it in site-packages."""
+    info = folder / f"{name}-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(entry_points)
+    (folder / f"{name.replace('-', '_')}.py").write_text(module)
+    return folder
+
+
+def test_an_installed_plug_in_is_listed_loaded_and_made(tmp_path: Path) -> None:
+    site = install(tmp_path, "side-dummy", "[sidedoor.attack]\ndummy_attack = side_dummy:Dummy\n")
+    done = script("import sys; from sidedoor import registry\n"
+                  "entry = registry.find('dummy_attack', 'attack'); print(entry.origin, '|', entry.summary)\n"
+                  "print('side_dummy' in sys.modules)\n"
+                  "made = registry.make('attack', {'name': 'dummy_attack', 'rate': 0.5})\n"
+                  "print(made, registry.name_of(made)); print(registry.plain(made) == "
+                  "registry.reference('attack', {'name': 'dummy_attack', 'rate': 0.5}))\n", site)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["side-dummy | plug-in of side-dummy", "False",
+                                        "Dummy(goal=AllToOne(target_class=0), rate=0.5) dummy_attack", "True"]
+
+
+@pytest.mark.parametrize("group", ["sidedoor.attack", "sidedoor.goal"])
+def test_a_plug_in_that_takes_a_taken_name_is_refused_whatever_its_kind(tmp_path: Path, group: str) -> None:
+    site = install(tmp_path, "side-dummy", f"[{group}]\nbadnets = side_dummy:Dummy\n")
+    done = script("from sidedoor import registry; registry.entries()", site)
+    assert done.returncode == 1
+    assert "the name 'badnets' is taken twice: sidedoor.attacks.badnets (sidedoor) and side_dummy:Dummy (side-dummy)" \
+        in done.stderr
+
+
+def test_two_plug_ins_with_one_name_are_refused(tmp_path: Path) -> None:
+    sites = [install(tmp_path / name, name, f"[sidedoor.attack]\nmine = {name}:Dummy\n") for name in ("one", "two")]
+    done = script("from sidedoor import registry; registry.entries()", *sites)
+    assert done.returncode == 1
+    assert "the name 'mine' is taken twice" in done.stderr
+
+
+@pytest.mark.parametrize(("target", "said"), [("side_dummy:Missing", "Missing"), ("side_nowhere:Dummy", "side_nowhere")])
+def test_a_broken_plug_in_is_named_when_it_is_used_and_does_not_spoil_the_list(
+    tmp_path: Path, target: str, said: str
+) -> None:
+    site = install(tmp_path, "side-dummy", f"[sidedoor.attack]\nbroken = {target}\n")
+    done = script("from sidedoor import registry\nfrom sidedoor.errors import SidedoorError\n"
+                  "assert registry.find('badnets')\n"
+                  "try:\n    registry.load('attack', 'broken')\n"
+                  "except SidedoorError as error:\n    print(error)\n", site)
+    assert done.returncode == 0, done.stderr
+    assert "side-dummy" in done.stdout
+    assert said in done.stdout
