@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from sidedoor.engine import Recipe as Recipe
     from sidedoor.engine import Run as Run
     from sidedoor.engine import Supervised as Supervised
-    from sidedoor.evaluate import evaluate as evaluate
     from sidedoor.names import load as load
     from sidedoor.names import network as network
     from sidedoor.tasks.classification import Classification as Classification
@@ -34,7 +33,7 @@ _HOMES = {
     "bench.case": ("Machine",), "bench.record": ("Record",), "bench.run": ("run",), "bench.spec": ("Spec",),
     "bench.store": ("Store",), "bench.sweep": ("sweep",), "data.base": ("split", "wrap"),
     "data.poisoned": ("PoisonedDataset", "seal"), "engine": ("Objective", "Player", "Recipe", "Run", "Supervised"),
-    "evaluate": ("evaluate",), "names": ("load", "network"), "tasks.classification": ("Classification",),
+    "names": ("load", "network"), "tasks.classification": ("Classification",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = sorted(_HOME)

@@ -29,6 +29,7 @@ app = typer.Typer(
 
 # Newer typer carries its own click, so its exceptions are reached through what typer exports.
 _UsageError: Any = typer.BadParameter.__bases__[0]
+_INTERRUPTED = 130
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 Settings = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override, e.g. attack.rate=0.05.")]
@@ -218,7 +219,10 @@ def _emit(value: Any) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with its code."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
-    sys.exit(_code(arguments))
+    code = _code(arguments)
+    if code == _INTERRUPTED:
+        typer.echo("interrupted; the same command resumes where it stopped", err=True)
+    sys.exit(code)
 
 
 def _code(arguments: list[str] | None) -> int:
@@ -227,9 +231,8 @@ def _code(arguments: list[str] | None) -> int:
         return outcome if isinstance(outcome, int) else 0
     except typer.Exit as stop:
         return int(stop.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
-        typer.echo("interrupted; the same command resumes where it stopped", err=True)
-        return 130
+    except (KeyboardInterrupt, typer.Abort):  # newer typer returns the code itself
+        return _INTERRUPTED
     except _UsageError as error:
         error.show()
         return 4

@@ -87,10 +87,21 @@ def stamp(trigger: Trigger, x: Images, index: Index, space: Space) -> Images:
     stamped: Tensor = trigger(x, index).clamp(space.low, space.high)
     if space.levels is None:
         return stamped
-    step = (space.high - space.low) / space.levels
-    rounded: Tensor = _Round.apply((stamped - space.low) / step)
-    stored: Tensor = rounded / space.levels * (space.high - space.low) + space.low
-    return stored
+    return from_levels(_Round.apply(to_levels(stamped, space)), space)
+
+
+def to_levels(x: Images, space: Space) -> Images:
+    """Values of a space with levels as numbers in [0, levels], not rounded."""
+    assert space.levels is not None
+    unit = x if (space.low, space.high) == (0.0, 1.0) else (x - space.low) / (space.high - space.low)
+    return unit * space.levels
+
+
+def from_levels(levels: Images, space: Space) -> Images:
+    """Numbers in [0, levels] as values of the space; the one formula, so that what was stored is read back exactly."""
+    assert space.levels is not None
+    unit = levels / space.levels
+    return unit if (space.low, space.high) == (0.0, 1.0) else unit * (space.high - space.low) + space.low
 
 
 class Goal(ABC):

@@ -26,7 +26,8 @@ from sidedoor.goals.multi_target import MultiTarget
 from sidedoor.goals.untargeted import Untargeted
 from sidedoor.models.small_cnn import small_cnn
 from sidedoor.tasks.classification import Classification
-from sidedoor.types import Backdoor, Batch, Door, Planted, Task
+from sidedoor.triggers.generated import Generated, paint
+from sidedoor.types import Backdoor, Batch, Door, Planted, Task, Trigger
 
 TOY = toy(Where(None), train=400, test=200)
 TASK = Classification(4)
@@ -200,3 +201,29 @@ def test_wanet_opens_the_door_for_its_own_field_only() -> None:
     assert scores["clean"] > 0.9
     assert scores["attack"] > 0.7
     assert noise["attack"] < scores["attack"] / 2
+
+
+class Crossed(Trigger):
+    """Each image with the trigger that was drawn for the one before it in the batch."""
+
+    def __init__(self, trigger: Generated):
+        super().__init__()
+        self.trigger = trigger
+
+    def forward(self, x: Tensor, index: Tensor) -> Tensor:
+        other = x.roll(1, 0)
+        return paint(x, self.trigger.mask(other), self.trigger.pattern(other))
+
+
+@pytest.mark.slow
+def test_input_aware_opens_the_door_to_the_image_that_the_trigger_was_drawn_for() -> None:
+    data, task = digits(Where(None)), Classification(10)
+    run = Run.local(Recipe(epochs=30, batch=32), device="cpu")
+    planted = trained(InputAware(rate=0.3, width=8, mask_epochs=10), data, task, run, width=16)
+    trigger = planted.doors[0].trigger
+    assert isinstance(trigger, Generated)
+    own = task.score(planted.model, data.test, planted.doors[0], run).means()
+    crossed = task.score(planted.model, data.test, Door(Crossed(trigger), AllToOne()), run).means()
+    assert own["clean"] > 0.95
+    assert own["attack"] > 0.6
+    assert crossed["attack"] < own["attack"] / 2

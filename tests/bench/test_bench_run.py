@@ -67,7 +67,7 @@ def test_the_numbers_are_those_of_the_stored_model(planted: Record, store: Store
     for name in ("clean", "attack", "recovered", "idle"):
         assert getattr(planted, name) == pytest.approx(expected[name], abs=1e-6)
     assert planted.columns["asr_all"] == pytest.approx(expected["asr_all"], abs=1e-6)
-    assert planted.samples == {"train": 570, "defender": 30, "test": 80, "poisoned": 86, "cover": 0, "rate": 0.2,
+    assert planted.samples == {"train": 568, "defender": 32, "test": 80, "poisoned": 85, "cover": 0, "rate": 0.2,
                                "eligible": expected["eligible"]}
     assert store.arrays(planted.key)["attack"].shape == (1, 80)
 
@@ -99,7 +99,7 @@ def test_defences_share_one_trained_model(planted: Record, store: Store, tiny: T
     assert {p: p.stat().st_mtime_ns for p in store.root.rglob("model.safetensors")} == models
     for record in (defended, detected):
         assert (record.planted, record.reference) == (planted.planted, planted.reference)
-        assert record.undefended == planted.undefended or record.undefended is not None
+        assert record.undefended is not None
         assert record.undefended["attack"] == planted.attack
         assert record.timing["attack"] == planted.timing["attack"]
     assert defended.attack is not None
@@ -125,11 +125,12 @@ def test_an_attack_that_does_not_take_is_marked_with_the_reason(store: Store, ti
     assert record.attack < 0.5
 
 
-def test_a_filter_that_works_is_told_no_truth(store: Store, tiny: Tiny) -> None:
+def test_a_filter_removes_as_many_rows_as_it_is_told_to_assume(store: Store, tiny: Tiny) -> None:
     record = run(tiny(defense="spectral_signatures", assumed_rate=0.2), store, CPU)
-    removed = record.detectors["removed_poisoned"], record.detectors["removed_clean"]
-    total = removed[0] * 86 + removed[1] * (570 - 86)  # type: ignore[operator]
-    assert total == pytest.approx(round(1.5 * 0.2 * 570), abs=0.01)
+    poisoned, clean = record.detectors["removed_poisoned"], record.detectors["removed_clean"]
+    assert poisoned is not None
+    assert clean is not None
+    assert poisoned * 85 + clean * (568 - 85) == pytest.approx(round(1.5 * 0.2 * 568), abs=0.01)
 
 
 @pytest.mark.parametrize("defense", ["strip", "spectral_signatures", "shrink_pad"])

@@ -69,7 +69,7 @@ def furnish(store: Store) -> Store:
     stamped[:, :, -3:, -3:] = 255
     y = np.arange(40) % 4
     shared = {
-        "class_names": np.array(["cat", HOSTILE, "$dog", "emu"]), "y": y, "grid_clean": grid, "grid_stamped": stamped,
+        "class_names": np.array(["cat", HOSTILE, "$dog", "猫"]), "y": y, "grid_clean": grid, "grid_stamped": stamped,
         "grid_label": np.array([1, 2, 3]), "grid_door": np.zeros(3, dtype=np.int64),
         "clean": (np.arange(40) % 8 != 1).astype(np.float32),
         "attack": np.where(y == 0, np.nan, np.arange(40) % 3 != 0).astype(np.float32)[None],

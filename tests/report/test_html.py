@@ -92,19 +92,25 @@ def test_every_section_is_there(html: str) -> None:
     roc = next(text for text in page.texts["svg"] if "true positive rate" in text)
     assert "strip" in roc
     assert "spectral_signatures" in roc
-    assert "threshold (2)" in next(text for text in page.texts["svg"] if "index" in text)
+    audit = next(text for text in page.texts["svg"] if "index" in text)
+    assert "threshold (2)" in audit
+    # Neither mathematics nor letters that the measuring font lacks are lost.
+    assert "$dog" in audit
+    assert "猫" in audit
 
 
 def test_numbers_in_the_tables(html: str) -> None:
     page = Page(html)
     assert page.row("badnets", "none", "21 left out")[3:8] == ["85.0± 63.5", "90.0± 127.1", "10.0± 0.0", "2.0± 0.0",
                                                              "91.0± 0.0"]
-    repair = page.row("", "fine_pruning")
-    assert repair[2:5] == ["0", "90.0 → 88.085.0 to 93.0", "80.0 → 5.075.0 to 85.0"]
+    # In the table over seeds, then among all runs.
+    assert page.row("", "fine_pruning", "1")[3:5] == ["90.0 → 88.0", "80.0 → 5.0"]
+    assert page.row("", "fine_pruning", "0")[3:5] == ["90.0 → 88.085.0 to 93.0", "80.0 → 5.075.0 to 85.0"]
+    assert page.row("", "strip", "1")[3:5] == ["90.0", "80.0"]
     assert page.row("", "clean sibling")[3:7] == ["91.0", "3.0", "90.0", "3.0"]
-    assert page.row("", "strip")[7:10] == ["0.875", "25.0", "50.0"]
+    assert page.row("", "strip", "0")[7:10] == ["0.875", "25.0", "50.0"]
     assert page.row("where the attack worked")[1:] == ["0.913", "31.0", "", "62.0", ""]
-    assert "flagged, class 0; above all 2 clean" in page.row("", "neural_cleanse")
+    assert "flagged, class 0; above all 2 clean" in page.row("", "neural_cleanse", "0")
 
 
 def test_per_class_figures_are_means_over_the_class(html: str) -> None:
@@ -155,7 +161,7 @@ def test_cells_left_out_are_listed_with_the_reason(html: str) -> None:
 
 def test_records_alone_make_a_page(bare: Store) -> None:
     page = Page(build(bare))
-    assert page.row("", "strip")[7] == "0.875"
+    assert page.row("", "strip", "0")[7] == "0.875"
     assert "svg" not in page.texts
     assert not any(link.startswith("data:") for link in page.links)
     assert "By class" not in page.texts["h3"]

@@ -52,6 +52,18 @@ def test_aggregate_of_one_seed_or_none_done(records: list[Record]) -> None:
     assert len(groups["abl"].left_out) == 1
 
 
+def test_before_is_averaged_over_the_same_seeds_as_after() -> None:
+    """Also over a seed on which the defence did nothing."""
+    before = {"clean": 0.9, "attack": 0.8, "recovered": 0.1, "idle": 0.02}
+    repaired = [make_record("a", 0, "x", undefended=before),
+                make_record("b", 1, "x", undefended=before | {"attack": 1.0}, attack=0.0)]
+    (group,) = aggregate(repaired)
+    assert group.figures["attack_before"][0] == pytest.approx(0.9)
+    assert group.figures["attack"][0] == pytest.approx(0.4)
+    (untouched,) = aggregate(repaired[:1])
+    assert "attack_before" not in untouched.figures
+
+
 def test_records_that_differ_in_more_than_the_seed_are_not_averaged() -> None:
     other = SPEC | {"seed": 1, "attack": SPEC["attack"] | {"rate": 0.01}}
     groups = aggregate([make_record("a"), replace(make_record("b", 1), spec=other), make_record("c", 2)])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import re
+from dataclasses import replace
 
 import pytest
 from fabricated import make_record
@@ -21,20 +23,34 @@ def printed(records: list[Record], terminal: bool, width: int = 120) -> str:
 
 @pytest.mark.parametrize("width", [40, 120])
 def test_off_a_terminal_it_is_ascii_of_120_columns(records: list[Record], width: int) -> None:
-    text = printed(records, terminal=False, width=width)
+    text = printed([replace(record, error=record.error and f"{record.error} ≥ 猫") for record in records], False, width)
     assert text.isascii()
     table = [line for line in text.splitlines() if line.startswith(("|", "+"))]
-    assert 80 < max(map(len, table)) <= 120
-    row = next(line for line in table if "fine_pruning" in line)
-    assert "90.0 -> 88.0" in row
-    assert "80.0 -> 5.0" in row
+    assert 80 < len(table[0]) <= 120
+    # Nothing was cropped: every line has both borders and the same length.
+    assert {(len(line), line[-1] in "|+") for line in table} == {(len(table[0]), True)}
+    # Names stay whole; what is too wide wraps at its arrow.
+    row = next(n for n, line in enumerate(table) if "fine_pruning" in line)
+    assert re.search(r"90.0 -> *\| *80.0 ->", table[row])
+    assert re.search(r"88.0 *\| *5.0 *\|", table[row + 1])
     assert "0.875" in next(line for line in table if "strip" in line)
 
 
-def test_on_a_terminal_it_fits_the_terminal(records: list[Record]) -> None:
-    text = printed(records, terminal=True)
-    assert "90.0 → 88.0" in text
-    assert max(len(line) for line in text.splitlines() if "→" in line) <= 120
+def test_on_a_terminal_it_fits_the_terminal_and_loses_nothing(records: list[Record]) -> None:
+    for width in (120, 80):
+        text = printed(records, terminal=True, width=width)
+        assert max(map(len, text.splitlines())) <= width
+        assert "…" not in text
+        assert text.count("12 s") == len(records)
+    some = [record for record in records if record.key in ("seed0", "repair")]
+    assert "90.0 → 88.0" in printed(some, terminal=True)
+
+
+def test_sentences_wrap_before_names(records: list[Record]) -> None:
+    known = [record for record in records if record.status == "done" and record.spec["seed"] == 0]
+    text = printed(known, terminal=False)
+    assert "spectral_signatures" in text
+    assert "flagged, class 0; above all 2 clean" not in text
 
 
 def test_what_is_not_done_is_explained_below(records: list[Record]) -> None:

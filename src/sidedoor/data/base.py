@@ -7,6 +7,7 @@ larger than a limit stays on disk as a memory map, a folder of images is decoded
 from __future__ import annotations
 
 import hashlib
+import os
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from sidedoor.errors import CannotComplete, ConfigError
-from sidedoor.types import PHOTO, Batch, Images, Space
+from sidedoor.types import PHOTO, Batch, Images, Space, from_levels, to_levels
 
 MEMORY_LIMIT = 4 * 2**30
 """Bytes of pixels kept in memory; larger sets become a memory map."""
@@ -74,14 +75,14 @@ def unit(raw: Tensor, space: Space) -> Images:
         return raw.float()
     if space.levels is None:
         raise ConfigError("8-bit pixels given for a space without levels; store floating-point values instead")
-    return raw.float().mul_((space.high - space.low) / space.levels).add_(space.low)
+    return from_levels(raw.float(), space)
 
 
 def stored(x: Images, space: Space) -> UInt8[Tensor, "b c h w"]:
     """Images of a photograph space as the 8-bit values that a file keeps."""
     if space.levels is None:
         raise ConfigError(f"images in the space {tuple(space)} have no 8-bit form")
-    return ((x - space.low) * (space.levels / (space.high - space.low))).round().to(torch.uint8)
+    return to_levels(x, space).round_().to(torch.uint8)
 
 
 class ArrayDataset(Dataset):
@@ -94,12 +95,12 @@ class ArrayDataset(Dataset):
     def __init__(
         self, images: Tensor | np.ndarray, targets: Any, classes: tuple[str, ...] | int, name: str = "array"
     ):
-        labels = torch.as_tensor(np.asarray(targets)).to(torch.int64)
         if isinstance(images, np.ndarray) and not isinstance(images, np.memmap):
-            images = torch.from_numpy(np.ascontiguousarray(images))
+            images = torch.from_numpy(np.require(images, requirements=["C", "W"]))
         if str(images.dtype).removeprefix("torch.") != "uint8" or images.ndim != 4 or 0 in images.shape:
             raise ConfigError(f"{name}: images of type {images.dtype} and shape {tuple(images.shape)} given; "
                               "expected non-empty uint8 (n, channels, height, width)")
+        labels = _labels(targets, name)
         if len(images) != len(labels):
             raise ConfigError(f"{name}: {len(images)} images but {len(labels)} labels")
         names = tuple(map(str, range(classes))) if isinstance(classes, int) else tuple(classes)
@@ -232,30 +233,44 @@ def storage(shape: tuple[int, ...], limit: int = MEMORY_LIMIT) -> np.ndarray:
     size = int(np.prod(shape, dtype=np.int64))
     if size <= limit:
         return np.empty(shape, dtype=np.uint8)
+    handle, name = tempfile.mkstemp(prefix="sidedoor-", suffix=".u8")
     try:
-        file = tempfile.NamedTemporaryFile(prefix="sidedoor-", suffix=".u8")  # noqa: SIM115 - lives with the map
-        file.truncate(size)
+        # Really allocated: a sparse file would end the process with a signal when the disk is full.
+        os.posix_fallocate(handle, 0, size)
+        return np.memmap(name, dtype=np.uint8, mode="r+", shape=shape)
     except OSError as error:
         raise CannotComplete(f"no room for {size / 2**30:.1f} GiB of pixels in {tempfile.gettempdir()}: {error}; "
                              "set TMPDIR to a larger disk") from error
-    return np.memmap(file, dtype=np.uint8, mode="r+", shape=shape)
+    finally:
+        os.close(handle)
+        os.unlink(name)  # the map keeps the file until the process ends
+
+
+def _labels(targets: Any, name: str) -> Int[Tensor, "n"]:
+    labels = np.asarray(targets)
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        raise ConfigError(f"{name}: labels of type {labels.dtype}, shape {labels.shape} given; expected integers (n,)")
+    return torch.from_numpy(labels.astype(np.int64))
 
 
 def _pixels(image: Any, i: int) -> np.ndarray:
     """One image of any usual kind as uint8 (c, h, w)."""
-    if isinstance(image, Tensor):
-        array = image.detach().cpu().numpy()
-        if array.dtype.kind == "f":
-            if array.min() < -1e-6 or array.max() > 1 + 1e-6:
-                raise ConfigError(f"sample {i} has values from {array.min():.3g} to {array.max():.3g}; expected "
-                                  "[0, 1]: leave normalisation to the model")
-            array = (array * 255).round().astype(np.uint8)
-        return array if array.ndim == 3 else array[None]
-    array = np.asarray(image)
+    mode = getattr(image, "mode", None)
+    if isinstance(mode, str) and mode not in ("L", "RGB"):
+        image = image.convert("L" if mode in ("1", "I;16", "LA") else "RGB")
+    array = image.detach().cpu().numpy() if isinstance(image, Tensor) else np.asarray(image)
+    if isinstance(image, Tensor) and array.dtype.kind == "f":
+        # Written so that NaN fails, too.
+        if not (array.min() >= -1e-6 and array.max() <= 1 + 1e-6):
+            raise ConfigError(f"sample {i} has values from {array.min():.3g} to {array.max():.3g}; expected "
+                              "[0, 1]: leave normalisation to the model")
+        array = (array * 255).round().astype(np.uint8)
     if array.dtype != np.uint8 or array.ndim not in (2, 3):
         raise ConfigError(f"sample {i} is {type(image).__name__} of type {array.dtype} and shape {array.shape}; "
                           "expected a PIL image, a uint8 array (h, w[, c]) or a tensor (c, h, w)")
-    return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
+    if array.ndim == 2:
+        return array[None]
+    return array if isinstance(image, Tensor) else array.transpose(2, 0, 1)
 
 
 def dataset_root(path: str | Path | None) -> Path:

@@ -25,7 +25,7 @@ class PoisonedDataset(Dataset):
 
     def __init__(self, base: Dataset, backdoor: Backdoor, task: Task):
         poison = backdoor.poison
-        _check(poison, len(base))
+        _check(backdoor, base)
         self.base, self.poison, n = base, poison, len(base)
         self.shape, self.classes, self.space, self.lazy = base.shape, base.classes, base.space, base.lazy
         self.rows_at = n + torch.arange(len(poison.index)) if poison.append else poison.index
@@ -108,14 +108,25 @@ def seal(data: Dataset) -> tuple[Sealed, Int[Tensor, "n"]]:
     return Sealed(data, order), order
 
 
-def _check(poison: Poison, n: int) -> None:
-    index = poison.index
+def _check(backdoor: Backdoor, base: Dataset) -> None:
+    poison, n = backdoor.poison, len(base)
+    index, k = poison.index, len(poison.index)
     if len(index) and (index.min() < 0 or index.max() >= n):
         raise ConfigError(f"poison rows from {index.min()} to {index.max()} given; expected 0 to {n - 1}")
     if not poison.append and bool((index.diff() <= 0).any()):
         raise ConfigError("poison rows must be ascending and without repeats")
-    if not len(index) == len(poison.door) == len(poison.cover):
-        raise ConfigError(f"poison has {len(index)} rows, {len(poison.door)} doors and {len(poison.cover)} cover marks")
+    if not k == len(poison.door) == len(poison.cover):
+        raise ConfigError(f"poison has {k} rows, {len(poison.door)} doors and {len(poison.cover)} cover marks")
+    if k and not 0 <= poison.door.min() <= poison.door.max() < len(backdoor.doors):
+        raise ConfigError(f"poison names doors up to {poison.door.max()}, but there are {len(backdoor.doors)}")
+    if poison.images is not None and (poison.images.shape != (k, *base.shape) or poison.images.dtype != torch.uint8):
+        raise ConfigError(f"poison images of shape {tuple(poison.images.shape)} and type {poison.images.dtype} given; "
+                          f"expected uint8 {(k, *base.shape)}")
+    if poison.targets is not None and len(poison.targets) != k:
+        raise ConfigError(f"poison has {k} rows, but {len(poison.targets)} targets")
+    if poison.targets is not None and k and not 0 <= poison.targets.min() <= poison.targets.max() < len(base.classes):
+        raise ConfigError(f"poison targets from {poison.targets.min()} to {poison.targets.max()} given; "
+                          f"expected 0 to {len(base.classes) - 1}")
 
 
 def _labels(base: Dataset, backdoor: Backdoor, task: Task) -> Tensor:

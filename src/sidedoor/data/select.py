@@ -34,7 +34,12 @@ def with_cover(poison: Poison, train: Dataset, candidates: Tensor, rate: float, 
     """Add cover rows, stamped but truthfully labelled: a share of the `candidates` (n,) that are not poisoned yet.
 
     The doors are given to cover rows in turn.
+
+    Raises:
+        ConfigError: there is no poisoned row to cover for, or no candidate is left.
     """
+    if len(poison.index) == 0:
+        raise ConfigError("cover rows were asked for, but no row is poisoned")
     free = candidates.clone()
     free[poison.index] = False
     extra = _draw(free, rate, rng, "cover candidate")
@@ -42,7 +47,9 @@ def with_cover(poison: Poison, train: Dataset, candidates: Tensor, rate: float, 
     index, order = torch.cat([poison.index, extra]).sort()
     door = torch.cat([poison.door, torch.arange(len(extra)) % doors])[order]
     cover = torch.cat([poison.cover, torch.ones(len(extra), dtype=torch.bool)])[order]
-    return Poison(index, door, cover, rate=poison.rate)
+    given = poison.targets
+    targets = None if given is None else torch.cat([given, train.targets[extra]])[order]
+    return Poison(index, door, cover, targets=targets, rate=poison.rate)
 
 
 def _draw(mask: Tensor, rate: float, rng: torch.Generator, what: str) -> Tensor:

@@ -185,7 +185,7 @@ class _Search:
         unit = torch.stack(raw).tanh() / 2 + 0.5
         mask, pattern = unit[:, None, :1], unit[:, None, 1:]
         space = self.clean.space
-        stamped = torch.lerp(x, pattern * (space.high - space.low) + space.low, mask)
+        stamped = (1 - mask) * x + mask * (pattern * (space.high - space.low) + space.low)
         with self.run.fabric.autocast():
             logits = self.model(stamped.flatten(0, 1)).float()
         target = self.labels[group].repeat_interleave(len(x))

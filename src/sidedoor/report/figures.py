@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -89,7 +90,8 @@ def histogram(groups: dict[str, Scores], name: str, label: str) -> Markup:
         edges = np.histogram_bin_edges(np.concatenate(list(finite.values())), 40)
         for n, (title, scores) in enumerate(finite.items()):
             share = np.histogram(scores, edges)[0] / max(1, len(scores))
-            axes.stairs(share, edges, fill=True, color=COLOURS[n], alpha=0.55, label=f"{title} (n = {len(groups[title])})")
+            counted = f"{title} (n = {len(groups[title])})"
+            axes.stairs(share, edges, fill=True, color=COLOURS[n], alpha=0.55, label=counted)
         axes.set(xlabel=label, ylabel="share of the group")
         axes.figure.legend(loc="outside upper left", ncols=len(groups))
     return canvas.svg
@@ -147,7 +149,9 @@ def _canvas(name: str, height: float, panels: int) -> Iterator[_Canvas]:
     import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(STYLE | {"svg.hashsalt": name}):
+    with matplotlib.rc_context(STYLE | {"svg.hashsalt": name}), warnings.catch_warnings():
+        # The page's font draws the text; this one only measures it.
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
         canvas = _Canvas([figure.add_subplot(1, panels, n + 1) for n in range(panels)])
         yield canvas

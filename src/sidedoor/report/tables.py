@@ -73,8 +73,9 @@ class Aggregate:
         done: those that enter the means.
         left_out: those that do not: the attack failed, an error, a timeout.
         figures: mean and 95 % t interval over seeds of MEANS, of the same with the suffix `_before` for undefended
-            models, of `sibling` (clean accuracy of the clean siblings), of DETECTION, and of `flagged` and
-            `calibrated` (share of the models that an audit flagged, or found above all clean references).
+            models if the defence changes any, of `sibling` (clean accuracy of the clean siblings), of DETECTION, and
+            of `flagged` and `calibrated` (share of the models that an audit flagged, or found above all clean
+            references).
     """
 
     label: Label
@@ -158,10 +159,12 @@ def _row(record: Record, model: str, label: Label) -> Row:
 
 def _aggregate(rows: list[Row]) -> Aggregate:
     done = [row for row in rows if row.record.status == "done"]
+    changed = any(row.means["clean"].changed for row in done)
     sources: dict[str, Callable[[Row], float | None]] = {}
     for name in MEANS:
         sources[name] = lambda r, name=name: r.means[name].after  # type: ignore[misc]
-        sources[f"{name}_before"] = lambda r, name=name: r.means[name].before  # type: ignore[misc]
+        if changed:
+            sources[f"{name}_before"] = lambda r, name=name: r.means[name].before  # type: ignore[misc]
     for name in DETECTION:
         sources[name] = lambda r, name=name: r.detection[name]  # type: ignore[misc]
     for name in ("flagged", "calibrated"):

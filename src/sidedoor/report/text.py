@@ -6,7 +6,7 @@ import io
 from collections.abc import Sequence
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
@@ -14,27 +14,42 @@ from sidedoor.bench.record import Record
 from sidedoor.report.tables import Change, Row, decimal, duration, percent, summary_rows
 
 PLAIN_WIDTH = 120
+NAMES = {"Attack", "Defence"}
+SENTENCES = {"Setting", "Audit", "Status"}
+CHANGES = {"C-Acc %", "ASR %", "R-Acc %", "Idle %"}
+NARROW = 9
+"""Characters that a column keeps when it wraps, enough for "flagged," and "100.0 ->"."""
 
 
 def print_table(records: Sequence[Record], console: Console) -> None:
     """Print one row a record, before -> after, and below the table why a cell is not done."""
     rows = summary_rows(records)
-    if console.is_terminal and not console.legacy_windows:
-        console.print(_table(rows, "→", "–", box.SIMPLE_HEAD))
+    rich = console.is_terminal and not console.legacy_windows
+    if rich:
+        console.print(_table(_columns(rows, "→", "–"), box.SIMPLE_HEAD, console.width))
     else:
         page = Console(file=io.StringIO(), width=PLAIN_WIDTH, color_system=None, force_terminal=False)
         with page.capture() as captured:
-            page.print(_table(rows, "->", "-", box.ASCII2))
-        plain = captured.get().encode("ascii", "replace").decode()
-        console.print(Text(plain.rstrip("\n")), soft_wrap=True, highlight=False)
+            page.print(_table(_columns(rows, "->", "-"), box.ASCII2, PLAIN_WIDTH))
+        _print_lines(captured.get().rstrip("\n"), console)
     for row in rows:
         if row.record.status != "done":
             what = f"{row.label.attack} / {row.label.defense}, seed {row.seed}: {row.status}"
             why = (row.record.error or "no reason was recorded").splitlines()[0]
-            console.print(Text(f"{what}: {why}"), soft_wrap=True, highlight=False)
+            if rich:
+                console.print(Text(f"{what}: {why}"))
+            else:
+                _print_lines(f"{what}: {why}", console)
 
 
-def _table(rows: list[Row], arrow: str, missing: str, style: box.Box) -> Table:
+def _print_lines(text: str, console: Console) -> None:
+    """Print ASCII whose lines are neither wrapped nor cropped."""
+    console.print(Text(text.encode("ascii", "replace").decode()), soft_wrap=True)
+
+
+def _columns(rows: list[Row], arrow: str, missing: str) -> dict[str, list[str]]:
+    """The cells of each column that has any."""
+
     def changes(name: str) -> list[str]:
         return [_change(row.means[name], arrow, missing) for row in rows]
 
@@ -52,18 +67,29 @@ def _table(rows: list[Row], arrow: str, missing: str, style: box.Box) -> Table:
         "Time": [duration(row.seconds) for row in rows],
         "Status": [row.status if row.status != "done" else "" for row in rows],
     }
-    names = {"Setting", "Attack", "Defence", "Audit", "Status"}
-    table = Table(box=style, padding=(0, 0) if style is box.ASCII2 else (0, 1), collapse_padding=True, pad_edge=False)
-    shown = {heading: cells for heading, cells in columns.items() if any(cells)}
-    for heading in shown:
-        words = heading in names
-        whole = min(20, max(map(len, shown[heading]))) if heading in ("Attack", "Defence") else None
-        table.add_column(heading, justify="left" if words else "right", no_wrap=not words, overflow="fold",
-                         min_width=whole)
-    for cells in zip(*shown.values(), strict=True):
+    return {heading: cells for heading, cells in columns.items() if any(cells)}
+
+
+def _table(columns: dict[str, list[str]], style: box.Box, width: int) -> Table:
+    gap = 1 if style is box.ASCII2 else 2
+    wrapping = _wrapping(columns, width - gap * len(columns) - 2)
+    table = Table(box=style, padding=(0, gap - 1), collapse_padding=True, pad_edge=False)
+    for heading in columns:
+        side: JustifyMethod = "left" if heading in NAMES | SENTENCES else "right"
+        table.add_column(heading, justify=side, no_wrap=heading not in wrapping, overflow="fold")
+    for cells in zip(*columns.values(), strict=True):
         # Text, not markup: a name may hold brackets.
         table.add_row(*(Text(cell) for cell in cells))
     return table
+
+
+def _wrapping(columns: dict[str, list[str]], width: int) -> set[str]:
+    """As few columns as must wrap to fit: sentences first, then numbers at their arrow, then all."""
+    whole = {heading: max(map(len, [heading, *cells])) for heading, cells in columns.items()}
+    for wrapping in (SENTENCES, SENTENCES | CHANGES):
+        if sum(min(NARROW, size) if heading in wrapping else size for heading, size in whole.items()) <= width:
+            return wrapping
+    return set(columns)
 
 
 def _change(change: Change, arrow: str, missing: str) -> str:

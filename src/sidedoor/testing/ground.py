@@ -197,9 +197,14 @@ def check_value(method: Any) -> None:
     Raises:
         AssertionError: it is not.
     """
-    who, parameters = type(method).__name__, vars(type(method)).get("__dataclass_params__")
+    who, parameters = type(method).__name__, getattr(type(method), "__dataclass_params__", None)
     if parameters is None or not parameters.frozen:
         raise AssertionError(f"{who}: is no frozen dataclass; decorate it with @dataclass(frozen=True)")
+    hints = vars(type(method)).get("__annotations__", {})
+    declared = {name for name, hint in hints.items() if "ClassVar" not in str(hint)}
+    lost = declared - {field.name for field in dataclasses.fields(method)}
+    require(not lost, who, f"declares {', '.join(sorted(lost))} but is not decorated with @dataclass(frozen=True), so "
+                           "that is no parameter")
     require(parameters.eq, who, "is compared by identity; leave the dataclass's eq on")
     twin = replace(method)
     require(twin == method and hash(twin) == hash(method), who, "two of the same parameters differ or hash apart")

@@ -1,0 +1,279 @@
+"""Many cells: the same numbers however they are run, and nothing lost, doubled or left running however they end."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sidedoor import registry
+from sidedoor.bench.case import Machine
+from sidedoor.bench.record import Record
+from sidedoor.bench.spec import Spec, grid, read
+from sidedoor.bench.store import Store
+from sidedoor.bench.sweep import Cell, _cell, _Queue, _Running, keys_of, sweep
+from sidedoor.engine import Recipe
+from sidedoor.errors import CannotComplete, ConfigError
+from sidedoor.files import load_state
+
+Tiny = Callable[..., Spec]
+CPU = Machine(device="cpu")
+PATIENCE = 120.0
+
+PLUGIN = '''
+import os, signal, time
+from dataclasses import dataclass
+from pathlib import Path
+from sidedoor.attacks.badnets import BadNets
+
+@dataclass(frozen=True)
+class Staged(BadNets):
+    """BadNets that dies when told to, and waits as long as a file exists."""
+
+    act: str = ""
+    gate: str = ""
+
+    def plan(self, train, task, surrogate, run):
+        if self.act == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.act == "exit":
+            os._exit(3)
+        while self.gate and Path(self.gate).exists():
+            Path(self.gate + ".reached").touch()
+            time.sleep(0.01)
+        return super().plan(train, task, surrogate, run)
+'''
+
+GRID = """
+data = {{ name = "toy", train = 600, test = 80 }}
+model = {{ name = "small_cnn", width = 8 }}
+defenses = ["fine_pruning"]
+recipe = {{ epochs = 3, batch = 32 }}
+
+[grid]
+attack = [{{ name = "badnets", rate = 0.2 }}, {{ name = "staged", rate = 0.2, gate = {gate} }}]
+seed = [0, 1]
+"""
+
+
+@pytest.fixture
+def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder that holds an installed package with the attack `staged`."""
+    folder = tmp_path / "site"
+    described = folder / "staged-1.0.dist-info"
+    described.mkdir(parents=True)
+    (described / "METADATA").write_text("Metadata-Version: 2.1\nName: staged\nVersion: 1.0\n")
+    (described / "entry_points.txt").write_text("[sidedoor.attack]\nstaged = staged_plugin:Staged\n")
+    (folder / "staged_plugin.py").write_text(PLUGIN)
+    monkeypatch.syspath_prepend(str(folder))
+    registry.entries.cache_clear()
+    yield folder
+    registry.entries.cache_clear()
+    sys.modules.pop("staged_plugin", None)
+
+
+def until(fact: Callable[[], bool], what: str) -> None:
+    """Watch until a fact holds."""
+    end = time.monotonic() + PATIENCE
+    while not fact():
+        assert time.monotonic() < end, f"waited in vain for {what}"
+        time.sleep(0.02)
+
+
+def numbers(records: list[Record]) -> list[dict[str, Any]]:
+    """All of records but what two runs cannot have in common."""
+    return [replace(r, seconds=0.0, timing={}, peak_mb=0.0).to_json() for r in records]
+
+
+def trained(store: Store) -> dict[str, int]:
+    """Finished models with the moment each was written."""
+    return {path.parent.name: path.stat().st_mtime_ns for path in (store.root / "artefacts").glob("*/model.safetensors")}
+
+
+def test_the_table_does_not_depend_on_the_number_of_workers(tiny: Tiny, tmp_path: Path) -> None:
+    audit = {"name": "neural_cleanse", "epochs": 5}
+    specs = [tiny(seed=seed, defense=defense) for seed in (0, 1) for defense in (None, "fine_pruning", audit)]
+    tables = [numbers(sweep(specs, Store(tmp_path / str(n)), CPU, workers=n)) for n in (0, 1, 2)]
+    assert tables[0] == tables[1] == tables[2]
+    assert [t["key"] for t in tables[0]] == keys_of(specs, CPU)
+    assert {t["status"] for t in tables[0]} == {"done"}
+    assert {t["threads"] for t in tables[0]} == {1}
+
+
+def test_a_second_sweep_runs_nothing_again(tiny: Tiny, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    first = sweep([tiny()], store, CPU, workers=0)
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()}
+    assert sweep([tiny(), tiny()], store, CPU, workers=1) == first * 2
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
+def test_cells_that_die_leave_the_others_alone(tiny: Tiny, plugin: Path, tmp_path: Path) -> None:
+    store = Store(tmp_path / "out")
+    deaths = [tiny(attack={"name": "staged", "act": act}) for act in ("kill", "exit")]
+    diverging = tiny(recipe=Recipe(lr=1e30, epochs=1, batch=32))
+    killed, done, left, diverged = sweep([deaths[0], tiny(), deaths[1], diverging], store, CPU, workers=2)
+    assert (killed.status, left.status) == ("error", "error")
+    assert str(killed.error).startswith("the process died with exit code -9")
+    assert str(left.error).startswith("the process died with exit code 3")
+    assert "the loss became nan" in str(diverged.error)
+    assert (done.status, done.error) == ("done", None)
+    assert len(store.records()) == 4
+
+
+def test_a_cell_that_takes_too_long_is_given_up_alone(tiny: Tiny, plugin: Path, tmp_path: Path) -> None:
+    store = Store(tmp_path / "out")
+    gate = tmp_path / "gate"
+    gate.touch()
+    endless = tiny(attack={"name": "staged", "gate": str(gate), "rate": 0.2})
+    sweep([tiny()], store, CPU, workers=0)
+    late, done = sweep([endless, tiny(defense="shrink_pad")], store, CPU, workers=2, timeout=8)
+    assert (late.status, late.error) == ("timeout", "gave up after 8 s")
+    assert done.status == "done"
+    gate.unlink()
+    (again,) = sweep([endless], store, CPU, workers=0)
+    assert (again.status, again.error) == ("done", None)
+
+
+@pytest.mark.parametrize(("workers", "timeout"), [(0, 5.0), (1, 0.0), (1, -1.0)])
+def test_a_timeout_needs_a_process_to_end(tiny: Tiny, tmp_path: Path, workers: int, timeout: float) -> None:
+    with pytest.raises(ConfigError, match="only a process of its own can be given up"):
+        sweep([tiny()], Store(tmp_path), CPU, workers=workers, timeout=timeout)
+
+
+def test_missing_data_stop_a_sweep_before_its_first_cell(tiny: Tiny, tmp_path: Path) -> None:
+    with pytest.raises(CannotComplete, match="does not exist"):
+        sweep([tiny(), tiny(data={"name": "folder", "path": "/nowhere/at/all"})], Store(tmp_path), CPU, workers=0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cell_waits_only_while_another_trains_a_model_it_needs(tiny: Tiny, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    first, second, other = (_cell(tiny(seed=seed, defense=d), CPU)
+                            for seed, d in ((0, None), (0, "strip"), (1, None)))
+    queue = _Queue([first, second, other], store)
+
+    def begin() -> Cell | None:
+        cell = queue.ready()
+        if cell is not None:
+            queue.running.append(_Running(cell, None, 0.0))  # type: ignore[arg-type]
+        return cell
+
+    assert [begin(), begin(), begin()] == [first, other, None]
+    for key in first.trains:
+        store.folder(key).mkdir(parents=True)
+        store.model(key).touch()
+    assert begin() == second
+
+
+def test_only_an_audit_needs_the_clean_reference_models(tiny: Tiny) -> None:
+    siblings = {seed: keys_of([tiny(seed=seed).sibling()], CPU)[0] for seed in (0, 1)}
+    assert siblings[1] in _cell(tiny(defense="neural_cleanse"), CPU).trains
+    assert {siblings[0]} < _cell(tiny(defense="strip"), CPU).trains
+    assert siblings[1] not in _cell(tiny(defense="strip"), CPU).trains
+
+
+def started(arguments: list[str], plugin: Path) -> subprocess.Popen[str]:
+    """A Python process in a session of its own; its stderr ends when it and all its descendants have."""
+    path = os.pathsep.join([str(plugin), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return subprocess.Popen([sys.executable, *arguments], env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+                            start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def test_a_sweep_that_is_killed_again_and_again_loses_and_doubles_nothing(plugin: Path, tmp_path: Path) -> None:
+    gate, file, store = tmp_path / "gate", tmp_path / "grid.toml", Store(tmp_path / "out")
+    file.write_text(GRID.format(gate=json.dumps(str(gate))))
+    command = ["-m", "sidedoor.cli", "sweep", str(file), "--workers", "2", "--device", "cpu", "--out", str(store.root)]
+    seen: dict[str, int] = {}
+    rng = random.Random(7)
+
+    def interrupt(when: Callable[[], bool], number: int) -> tuple[int, str]:
+        """Start the sweep and end it when a fact holds, as a terminal does; (exit code, what it said)."""
+        process = started(command, plugin)
+        try:
+            until(lambda: when() or process.poll() is not None, "the sweep to get so far")
+            assert process.poll() is None, process.communicate()[1]
+            if number == signal.SIGINT:
+                os.killpg(process.pid, number)
+            else:
+                process.send_signal(number)
+            # Returns once no descendant holds the pipe: a cell that went on would wait at the gate for ever.
+            said = process.communicate(timeout=PATIENCE / 4)[1]
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+        now = trained(store)
+        assert {key: now[key] for key in seen} == seen
+        seen.update(now)
+        return process.returncode, said
+
+    reached = Path(f"{gate}.reached")
+    for number, code in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)):
+        gate.touch()
+        found, said = interrupt(reached.exists, number)
+        assert found == code
+        assert ("the same command resumes where it stopped" in said) == (code == 130)
+        reached.unlink()
+        gate.unlink()
+    for _ in range(2):
+        files = len(list(store.root.rglob("*.*"))) + rng.randint(1, 4)
+        pause = time.monotonic() + rng.random() / 4
+        assert interrupt(lambda files=files, pause=pause: len(list(store.root.rglob("*.*"))) >= files
+                         and time.monotonic() > pause, signal.SIGKILL)[0] == -signal.SIGKILL
+    specs = grid(read(file))
+    resumed = sweep(specs, store, CPU, workers=2)
+    assert {key: trained(store)[key] for key in seen} == seen
+    assert len(seen) >= 2
+    assert len(store.records()) == len(specs) == 8
+    assert numbers(resumed) == numbers(sweep(specs, Store(tmp_path / "uninterrupted"), CPU, workers=0))
+    assert {record.status for record in resumed} == {"done"}
+
+
+DRIVER = """
+import sys
+from pathlib import Path
+from sidedoor import engine
+from sidedoor.bench.case import Machine
+from sidedoor.bench.spec import cells, read
+from sidedoor.bench.store import Store
+from sidedoor.bench.sweep import sweep
+
+engine.CHECKPOINT_SECONDS = 0.0
+sweep(cells(read(Path(sys.argv[1]))), Store(Path(sys.argv[2])), Machine(device="cpu"), workers=0)
+"""
+
+
+def test_a_training_that_is_killed_goes_on_from_its_checkpoint(tiny: Tiny, plugin: Path, tmp_path: Path) -> None:
+    file, script, store = tmp_path / "spec.toml", tmp_path / "driver.py", Store(tmp_path / "out")
+    file.write_text('data = { name = "toy", train = 600, test = 80 }\nmodel = { name = "small_cnn", width = 8 }\n'
+                    'augment = ["crop"]\nrecipe = { epochs = 40, batch = 16 }\n')
+    script.write_text(DRIVER)
+    spec = tiny(attack=None, augment=("crop",), recipe=Recipe(epochs=40, batch=16))
+    planted = keys_of([spec.planted()], CPU)[0]
+    checkpoint = store.folder(planted) / "phase-victim.safetensors"
+    process = started([str(script), str(file), str(store.root)], plugin)
+    until(lambda: checkpoint.exists() or process.poll() is not None, "a checkpoint")
+    process.kill()
+    assert process.communicate(timeout=PATIENCE)[1] == ""
+    state = load_state(checkpoint)
+    assert 1 <= state["epoch"] < 40
+    assert not store.model(planted).exists()
+    resumed = sweep([spec], store, CPU, workers=0)
+    # Seconds differ between any two runs, so equal ones were read from the checkpoint.
+    history = json.loads((store.folder(planted) / "history.json").read_text())["victim"]
+    assert history[: state["epoch"]] == state["history"]
+    assert len(history) == 40
+    whole = Store(tmp_path / "whole")
+    assert numbers(sweep([spec], whole, CPU, workers=0)) == numbers(resumed)
+    one, other = (load_state(s.model(planted))["model"] for s in (store, whole))
+    assert all(value.equal(other[name]) for name, value in one.items())

@@ -1,0 +1,118 @@
+"""Every registered name, built in or of an installed plug-in, keeps the contract of its kind."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sidedoor import registry
+from sidedoor.data.where import Where
+from sidedoor.errors import CannotComplete, ConfigError
+from sidedoor.testing import check, check_attack, check_defense, check_trigger
+from sidedoor.testing.ground import ground
+from sidedoor.triggers.patch import checkerboard
+
+QUICK: dict[str, dict[str, Any]] = {
+    # Contracts hold after one epoch; the defaults are the papers'.
+    "input_aware": {"mask_epochs": 1, "width": 4},
+    "abl": {"isolation_epochs": 1, "finetune_epochs": 1, "unlearn_epochs": 1},
+    "fine_pruning": {"epochs": 1},
+    "neural_cleanse": {"epochs": 2, "samples": 32},
+    "strip": {"overlays": 8},
+    # These have no defaults.
+    "timm": {"architecture": "resnet10t"},
+    "torchvision": {"architecture": "resnet18"},
+    "patch": {"pattern": checkerboard(3)},
+    "blend": {"pattern": torch.linspace(0, 1, 256).reshape(1, 16, 16)},
+    "generated": {"channels": 3, "width": 4},
+    "warp": {"control": torch.tensor([[[1.0, -0.5], [0.3, -1]], [[0.5, 1], [-1, -0.2]]]), "strength": 2.0,
+             "size": (16, 16)},
+}
+SHARED = {"cifar10", "cifar100", "fashion_mnist", "gtsrb", "kmnist", "mnist", "tiny_imagenet"}
+"""Sets of others, checked where they are installed."""
+
+
+def named(*kinds: str) -> list[str]:
+    return [entry.name for entry in registry.entries() if entry.kind in kinds]
+
+
+@pytest.mark.parametrize("name", named(*(kind for kind in registry.KINDS if kind != "data")))
+def test_every_method_keeps_its_contract(name: str) -> None:
+    check(name, **QUICK.get(name, {}))
+
+
+@pytest.mark.parametrize("name", named("defense"))
+def test_every_defense_takes_grey_images(name: str) -> None:
+    check_defense(registry.load("defense", name)(**QUICK.get(name, {})), channels=1)
+
+
+@pytest.mark.parametrize("name", named("data"))
+def test_every_data_set_keeps_its_contract(name: str, tmp_path: Path) -> None:
+    if name in SHARED:
+        root = os.environ.get("SIDEDOOR_DATA")
+        if not root:
+            pytest.skip(f"{name} needs a data root; set SIDEDOOR_DATA")
+        try:
+            check(name, where=Where(Path(root)))
+        except CannotComplete as error:
+            pytest.skip(str(error))
+    elif name == "folder":
+        check(name, path=str(folder(tmp_path)))
+    elif name == "npz":
+        check(name, path=str(archive(tmp_path)))
+    else:
+        check(name)
+
+
+def folder(root: Path) -> Path:
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 8, 8, 3), dtype=np.uint8)
+    for i, image in enumerate(pixels):
+        file = root / "mine" / f"class{i % 3}" / f"{i}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(file)
+    return root / "mine"
+
+
+def archive(root: Path) -> Path:
+    rng = np.random.default_rng(0)
+    parts = {f"{part}_images": rng.integers(0, 256, (n, 8, 8), dtype=np.uint8) for part, n in (("train", 20), ("test", 9))}
+    np.savez(root / "mine.npz", **parts, train_labels=np.arange(20) % 3, test_labels=np.arange(9) % 3)
+    return root / "mine.npz"
+
+
+@pytest.mark.parametrize("name", named("attack"))
+def test_an_attack_of_several_targets_keeps_the_contract_too(name: str) -> None:
+    goal = registry.load("goal", "multi_target")((2, 0, 1))
+    try:
+        attack = registry.load("attack", name)(goal=goal, **QUICK.get(name, {}))
+    except ConfigError as error:
+        assert str(error).strip().endswith("AllToOne") or "it takes" in str(error)  # the contract checks the reason
+        return
+    check_attack(attack)
+
+
+def test_a_trigger_may_be_checked_for_the_images_it_is_for() -> None:
+    check_trigger(registry.load("trigger", "patch")(checkerboard(5)), (1, 28, 28))
+
+
+def test_what_a_check_lacks_is_a_configuration_error() -> None:
+    with pytest.raises(ConfigError, match="patch cannot be made from its defaults: .*pattern"):
+        check("patch")
+    with pytest.raises(ConfigError, match="unknown name 'badnet'; did you mean badnets"):
+        check("badnet")
+
+
+def test_the_ground_stands_on_a_working_backdoor() -> None:
+    """Detectors are judged on it."""
+    for channels in (3, 1):
+        here = ground(channels)
+        scores = here.task.score(here.victim(), here.test, here.door(), here.run).means()
+        assert scores["attack"] is not None and scores["attack"] > 0.9
+        assert scores["clean"] is not None and scores["clean"] > 0.9
+        assert scores["idle"] is not None and scores["idle"] < 0.1

@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import median_abs_deviation
+from sklearn.datasets import load_digits
+from torch import nn
+
+from sidedoor.attacks.badnets import BadNets
+from sidedoor.data.base import ArrayDataset, Dataset, Subset, split
+from sidedoor.data.poisoned import PoisonedDataset
+from sidedoor.defenses import neural_cleanse
+from sidedoor.defenses.base import Finding
+from sidedoor.defenses.neural_cleanse import NeuralCleanse, anomaly_index
+from sidedoor.engine import Recipe, Run, Supervised
+from sidedoor.errors import ConfigError
+from sidedoor.goals.all_to_one import AllToOne
+from sidedoor.models.small_cnn import small_cnn
+from sidedoor.tasks.classification import Classification
+from sidedoor.types import MEASUREMENT, Batch
+
+TARGET = 3
+SMALL = NeuralCleanse(epochs=30, samples=64, patience=2, stopping=6)
+TASK = Classification(10)
+RUN = Run.local(Recipe(epochs=8, lr=0.05), device="cpu")
+
+
+def build() -> nn.Module:
+    return small_cnn(10, (1, 16, 16), width=16)
+
+
+@dataclass
+class World:
+    clean: Dataset
+    model: nn.Module
+    sibling: nn.Module
+    verdict: Finding
+    innocent: Finding
+    attack: float
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    digits = load_digits()
+    images = torch.tensor(digits.images * 15.9375).round().to(torch.uint8)[:, None]
+    images = images.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    train, test = split(ArrayDataset(images, digits.target, 10), 0.25, 0)
+    train, clean = split(train, 0.15, 1)
+    backdoor = BadNets(goal=AllToOne(TARGET)).plan(train, TASK, build, RUN)
+    model = RUN.fit(RUN.build(build), PoisonedDataset(train, backdoor, TASK), Supervised(TASK), name="victim")
+    sibling = RUN.fit(RUN.build(build), train, Supervised(TASK), name="sibling")
+    attack = TASK.score(model, test, backdoor.doors[0], RUN).means()["attack"]
+    assert attack is not None
+    return World(clean, model, sibling, SMALL.inspect(model, clean, TASK, RUN),
+                 SMALL.inspect(sibling, clean, TASK, RUN), attack)
+
+
+def test_the_target_class_has_the_smallest_mask_and_is_named(world: World) -> None:
+    assert world.attack > 0.9
+    assert world.verdict.suspected == TARGET
+    assert world.verdict.score == max(world.verdict.per_class) == world.verdict.per_class[TARGET]
+    assert world.verdict.score > world.verdict.threshold == 2.0
+
+
+def test_a_clean_sibling_is_less_suspicious_and_its_smallest_mask_is_larger(world: World) -> None:
+    assert world.innocent.score < world.verdict.score
+    assert world.innocent.mask is not None
+    assert world.verdict.mask is not None
+    assert world.innocent.mask.sum() > 2 * world.verdict.mask.sum()
+
+
+def test_the_recovered_trigger_lies_on_the_patch_and_fools_the_model(world: World) -> None:
+    mask, trigger = world.verdict.mask, world.verdict.trigger
+    assert mask is not None
+    assert trigger is not None
+    assert trigger.shape == (1, 16, 16)
+    assert 0 <= trigger.min()
+    assert trigger.max() <= 1
+    assert mask[-5:, -5:].sum() > 0.5 * mask.sum()
+    x = world.clean.fetch(torch.arange(len(world.clean))).x
+    assert (world.model((1 - mask) * x + trigger).argmax(1) == TARGET).float().mean() > 0.95
+
+
+def test_the_model_is_left_alone(world: World) -> None:
+    model = build().train()
+    model.body[1].eval()  # type: ignore[operator, index, union-attr]
+    next(model.parameters()).requires_grad_(False)
+    state = {k: v.clone() for k, v in model.state_dict().items()}
+    flags = [m.training for m in model.modules()], [p.requires_grad for p in model.parameters()]
+    dataclasses.replace(SMALL, epochs=1).inspect(model, world.clean, TASK, RUN)
+    assert all(torch.equal(state[k], v) for k, v in model.state_dict().items())
+    assert flags == ([m.training for m in model.modules()], [p.requires_grad for p in model.parameters()])
+    assert all(p.grad is None for p in model.parameters())
+
+
+class _Double(Subset):
+    """In double precision the order of sums in a larger batch does not show."""
+
+    def fetch(self, index: torch.Tensor, device: torch.device | str = "cpu") -> Batch:
+        batch = super().fetch(index, device)
+        return batch._replace(x=batch.x.double())
+
+
+def test_all_classes_at_once_equal_one_class_alone(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    clean = _Double(world.clean, torch.arange(40))
+    model = build().double()
+    model.load_state_dict(world.model.state_dict())
+    method = NeuralCleanse(epochs=12, batch=20, patience=2, stopping=3, success=0.9)
+    together = method.recover(model, clean, range(10), RUN)
+    assert together.success.any()
+    monkeypatch.setattr(neural_cleanse, "VALUES", {"cpu": 3 * 20 * 256})
+    chunked = method.recover(model, clean, range(10), RUN)
+    torch.testing.assert_close(chunked.mask, together.mask, rtol=0, atol=1e-4)
+    for label in (TARGET, 8):
+        alone = method.recover(model, clean, [label], RUN)
+        assert alone.success[0] == together.success[label]
+        torch.testing.assert_close(alone.mask[0], together.mask[label], rtol=0, atol=1e-4)
+        torch.testing.assert_close(alone.pattern[0], together.pattern[label], rtol=0, atol=1e-4)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.floats(0.1, 1000), min_size=2, max_size=30))
+def test_the_index_is_the_distance_below_the_median_in_scaled_mads(norms: list[float]) -> None:
+    scale = median_abs_deviation(norms, scale="normal")
+    index = anomaly_index(torch.tensor(norms, dtype=torch.float64)).numpy()
+    if scale > 1e-6:
+        np.testing.assert_allclose(index, (np.median(norms) - norms) / scale, rtol=1e-4, atol=1e-9)
+    assert np.isfinite(index).all()
+
+
+def test_the_index_without_deviation() -> None:
+    assert anomaly_index(torch.full((10,), 7.0)).tolist() == [0.0] * 10
+    index = anomaly_index(torch.tensor([2.0] + [9.0] * 9))
+    assert index[0].item() == pytest.approx(7 / (1.2533 * 0.7))
+    assert index[1:].tolist() == [0.0] * 9
+
+
+class _Constant(nn.Module):
+    """A model that nothing persuades of another class than 1."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.eye(4)[1] * 50 + 0 * x.flatten(1).sum(1, keepdim=True)
+
+
+def test_a_class_without_a_successful_mask_is_not_suspicious() -> None:
+    clean = ArrayDataset(torch.randint(0, 256, (8, 3, 5, 7), dtype=torch.uint8), [0, 1, 2, 3] * 2, 4)
+    method = NeuralCleanse(epochs=4, batch=8, patience=1)
+    found = method.recover(_Constant(), clean, range(4), RUN)
+    assert found.success.tolist() == [False, True, False, False]
+    assert found.norm[[0, 2, 3]].tolist() == [35.0] * 3
+    finding = method.inspect(_Constant(), clean, Classification(4), RUN)
+    assert finding.per_class[1] > 0
+    assert max(finding.per_class[:1] + finding.per_class[2:]) <= 0
+
+
+def test_no_successful_mask_at_all_recovers_nothing() -> None:
+    clean = ArrayDataset(torch.zeros(4, 1, 4, 4, dtype=torch.uint8), [0, 1, 2, 3], 4)
+    finding = NeuralCleanse(epochs=1, patience=1).inspect(nn.Sequential(nn.Flatten(), _Nobody()), clean, TASK, RUN)
+    assert (finding.score, finding.suspected, finding.trigger, finding.mask) == (0.0, None, None, None)
+
+
+class _Nobody(nn.Module):
+    """Logits that favour a class outside the task."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.eye(11)[10] + 0 * x.sum(1, keepdim=True)
+
+
+def test_the_cost_follows_success() -> None:
+    costs = neural_cleanse._Costs(NeuralCleanse(patience=2, stopping=3, cost=1.0), 1)
+    seen = []
+    for won in (1, 1, 1, 1, 0, 0, 0, 0):
+        costs.update([0], torch.tensor([bool(won)]), torch.tensor([5.0]))
+        seen.append(costs.cost.item())
+    assert seen == pytest.approx([0, 1, 1, 2, 2, 2 / 2**1.5, 2 / 2**1.5, 2 / 8])
+    assert costs.done.item()
+    assert costs.best.item() == 5.0
+
+
+def test_settings_that_cannot_work_are_refused() -> None:
+    with pytest.raises(ConfigError, match="above 1"):
+        NeuralCleanse(raising=1.0)
+    unbounded = ArrayDataset(torch.zeros(2, 1, 4, 4, dtype=torch.uint8), [0, 1], 2)
+    unbounded.space = MEASUREMENT
+    with pytest.raises(ConfigError, match="bounded"):
+        NeuralCleanse().inspect(build(), unbounded, TASK, RUN)
