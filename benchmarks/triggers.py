@@ -3,7 +3,8 @@
 `python benchmarks/triggers.py [--json]` plans every registered attack on a generated set of 32×32 colour images and
 makes poisoned rows with its first door, the way a poisoned data set does: 8 bits to float, trigger, clipping, rounding,
 8 bits. Slow triggers are timed on as many rows as they make in about 1.5 seconds; `seconds_50k` is then extrapolated.
-Memory is the growth of the process's resident set at its peak, as Linux counts it, over the bytes of the rows made.
+Memory is the growth of the process's resident set at its peak, as Linux counts it, over the bytes of the rows made;
+where these are few, the buffers of a batch dominate.
 """
 
 from __future__ import annotations

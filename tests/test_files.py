@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from sidedoor.errors import CannotComplete
-from sidedoor.files import load_state, load_weights, replacing, save_state, write_json, write_text
+from sidedoor.files import replacing, write_json, write_text
+from sidedoor.state import load_state, load_weights, save_state
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.uint8, torch.int64, torch.bool]
 
@@ -33,9 +34,14 @@ def test_a_file_is_replaced_and_nothing_else_is_left(tmp_path: Path) -> None:
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     write_text(path, "old")
-    with pytest.raises(KeyError), replacing(path) as temporary:
-        temporary.write_text("half of the n")
-        raise KeyError
+
+    def fail() -> None:
+        with replacing(path) as temporary:
+            temporary.write_text("half of the n")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["a.txt"]
 

@@ -67,22 +67,22 @@ def test_every_name_loads_and_says_what_it_is() -> None:
 
 
 def test_an_unknown_name_is_met_with_the_nearest_of_its_kind() -> None:
-    with pytest.raises(ConfigError, match="^unknown attack 'badnet'; did you mean badnets"):
+    with pytest.raises(ConfigError, match=r"^unknown attack 'badnet'; did you mean badnets"):
         registry.find("badnet", "attack")
-    with pytest.raises(ConfigError, match="^unknown name 'shrinkpad'; did you mean shrink_pad"):
+    with pytest.raises(ConfigError, match=r"^unknown name 'shrinkpad'; did you mean shrink_pad"):
         registry.find("shrinkpad")
 
 
 def test_a_name_that_is_like_no_other_is_met_with_all_of_its_kind() -> None:
-    with pytest.raises(ConfigError, match="^unknown task 'qqq'; known: .*classification") as error:
+    with pytest.raises(ConfigError, match=r"^unknown task 'qqq'; known: .*classification") as error:
         registry.find("qqq", "task")
     assert "badnets" not in str(error.value)
 
 
 def test_a_name_of_another_kind_is_told_apart() -> None:
-    with pytest.raises(ConfigError, match="'badnets' is a attack, not a defense|'badnets' is an attack"):
+    with pytest.raises(ConfigError, match="'badnets' is of the kind attack, not defense"):
         registry.find("badnets", "defense")
-    with pytest.raises(ConfigError, match="unknown kind 'atack'; did you mean attack"):
+    with pytest.raises(ConfigError, match=r"unknown kind 'atack'; did you mean attack"):
         registry.find("badnets", "atack")
 
 
@@ -120,7 +120,7 @@ def test_nested_goals_are_made_from_names_and_tables() -> None:
     ({"name": "badnets", "size": "3"}, r"badnets.size = '3' given; expected int"),
     ({"name": "badnets", "goal": {"name": "all_to_one", "target": 1}}, "unknown parameter of all_to_one 'target'; did"),
     ({"name": "badnets", "goal": {"name": "all_to_one", "target_class": -1}}, "target_class = -1 given; expected at"),
-    ({"name": "badnets", "goal": "badnets"}, "'badnets' is an? attack, not a goal"),
+    ({"name": "badnets", "goal": "badnets"}, "'badnets' is of the kind attack, not goal"),
     ({"rate": 0.1}, "expected a name or a table with a `name`"),
     (["badnets"], "expected a name or a table with a `name`"),
     ({"name": 3}, "expected a name or a table with a `name`"),
@@ -246,11 +246,12 @@ def test_two_plug_ins_with_one_name_are_refused(tmp_path: Path) -> None:
     assert "the name 'mine' is taken twice" in done.stderr
 
 
-@pytest.mark.parametrize(("target", "said"), [("side_dummy:Missing", "Missing"), ("side_nowhere:Dummy", "side_nowhere")])
+@pytest.mark.parametrize(("target", "said"), [
+    ("side_dummy:Missing", "Missing"), ("side_nowhere:Dummy", "side_nowhere")])
 def test_a_broken_plug_in_is_named_when_it_is_used_and_does_not_spoil_the_list(
     tmp_path: Path, target: str, said: str
 ) -> None:
-    site = install(tmp_path, "side-dummy", f"[sidedoor.attack]\nbroken = {target}\n")
+    site = install(tmp_path, "side-dummy", f"[sidedoor.attack]\nbroken = {target}\n", module="")
     done = script("from sidedoor import registry\nfrom sidedoor.errors import SidedoorError\n"
                   "assert registry.find('badnets')\n"
                   "try:\n    registry.load('attack', 'broken')\n"

@@ -197,7 +197,7 @@ def _finish(records: list[Record], store: Store, as_json: bool) -> None:
         print_table(records, Console())
     typer.echo(f"results: {store.root / 'results'}\nreport:  {_report(store, None)}", err=as_json)
     broken = [record for record in records if record.status in ("error", "timeout")]
-    for record in broken:
+    for record in broken if as_json else ():  # the table has said it
         typer.echo(f"{record.attack_name} / {record.defense_name}: {record.status}: {record.error}", err=True)
     if broken:
         raise typer.Exit(1)

@@ -30,14 +30,14 @@ from torch import Tensor, nn
 from sidedoor import keyed
 from sidedoor.data.base import Dataset
 from sidedoor.errors import CannotComplete, ConfigError, Diverged
-from sidedoor.files import load_state, load_weights, save_state
 from sidedoor.method import Count, Method, NonNegative, Positive, Share
 from sidedoor.progress import Progress, Silent
+from sidedoor.state import load_state, load_weights, save_state
 from sidedoor.types import Batch, Build, Task
 
 Augment = Callable[[Batch], Batch]
 CHECKPOINT_SECONDS = 20.0
-"""A phase is checkpointed at the first epoch end after so many seconds, so short phases write nothing."""
+"""A phase is checkpointed at the first epoch end after so many seconds, so short phases write only their end."""
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ class Run:
 
     def build(self, build: Build) -> nn.Module:
         """A network on the device, its initial weights from a named stream."""
-        with seeded(keyed.seed_of(self.seed, "weights"), self.device):
+        with seeded(keyed.seed_of(self.seed, self.scope + "weights"), self.device):
             return self.placed(build())
 
     def placed(self, model: nn.Module) -> nn.Module:
@@ -202,10 +202,13 @@ class Run:
             raise ConfigError(f"phase {name!r}: an empty data set given; expected at least one sample")
         if recipe.patience and valid is None:
             raise ConfigError(f"phase {name!r}: patience = {recipe.patience} needs validation data (`valid`)")
-        phase = _Phase(self, self.placed(model), data, objective, self.scope + name, recipe, valid)
-        with seeded(keyed.seed_of(self.seed, phase.name), self.device):
+        if len(data) < self.fabric.world_size:
+            raise ConfigError(f"phase {name!r}: {len(data)} samples for {self.fabric.world_size} devices; expected at "
+                              "least one for each")
+        model = self.placed(model)
+        with seeded(keyed.seed_of(self.seed, self.scope + name), self.device):
             objective.to(self.device).start(model, self)
-            phase.run_epochs()
+            _Phase(self, model, data, objective, self.scope + name, recipe, valid).run_epochs()
         return model.eval()
 
     def per_sample(self, model: nn.Module, data: Dataset,
@@ -279,7 +282,7 @@ class _Phase:
 
     @property
     def checkpoint(self) -> Path | None:
-        return self.run.folder / f"phase-{self.name.replace('/', '-')}.safetensors" if self.run.folder else None
+        return self.run.folder / f"phase-{self.name.replace('/', '--')}.safetensors" if self.run.folder else None
 
     def run_epochs(self) -> None:
         first, done = self.resume()

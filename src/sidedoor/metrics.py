@@ -23,8 +23,9 @@ def ssim(a: Images, b: Images) -> Float[Tensor, "b"]:
     """Structural similarity (Wang et al. 2004: Gaussian window of σ = 1.5, 11×11), mean over channels."""
     from torchmetrics.functional.image import structural_similarity_index_measure
 
-    value: Any = structural_similarity_index_measure(a, b, data_range=1.0, reduction="none")
-    return torch.as_tensor(value).reshape(len(a))
+    # In float32 the variance of a flat region, a difference of two squares, is lost.
+    value: Any = structural_similarity_index_measure(a.double(), b.double(), data_range=1.0, reduction="none")
+    return torch.as_tensor(value).reshape(len(a)).float()
 
 
 def lpips(a: Images, b: Images) -> Float[Tensor, "b"] | None:

@@ -14,7 +14,7 @@ from sidedoor import registry
 from sidedoor.data.base import Dataset, Splits
 from sidedoor.data.where import Where
 from sidedoor.errors import ConfigError
-from sidedoor.files import load_weights
+from sidedoor.state import load_weights
 from sidedoor.types import Build
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
-from sidedoor.errors import ConfigError, unknown
+from sidedoor.errors import CannotComplete, ConfigError, unknown
 from sidedoor.method import check
 
 KINDS = {
@@ -108,7 +108,7 @@ def find(name: str, kind: str | None = None) -> Entry:
     if name not in known:
         raise unknown(kind or "name", name, [n for n, e in known.items() if kind in (None, e.kind)])
     if kind not in (None, known[name].kind):
-        raise ConfigError(f"{name!r} is a {known[name].kind}, not a {kind}")
+        raise ConfigError(f"{name!r} is of the kind {known[name].kind}, not {kind}")
     return known[name]
 
 
@@ -116,9 +116,13 @@ def load(kind: str, name: str) -> Any:
     """The class (attacks, defences, goals, tasks, triggers) or function (models, data) behind a name."""
     entry = find(name, kind)
     path, _, attribute = entry.target.partition(":")
-    module = importlib.import_module(path)
-    if attribute:
-        return getattr(module, attribute)
+    try:
+        module = importlib.import_module(path)
+        if attribute:
+            return getattr(module, attribute)
+    except (ImportError, AttributeError) as error:
+        raise CannotComplete(f"cannot load {name!r} ({entry.target}) of {entry.origin}: {error}; repair or uninstall "
+                             "that package") from error
     if kind in FUNCTIONS:
         return getattr(module, name)
     classes = [c for c in vars(module).values() if inspect.isclass(c) and c.__module__ == path

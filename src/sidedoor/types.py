@@ -84,10 +84,17 @@ def stamp(trigger: Trigger, x: Images, index: Index, space: Space) -> Images:
 
     A trigger that 8-bit storage would destroy is destroyed here. The gradient passes straight through the rounding.
     """
-    stamped: Tensor = trigger(x, index).clamp(space.low, space.high)
     if space.levels is None:
-        return stamped
-    return from_levels(_Round.apply(to_levels(stamped, space)), space)
+        clipped: Tensor = trigger(x, index).clamp(space.low, space.high)
+        return clipped
+    return from_levels(stamp_levels(trigger, x, index, space), space)
+
+
+def stamp_levels(trigger: Trigger, x: Images, index: Index, space: Space) -> Images:
+    """What a file of a stamped image keeps: whole numbers in [0, levels], still as floating point."""
+    levels = to_levels(trigger(x, index).clamp(space.low, space.high), space)
+    rounded: Tensor = _Round.apply(levels) if levels.requires_grad else levels.round_()
+    return rounded
 
 
 def to_levels(x: Images, space: Space) -> Images:

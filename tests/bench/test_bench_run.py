@@ -22,7 +22,7 @@ from sidedoor.data.where import Where
 from sidedoor.defenses.strip import Strip
 from sidedoor.engine import Recipe
 from sidedoor.errors import CannotComplete, Diverged
-from sidedoor.files import load_state
+from sidedoor.state import load_state
 
 Tiny = Callable[..., Spec]
 CPU = Machine(device="cpu")

@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from sidedoor import registry
 from sidedoor.attacks.badnets import BadNets
 from sidedoor.bench.spec import Refused, Spec, cells, grid, read
 from sidedoor.engine import Recipe
 from sidedoor.errors import CannotComplete, ConfigError
+from sidedoor.goals.all_to_one import AllToOne
 
 TABLE: dict[str, Any] = {"data": "digits", "model": "small_cnn", "attack": "badnets"}
 names = st.text("abcdefgh_", min_size=1, max_size=8)
@@ -185,7 +185,7 @@ def test_settings_reach_nested_tables_and_methods_given_by_name(tmp_path: Path) 
     table = read(path, ("attack.rate=0.05", "recipe.epochs = 7", "model=small_cnn", "attack.goal.target_class=2",
                         "attack.goal.name=all_to_one", "augment=['flip']", "defenses=[\"strip\"]"))
     bare, strip = cells(table)
-    assert bare.make_attack() == BadNets(rate=0.05, goal=registry.make("goal", {"name": "all_to_one", "target_class": 2}))
+    assert bare.make_attack() == BadNets(rate=0.05, goal=AllToOne(2))
     assert bare.recipe == Recipe(epochs=7, lr=0.1)
     assert (bare.augment, strip.defense_name) == (("flip",), "strip")
 

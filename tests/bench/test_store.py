@@ -1,4 +1,4 @@
-"""A folder of results: atomic, shared by processes, readable by older and newer versions, and never too eager to delete."""
+"""A folder of results: atomic, shared by processes, readable after an upgrade, and never too eager to delete."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def made(path: Path, content: str = "x") -> Path:
 
 def test_only_what_no_record_needs_is_removed(store: Store) -> None:
     store.put(RECORD)
-    kept = [made(store.folder(key) / name) for key in ("k1", "p1", "s1", "s2") for name in ("arrays.npz", "history.json")]
+    kept = [made(store.folder(key) / "history.json") for key in ("k1", "p1", "s1", "s2")]
     # A checkpoint without a model is one to resume from.
     kept += [made(store.model("p1")), made(store.folder("s2") / "phase-victim.safetensors")]
     kept += [store.root / "results" / "k1.json"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -152,7 +153,7 @@ def test_a_broken_stamp_is_caught(stamp: Any, message: str, monkeypatch: pytest.
 
 def test_a_trigger_for_measurements_need_not_fall_on_levels() -> None:
     check_trigger(bright(whispers)(), SHAPE, Space(float("-inf"), float("inf"), None))
-    with pytest.raises(AssertionError, match="between the levels|invisible"):
+    with pytest.raises(AssertionError, match="invisible"):
         check_trigger(bright(whispers)(), SHAPE, PHOTO)
 
 
@@ -332,10 +333,8 @@ class Peeking(Sound):
 
 class Furtive(Sound):
     def spoil(self, backdoor: Backdoor, train: Dataset, run: Run) -> Backdoor:
-        try:
+        with contextlib.suppress(AssertionError):
             vars(train)
-        except AssertionError:
-            pass
         return backdoor
 
 
@@ -415,9 +414,11 @@ class BadCover(TaCT):
 
 ATTACKS = [
     (OneMore, r"poisons 16 rows; a rate of 0.1 of 150 eligible samples is 15"), (Ineligible, "not eligible for"),
-    (OtherRate, "rate = 0.1 was asked for, the poison says 0.5"), (Descending, "not ascending"), (Outside, "of 200"),
-    (WrongDoor, "a door that is not there"), (Idle, "poisons no row"), (NoChange, "every poisoned image as it was"),
-    (NoClass, "no class"), (Relabeller, "changed the data set"), (Peeking, "read `base`"), (Furtive, "read __dict__"),
+    (OtherRate, "rate = 0.1 was asked for, the poison says 0.5"),
+    (Descending, "refused: .*ascending"), (Outside, "refused: .*0 to 199"),
+    (WrongDoor, "refused: .*doors"), (Idle, "poisons no row"), (NoChange, "every poisoned image as it was"),
+    (NoClass, "refused: .*targets from 99"),
+    (Relabeller, "changed the data set"), (Peeking, "read `base`"), (Furtive, "read __dict__"),
     (GlobalDraw, "default generator of torch"), (Whimsical, "something else with the same seed"),
     (Stubborn, "the same with another seed"), (Remembering, "keeps planned on the instance"),
     (OneDoorMore, "2 scored doors for a goal of 1 parts"), (ColourOnly, "its door to AllToOne"), (Faint, "invisible"),
@@ -497,7 +498,7 @@ class Burst(Trainer):
 
 class OtherNetwork(Trainer):
     def spoil(self, planted: Planted, data: Dataset, build: Build, run: Run) -> Planted:
-        return replace(planted, model=nn.Sequential(nn.Flatten(), nn.Linear(768, 4)))
+        return replace(planted, model=run.build(lambda: nn.Sequential(nn.Flatten(), nn.Linear(768, 4))))
 
 
 class Drifting(Trainer):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -81,20 +82,20 @@ def folder(root: Path) -> Path:
 
 def archive(root: Path) -> Path:
     rng = np.random.default_rng(0)
-    parts = {f"{part}_images": rng.integers(0, 256, (n, 8, 8), dtype=np.uint8) for part, n in (("train", 20), ("test", 9))}
-    np.savez(root / "mine.npz", **parts, train_labels=np.arange(20) % 3, test_labels=np.arange(9) % 3)
+    train, test = (rng.integers(0, 256, (n, 8, 8), dtype=np.uint8) for n in (20, 9))
+    np.savez(root / "mine.npz", train_images=train, train_labels=np.arange(20) % 3, test_images=test,
+             test_labels=np.arange(9) % 3)
     return root / "mine.npz"
 
 
 @pytest.mark.parametrize("name", named("attack"))
 def test_an_attack_of_several_targets_keeps_the_contract_too(name: str) -> None:
-    goal = registry.load("goal", "multi_target")((2, 0, 1))
-    try:
-        attack = registry.load("attack", name)(goal=goal, **QUICK.get(name, {}))
-    except ConfigError as error:
-        assert str(error).strip().endswith("AllToOne") or "it takes" in str(error)  # the contract checks the reason
+    attack, goal = registry.load("attack", name), registry.load("goal", "multi_target")((2, 0, 1))
+    if not issubclass(type(goal), attack.goals):
+        with pytest.raises(ConfigError, match=re.escape(attack.because)):
+            attack(goal=goal)
         return
-    check_attack(attack)
+    check_attack(attack(goal=goal, **QUICK.get(name, {})))
 
 
 def test_a_trigger_may_be_checked_for_the_images_it_is_for() -> None:
@@ -102,7 +103,7 @@ def test_a_trigger_may_be_checked_for_the_images_it_is_for() -> None:
 
 
 def test_what_a_check_lacks_is_a_configuration_error() -> None:
-    with pytest.raises(ConfigError, match="patch cannot be made from its defaults: .*pattern"):
+    with pytest.raises(ConfigError, match=r"patch cannot be made from its defaults: .*pattern"):
         check("patch")
     with pytest.raises(ConfigError, match="unknown name 'badnet'; did you mean badnets"):
         check("badnet")
@@ -113,6 +114,6 @@ def test_the_ground_stands_on_a_working_backdoor() -> None:
     for channels in (3, 1):
         here = ground(channels)
         scores = here.task.score(here.victim(), here.test, here.door(), here.run).means()
-        assert scores["attack"] is not None and scores["attack"] > 0.9
-        assert scores["clean"] is not None and scores["clean"] > 0.9
-        assert scores["idle"] is not None and scores["idle"] < 0.1
+        assert scores["attack"] > 0.9
+        assert scores["clean"] > 0.9
+        assert scores["idle"] < 0.1

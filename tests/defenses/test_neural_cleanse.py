@@ -80,9 +80,9 @@ def test_the_recovered_trigger_lies_on_the_patch_and_fools_the_model(world: Worl
     assert mask is not None
     assert trigger is not None
     assert trigger.shape == (1, 16, 16)
-    assert 0 <= trigger.min()
+    assert trigger.min() >= 0
     assert trigger.max() <= 1
-    assert mask[-5:, -5:].sum() > 0.5 * mask.sum()
+    assert mask[-5:, -5:].mean() > 3 * mask.mean()
     x = world.clean.fetch(torch.arange(len(world.clean))).x
     assert (world.model((1 - mask) * x + trigger).argmax(1) == TARGET).float().mean() > 0.95
 

@@ -92,7 +92,7 @@ def test_suspicion_is_minus_the_entropy_of_the_blends(value: int, bits: float) -
 
 
 class _Record(nn.Module):
-    """Keeps what it is shown in evaluation mode; how much is the sign of a copy's own list."""
+    """Keeps what it is shown."""
 
     seen: list[torch.Tensor] = []  # noqa: RUF012 - shared with the copy that the detector makes
 

@@ -22,8 +22,9 @@ from sidedoor.data.base import Dataset, Splits, Subset, split
 from sidedoor.data.poisoned import PoisonedDataset
 from sidedoor.engine import Run, Supervised, fabric
 from sidedoor.evaluate import evaluate
-from sidedoor.files import load_state, load_weights, save_state, write_json
+from sidedoor.files import write_json
 from sidedoor.progress import Progress, Silent
+from sidedoor.state import load_state, load_weights, save_state
 from sidedoor.types import Backdoor, Build, Door, Scores, Task
 
 
@@ -207,7 +208,7 @@ def _keep(path: Path, model: nn.Module, doors: tuple[Door, ...], run: Run, secon
     doors_state = [door.trigger.state_dict() for door in doors]
     save_state(path, {"model": model.state_dict(), "doors": doors_state, "seconds": seconds})
     for checkpoint in path.parent.glob("phase-*.safetensors"):
-        if not checkpoint.name.startswith("phase-plan-"):
+        if not checkpoint.name.startswith("phase-plan--"):
             checkpoint.unlink()
 
 

@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sidedoor.data.base import Dataset, stored
+from sidedoor.data.base import Dataset
 from sidedoor.errors import ConfigError
-from sidedoor.types import Backdoor, Poison, Task, stamp
+from sidedoor.types import Backdoor, Task, stamp_levels
 
 
 class PoisonedDataset(Dataset):
@@ -152,5 +152,5 @@ def _stamped(base: Dataset, backdoor: Backdoor, batch: int = 1024) -> Tensor:
             mine = torch.nonzero(poison.door == k)[:, 0]
             for slots in torch.split(mine, batch) if len(mine) else ():
                 x, _, index = base.fetch(poison.index[slots])
-                images[slots] = stored(stamp(door.trigger.cpu(), x, index, base.space), base.space)
+                images[slots] = stamp_levels(door.trigger.cpu(), x, index, base.space).to(torch.uint8)
     return images

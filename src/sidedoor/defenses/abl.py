@@ -6,8 +6,8 @@ arXiv:2110.11571.
 The second stage (Eq. 3) is two phases, as in the authors' experiments: training goes on with the rows that were not
 isolated, then the loss of the isolated ones is ascended. The sign of Eq. 2 is that of a batch's mean loss, as in the
 flooding it derives from: taken sample by sample it holds poisoned rows at `gamma` like all others, and on the digits
-it isolated clean ones. The ascent has no lower bound, so its gradient is clipped, which is ours: the weights move by at
-most lr / (1 - momentum) a step, and the loss stays finite.
+it mostly isolated clean ones. The ascent has no lower bound, so its gradient is clipped, which is ours: a step of SGD
+moves the weights by little more than lr / (1 - momentum).
 """
 
 from __future__ import annotations

@@ -73,4 +73,5 @@ class Strip(InputDetector):
 
 def entropy(probability: Float[Tensor, "b k"]) -> Float[Tensor, "b"]:
     """Entropy of each distribution, in bits."""
-    return torch.special.entr(probability).sum(1) / math.log(2)
+    nats: Tensor = torch.special.entr(probability).sum(1)
+    return nats / math.log(2)

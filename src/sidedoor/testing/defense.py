@@ -55,9 +55,9 @@ def check_defense(defense: Defense, channels: int = 3) -> None:
     """
     who = f"defence {type(defense).__name__}"
     require(isinstance(defense, Defense), who, "is no Defense")
-    check_value(defense)
+    check_value(who, defense)
     _check_stage(defense, who, ground(channels))
-    check_stateless(defense)
+    check_stateless(who, defense)
 
 
 @singledispatch

@@ -152,7 +152,8 @@ def guarded(who: str, data: Dataset, *models: nn.Module) -> Iterator[Guarded]:
     """Guard a data set, and fail unless the block leaves it, models and the default generators as they were."""
     trespasses: list[str] = []
     before, streams, states = content(data), _streams(), [state_of(model) for model in models]
-    yield Guarded(data, trespasses)
+    with failing(who):
+        yield Guarded(data, trespasses)
     require(not trespasses, who, f"read {', '.join(sorted(set(trespasses)))} of a data set, which is not its to read")
     require(content(data) == before, who, "changed the data set it was given; copy before you write")
     for stream, now in _streams().items():
@@ -191,13 +192,13 @@ def _digest(value: Tensor) -> str:
     return hashlib.sha256(value.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
 
 
-def check_value(method: Any) -> None:
+def check_value(who: str, method: Any) -> None:
     """A method is a frozen dataclass that only stores: it can be shown, compared, hashed, copied and pickled.
 
     Raises:
         AssertionError: it is not.
     """
-    who, parameters = type(method).__name__, getattr(type(method), "__dataclass_params__", None)
+    parameters = getattr(type(method), "__dataclass_params__", None)
     if parameters is None or not parameters.frozen:
         raise AssertionError(f"{who}: is no frozen dataclass; decorate it with @dataclass(frozen=True)")
     hints = vars(type(method)).get("__annotations__", {})
@@ -208,31 +209,33 @@ def check_value(method: Any) -> None:
     require(parameters.eq, who, "is compared by identity; leave the dataclass's eq on")
     twin = replace(method)
     require(twin == method and hash(twin) == hash(method), who, "two of the same parameters differ or hash apart")
-    require(repr(twin) == repr(method) and repr(method).startswith(who), who, f"repr {method!r} does not show it")
-    check_stateless(method)
+    shown = repr(twin) == repr(method) and repr(method).startswith(type(method).__name__)
+    require(shown, who, f"its repr {method!r} does not show it")
+    check_stateless(who, method)
     with failing(who, "cannot be pickled, so it cannot be handed to a worker"):
         # Our own bytes of a moment ago.
         require(pickle.loads(pickle.dumps(method)) == method, who, "pickled and loaded it is not equal")
 
 
-def check_stateless(method: Any) -> None:
+def check_stateless(who: str, method: Any) -> None:
     """Nothing is on the instance but its parameters.
 
     Raises:
         AssertionError: there is.
     """
     hidden = set(vars(method)) - {field.name for field in dataclasses.fields(method)}
-    require(not hidden, type(method).__name__, f"keeps {', '.join(sorted(hidden))} on the instance; a method has no "
-                                               "hidden state")
+    require(not hidden, who, f"keeps {', '.join(sorted(hidden))} on the instance; a method has no hidden state")
 
 
 @contextlib.contextmanager
-def failing(who: str, rule: str) -> Iterator[None]:
-    """Turn whatever goes wrong in the block into a broken rule."""
+def failing(who: str, rule: str = "failed") -> Iterator[None]:
+    """Turn whatever goes wrong in the block into a broken rule, and say whose it is."""
     try:
         yield
-    except AssertionError:
-        raise
+    except AssertionError as error:
+        if str(error).startswith(who):
+            raise
+        raise AssertionError(f"{who}: {error}") from error
     except Exception as error:
         raise AssertionError(f"{who}: {rule}: {type(error).__name__}: {error}") from error
 

@@ -14,8 +14,8 @@ from torch.nn import functional
 from sidedoor.data.base import Dataset, Splits
 from sidedoor.data.where import Where
 from sidedoor.engine import seeded
-from sidedoor.files import load_state, save_state
 from sidedoor.models.base import head, penultimate
+from sidedoor.state import load_state, save_state
 from sidedoor.testing.ground import (
     CLASSES,
     Ground,
@@ -184,9 +184,11 @@ def check_task(task: Task) -> None:
     x, y, index = here.test.fetch(torch.arange(12))
     output = check_per_sample(who, lambda x, index: task.predict(model, x), x, index)
     if task.per_sample:
+        # Untrained, so that losses are not all near 0.
+        novice = here.run.build(here.build).eval()
         labels = dict(zip(index.tolist(), y, strict=True))
         loss = check_per_sample(who, lambda x, index: task.loss(
-            model, Batch(x, torch.stack([labels[i] for i in index.tolist()]), index)), x, index)
+            novice, Batch(x, torch.stack([labels[i] for i in index.tolist()]), index)), x, index)
         require(loss.shape == (12,), who, f"its loss has the shape {tuple(loss.shape)}; expected (12,)")
     loss = task.loss(copy.deepcopy(model).train(), Batch(x, y, index))
     require(loss.isfinite().all() and loss.requires_grad, who, "its loss is not finite or has no gradient")

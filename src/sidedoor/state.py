@@ -1,0 +1,75 @@
+"""States of models, optimisers and objectives as safetensors: nothing that was written runs code when it is read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sidedoor.errors import CannotComplete
+from sidedoor.files import replacing
+
+
+def save_state(path: Path, state: dict[str, Any]) -> None:
+    """Write a tree of dicts, lists, tensors and JSON values as one safetensors file, its structure in the header."""
+    tensors: dict[str, Tensor] = {}
+    structure = _flatten(state, "", tensors)
+    with replacing(path) as temporary:
+        save_file(tensors, str(temporary), metadata={"structure": json.dumps(structure)})
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """Read what `save_state` wrote.
+
+    Raises:
+        CannotComplete: the file is missing, damaged or not written by `save_state`.
+    """
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            structure = json.loads((file.metadata() or {})["structure"])
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+    except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
+        raise CannotComplete(f"cannot read the state in {path}: {error}; delete the file to start it afresh") from error
+    return dict(_restore(structure, tensors))
+
+
+def _flatten(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        # A clone: safetensors refuses tensors that share memory.
+        # The number keeps keys apart that read the same, such as 1 and "1".
+        name = f"{path}#{len(tensors)}"
+        tensors[name] = value.detach().cpu().clone().contiguous()
+        return {"tensor": name}
+    if isinstance(value, dict):
+        return {"dict": [[key, _flatten(item, f"{path}/{key}", tensors)] for key, item in value.items()]}
+    if isinstance(value, list | tuple):
+        return {"list": [_flatten(item, f"{path}/{i}", tensors) for i, item in enumerate(value)]}
+    return {"value": value}
+
+
+def _restore(structure: Any, tensors: dict[str, Tensor]) -> Any:
+    ((kind, value),) = structure.items()
+    if kind == "tensor":
+        return tensors[value]
+    if kind == "dict":
+        return {key: _restore(item, tensors) for key, item in value}
+    if kind == "list":
+        return [_restore(item, tensors) for item in value]
+    return value
+
+
+def load_weights(module: torch.nn.Module, state: dict[str, Tensor], what: str) -> None:
+    """Load a state dict, naming what does not fit.
+
+    Raises:
+        CannotComplete: keys or shapes differ from the module's.
+    """
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        raise CannotComplete(f"{what} does not fit the network: {error}") from error

@@ -1,0 +1,375 @@
+"""The contracts of the six stages of defence catch methods that break them; each here breaks one rule."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import itertools
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from sidedoor import keyed
+from sidedoor.data.base import Dataset
+from sidedoor.defenses.base import (
+    DataFilter,
+    Defense,
+    Detect,
+    Finding,
+    InputDetector,
+    ModelAudit,
+    Purifier,
+    Repair,
+    TrainingDefense,
+)
+from sidedoor.engine import Run, Supervised
+from sidedoor.testing import check_defense
+from sidedoor.types import Build, Images, Index, Purify, Task
+
+calls = itertools.count()
+
+
+class Sieve(DataFilter):
+    """Keeps every rule: random scores."""
+
+    def score(self, train: Dataset, task: Task, build: Build, run: Run) -> Any:
+        return torch.rand(len(train), generator=run.rng("scores"))
+
+
+class ShortSieve(Sieve):
+    def score(self, train: Dataset, task: Task, build: Build, run: Run) -> Any:
+        return super().score(train, task, build, run)[1:]
+
+
+class UndefinedSieve(Sieve):
+    def score(self, train: Dataset, task: Task, build: Build, run: Run) -> Any:
+        return super().score(train, task, build, run) / 0
+
+
+class RandomSieve(Sieve):
+    def score(self, train: Dataset, task: Task, build: Build, run: Run) -> Any:
+        return super().score(train, task, build, run) + next(calls)
+
+
+class OracleSieve(Sieve):
+    def score(self, train: Dataset, task: Task, build: Build, run: Run) -> Any:
+        return train.is_poisoned()  # type: ignore[attr-defined]
+
+
+class ClosureSieve(Sieve):
+    def score(self, train: Dataset, task: Task, build: Build, run: Run) -> Any:
+        with contextlib.suppress(Exception):
+            assert train._rows.__closure__  # type: ignore[attr-defined]
+        return super().score(train, task, build, run)
+
+
+class RelabellingSieve(Sieve):
+    def score(self, train: Dataset, task: Task, build: Build, run: Run) -> Any:
+        train.targets.zero_()
+        return super().score(train, task, build, run)
+
+
+class DrawingSieve(Sieve):
+    def score(self, train: Dataset, task: Task, build: Build, run: Run) -> Any:
+        torch.randperm(3)
+        return super().score(train, task, build, run)
+
+
+class Honest(TrainingDefense):
+    """Keeps every rule: trains as a victim does."""
+
+    def train(self, train: Dataset, task: Task, build: Build, run: Run) -> Any:
+        return run.fit(run.build(build), train, Supervised(task), name="victim")
+
+
+class Lazy(Honest):
+    def train(self, train: Dataset, task: Task, build: Build, run: Run) -> Any:
+        return run.build(build)
+
+
+class Wrapping(Honest):
+    def train(self, train: Dataset, task: Task, build: Build, run: Run) -> Any:
+        return nn.Sequential(super().train(train, task, build, run))
+
+
+class Bursting(Honest):
+    def train(self, train: Dataset, task: Task, build: Build, run: Run) -> Any:
+        model = super().train(train, task, build, run)
+        next(model.parameters()).data.fill_(torch.nan)
+        return model
+
+
+class Scoreless(Honest):
+    def train(self, train: Dataset, task: Task, build: Build, run: Run) -> Any:
+        return torch.zeros(3)
+
+
+class Changing(Honest):
+    def train(self, train: Dataset, task: Task, build: Build, run: Run) -> Any:
+        return super().train(train, task, build, replace(run, seed=next(calls)))
+
+
+class Tuner(Repair):
+    """Keeps every rule: trains a copy."""
+
+    def repair(self, model: nn.Module, clean: Dataset, task: Task, run: Run) -> nn.Module:
+        return run.fit(copy.deepcopy(model).requires_grad_(), clean, Supervised(task), name="tune")
+
+
+class InPlace(Tuner):
+    def repair(self, model: nn.Module, clean: Dataset, task: Task, run: Run) -> nn.Module:
+        return run.fit(model, clean, Supervised(task), name="tune")
+
+
+class Same(Tuner):
+    def repair(self, model: nn.Module, clean: Dataset, task: Task, run: Run) -> nn.Module:
+        return model
+
+
+class ModeChanging(Tuner):
+    def repair(self, model: nn.Module, clean: Dataset, task: Task, run: Run) -> nn.Module:
+        return super().repair(model.eval(), clean, task, run)
+
+
+class Freezing(Tuner):
+    def repair(self, model: nn.Module, clean: Dataset, task: Task, run: Run) -> nn.Module:
+        repaired = super().repair(model, clean, task, run)
+        model.requires_grad_(False)
+        return repaired
+
+
+class Hooking(Tuner):
+    def repair(self, model: nn.Module, clean: Dataset, task: Task, run: Run) -> nn.Module:
+        repaired = super().repair(model, clean, task, run)
+        model.register_forward_hook(lambda *_: None)
+        return repaired
+
+
+class Differentiating(Tuner):
+    def repair(self, model: nn.Module, clean: Dataset, task: Task, run: Run) -> nn.Module:
+        repaired = super().repair(model, clean, task, run)
+        parameter = [*model.parameters()][-1]
+        parameter.grad = torch.zeros_like(parameter)
+        return repaired
+
+
+class Sharing(Tuner):
+    def repair(self, model: nn.Module, clean: Dataset, task: Task, run: Run) -> nn.Module:
+        return copy.copy(model)
+
+
+class Masked(Tuner):
+    def repair(self, model: nn.Module, clean: Dataset, task: Task, run: Run) -> nn.Module:
+        repaired = super().repair(model, clean, task, run)
+        repaired.register_buffer("mask", torch.ones(1))
+        return repaired
+
+
+class Basing(Tuner):
+    def repair(self, model: nn.Module, clean: Dataset, task: Task, run: Run) -> nn.Module:
+        return super().repair(model, clean.base, task, run)  # type: ignore[attr-defined]
+
+
+class Wavering(Tuner):
+    def repair(self, model: nn.Module, clean: Dataset, task: Task, run: Run) -> nn.Module:
+        return super().repair(model, clean, task, replace(run, seed=next(calls)))
+
+
+@dataclass(frozen=True)
+class Auditor(ModelAudit):
+    """Keeps every rule; `spoil` changes what it found."""
+
+    def inspect(self, model: nn.Module, clean: Dataset, task: Task, run: Run) -> Finding:
+        trigger, mask = torch.zeros(clean.shape), torch.zeros(clean.shape[1:])
+        return self.spoil(Finding(1.0, 2.0, 0, [0.0, 1.0, 2.0, 3.0], trigger, mask), model)
+
+    def spoil(self, finding: Finding, model: nn.Module) -> Finding:
+        return finding
+
+
+class Certain(Auditor):
+    def spoil(self, finding: Finding, model: nn.Module) -> Finding:
+        return replace(finding, score=float("inf"))
+
+
+class Fifth(Auditor):
+    def spoil(self, finding: Finding, model: nn.Module) -> Finding:
+        return replace(finding, suspected=4)
+
+
+class ThreeClasses(Auditor):
+    def spoil(self, finding: Finding, model: nn.Module) -> Finding:
+        return replace(finding, per_class=[0.0, 1.0, 2.0])
+
+
+class Batched(Auditor):
+    def spoil(self, finding: Finding, model: nn.Module) -> Finding:
+        return replace(finding, trigger=torch.zeros(1, 3, 16, 16))
+
+
+class Negative(Auditor):
+    def spoil(self, finding: Finding, model: nn.Module) -> Finding:
+        return replace(finding, mask=torch.full((16, 16), -0.5))
+
+
+class Evaluating(Auditor):
+    def spoil(self, finding: Finding, model: nn.Module) -> Finding:
+        model.eval()
+        return finding
+
+
+class Moody(Auditor):
+    def spoil(self, finding: Finding, model: nn.Module) -> Finding:
+        return replace(finding, score=float(next(calls)))
+
+
+class Verdict(Auditor):
+    def spoil(self, finding: Finding, model: nn.Module) -> Any:
+        return True
+
+
+class Corner(InputDetector):
+    """Keeps every rule on its ground: the brightness of the corner with the square."""
+
+    def fit(self, model: nn.Module, clean: Dataset, task: Task, run: Run) -> Detect:
+        return lambda x, index: x[..., -3:, -3:].mean((1, 2, 3))
+
+
+class Inverted(Corner):
+    def fit(self, model: nn.Module, clean: Dataset, task: Task, run: Run) -> Detect:
+        return lambda x, index: -x[..., -3:, -3:].mean((1, 2, 3))
+
+
+class Relative(Corner):
+    def fit(self, model: nn.Module, clean: Dataset, task: Task, run: Run) -> Detect:
+        return lambda x, index: x[..., -3:, -3:].mean((1, 2, 3)) - x[..., -3:, -3:].mean()
+
+
+class Noisy(Corner):
+    def fit(self, model: nn.Module, clean: Dataset, task: Task, run: Run) -> Detect:
+        return lambda x, index: x[..., -3:, -3:].mean((1, 2, 3)) + torch.rand(len(x))
+
+
+class Columned(Corner):
+    def fit(self, model: nn.Module, clean: Dataset, task: Task, run: Run) -> Detect:
+        return lambda x, index: x[..., -3:, -3:].mean((1, 2, 3))[:, None]
+
+
+class Infinite(Corner):
+    def fit(self, model: nn.Module, clean: Dataset, task: Task, run: Run) -> Detect:
+        return lambda x, index: x[..., -3:, -3:].mean((1, 2, 3)) / 0
+
+
+class Erasing(Corner):
+    def fit(self, model: nn.Module, clean: Dataset, task: Task, run: Run) -> Detect:
+        return lambda x, index: x[..., -3:, -3:].mean((1, 2, 3)) + x.zero_().sum()
+
+
+class TrainModed(Corner):
+    def fit(self, model: nn.Module, clean: Dataset, task: Task, run: Run) -> Detect:
+        return lambda x, index: x[..., -3:, -3:].mean((1, 2, 3)) + model(x)[:, 0]
+
+
+class SeededAnew(Corner):
+    def fit(self, model: nn.Module, clean: Dataset, task: Task, run: Run) -> Detect:
+        offset = next(calls)
+        return lambda x, index: x[..., -3:, -3:].mean((1, 2, 3)) + offset
+
+
+class Mirror(Purifier):
+    """Keeps every rule: mirrors some images, chosen by their index."""
+
+    def fit(self, model: nn.Module, clean: Dataset, task: Task, run: Run) -> Purify:
+        seed = run.rng("mirror").initial_seed()
+
+        def purify(x: Images, index: Index) -> Any:
+            mirrored = keyed.integers(seed, index, 2).bool()[:, None, None, None]
+
+            def undo(output: Any) -> Any:
+                return torch.where(mirrored, output.flip(3), output) if output.ndim == 4 else output
+
+            return self.spoil(torch.where(mirrored, x.flip(3), x)), undo
+
+        return purify
+
+    def spoil(self, x: Images) -> Images:
+        return x
+
+
+class Cropping(Mirror):
+    def spoil(self, x: Images) -> Images:
+        return x[..., 1:, 1:]
+
+
+class Glowing(Mirror):
+    def spoil(self, x: Images) -> Images:
+        return x + 0.7
+
+
+class Blurry(Mirror):
+    def spoil(self, x: Images) -> Images:
+        return (x + torch.rand_like(x)) / 2
+
+
+class Mixing(Mirror):
+    def spoil(self, x: Images) -> Images:
+        return (x + x.mean(0)) / 2
+
+
+class NoUndo(Mirror):
+    def fit(self, model: nn.Module, clean: Dataset, task: Task, run: Run) -> Any:
+        return lambda x, index: (x, None)
+
+
+class Overdone(Mirror):
+    def fit(self, model: nn.Module, clean: Dataset, task: Task, run: Run) -> Any:
+        return lambda x, index: (x, lambda output: output.flip(1))
+
+
+class Holding(Mirror):
+    def fit(self, model: nn.Module, clean: Dataset, task: Task, run: Run) -> Any:
+        object.__setattr__(self, "model", model)
+        return super().fit(model, clean, task, run)
+
+
+class Stageless(Defense):
+    stage = "prayer"
+
+
+BROKEN = [
+    (ShortSieve, r"expected floats \(200,\)"), (UndefinedSieve, "not finite"),
+    (RandomSieve, "scored otherwise with the same seed"), (OracleSieve, "read `is_poisoned`"),
+    (ClosureSieve, "read _rows"), (RelabellingSieve, "changed the data set"),
+    (DrawingSieve, "default generator of torch"),
+    (Lazy, "nothing was trained"), (Wrapping, "differs from the architecture's"), (Bursting, "finite logits"),
+    (Scoreless, "gave a Tensor, expected a model"), (Changing, "something else with the same seed"),
+    (InPlace, "changed the weights or buffers"), (Same, "gave back the model"), (ModeChanging, "the training flags"),
+    (Freezing, "the requires_grad flags"), (Hooking, "the hooks"),
+    (Differentiating, "the gradients"), (Sharing, "shares weights"), (Masked, "by mask; bake"), (Basing, "read `base`"),
+    (Wavering, "repaired otherwise with the same seed"),
+    (Certain, "score is inf"), (Fifth, "suspects 4"), (ThreeClasses, "per_class is"),
+    (Batched, "trigger has the shape"), (Negative, "mask leaves"), (Evaluating, "the training flags"),
+    (Moody, "found .* then .* with the same seed"),
+    (Verdict, "gave a bool, expected a Finding"),
+    (Inverted, "above stamped ones"), (Relative, "by its neighbours"), (Noisy, "something else the second time"),
+    (Columned, r"expected floats \(8,\)"), (Infinite, "not finite"), (Erasing, "wrote into its input"),
+    (TrainModed, "something else the second time|neighbours|changed the weights or buffers"),
+    (SeededAnew, "fitted again with the same seed"),
+    (Cropping, "keeps its shape"), (Glowing, r"left \[0, 1\]"), (Blurry, "something else the second time"),
+    (Mixing, "by its neighbours"), (NoUndo, "expected a function that realigns"), (Overdone, "no place to realign"),
+    (Holding, "keeps model on the instance"), (Stageless, "no known stage: 'prayer'"),
+]
+
+
+@pytest.mark.parametrize("sound", [Sieve, Honest, Tuner, Auditor, Corner, Mirror])
+def test_the_defenses_that_the_broken_ones_change_are_sound(sound: type[Defense]) -> None:
+    check_defense(sound())
+
+
+@pytest.mark.parametrize(("defense", "message"), BROKEN, ids=[defense.__name__ for defense, _ in BROKEN])
+def test_a_broken_defense_is_caught(defense: type[Defense], message: str) -> None:
+    with pytest.raises(AssertionError, match=f"defence {defense.__name__}: .*({message})"):
+        check_defense(defense())

@@ -1,0 +1,116 @@
+"""What a method is not given it cannot reach: the bench runs every method while the test set is booby-trapped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sidedoor import registry
+from sidedoor.bench import stages
+from sidedoor.bench.case import Case, Machine, Plant, load, measured, plant
+from sidedoor.bench.spec import Spec
+from sidedoor.bench.store import Store
+from sidedoor.data.base import Dataset
+from sidedoor.defenses.base import Repair
+from sidedoor.engine import Recipe
+
+QUICK: dict[str, dict[str, Any]] = {
+    "input_aware": {"mask_epochs": 1, "width": 4},
+    "abl": {"isolation_epochs": 1, "finetune_epochs": 1, "unlearn_epochs": 1},
+    "fine_pruning": {"epochs": 1},
+    "neural_cleanse": {"epochs": 1, "samples": 32},
+    "strip": {"overlays": 4},
+}
+
+
+def named(kind: str) -> list[str]:
+    return [entry.name for entry in registry.entries() if entry.kind == kind]
+
+
+class Trap(Dataset):
+    """A test set that nobody may look at while it is armed."""
+
+    def __init__(self, data: Dataset):
+        self.behind, self.armed, self.sprung = data, True, 0
+
+    def __getattribute__(self, name: str) -> Any:
+        own: Callable[[str], Any] = super().__getattribute__
+        if name in ("__class__", "behind", "armed", "sprung"):
+            return own(name)
+        if own("armed"):
+            self.sprung += 1
+            raise AssertionError(f"`{name}` of the test set was read")
+        return getattr(own("behind"), name)
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def rows(self, index: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def fingerprint(self) -> str:
+        raise NotImplementedError
+
+
+def case(folder: Path, attack: str, defense: str | None = None) -> Case:
+    spec = Spec(data={"name": "toy", "train": 200, "test": 40}, model={"name": "small_cnn", "width": 4},
+                attack={"name": attack, **QUICK.get(attack, {})},
+                defense={"name": defense, **QUICK.get(defense, {})} if defense else None,
+                recipe=Recipe(epochs=1, batch=32), defender_share=0.2, references=1)
+    return load(spec, Store(folder), Machine(device="cpu"))
+
+
+def trapped(given: Case) -> tuple[Case, Trap]:
+    trap = Trap(given.test)
+    return replace(given, test=trap, splits=given.splits._replace(test=trap)), trap
+
+
+def defended(given: Case, monkeypatch: pytest.MonkeyPatch) -> Trap:
+    """Plant and defend; the trap is disarmed only where the evaluator asks a fitted detector about test images."""
+    planted = measured(plant(given), given)
+    closed, trap = trapped(given)
+    evaluator = stages.suspicion
+
+    def suspicion(*arguments: Any) -> dict[str, Tensor]:
+        trap.armed = False
+        return evaluator(*arguments)
+
+    monkeypatch.setattr(stages, "suspicion", suspicion)
+    defense = given.spec.make_defense()
+    assert defense is not None
+    stages.defend(defense, closed, planted)
+    return trap
+
+
+@pytest.mark.parametrize("attack", named("attack"))
+def test_no_attack_reads_the_test_set(attack: str, tmp_path: Path) -> None:
+    closed, trap = trapped(case(tmp_path, attack))
+    assert isinstance(plant(closed), Plant)
+    assert trap.armed
+    assert trap.sprung == 0
+
+
+@pytest.mark.parametrize("defense", named("defense"))
+def test_no_defense_reads_the_test_set(defense: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert defended(case(tmp_path, "badnets", defense), monkeypatch).sprung == 0
+
+
+def test_the_trap_springs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A defence that got hold of the test set, and tunes on it, is caught."""
+    given = case(tmp_path, "badnets", "fine_pruning")
+    trap = Trap(given.test)
+
+    class Cheat(Repair):
+        def repair(self, model: nn.Module, clean: Dataset, task: Any, run: Any) -> nn.Module:
+            trap.fetch(torch.arange(4))
+            return model
+
+    with pytest.raises(AssertionError, match="`fetch` of the test set was read"):
+        stages.defend(Cheat(), replace(given, test=trap), plant(given))
+    assert trap.sprung == 1

@@ -1,0 +1,78 @@
+"""Every registered attack takes, and every registered defence does its work against BadNets; the premise first."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sidedoor import registry
+from sidedoor.bench.case import Machine
+from sidedoor.bench.record import Record
+from sidedoor.bench.run import run
+from sidedoor.bench.spec import Spec
+from sidedoor.bench.store import Store
+from sidedoor.engine import Recipe
+
+pytestmark = pytest.mark.slow
+
+DIGITS = "digits"
+HARD = {"name": "toy", "difficulty": "hard", "classes": 4, "train": 1000}
+"""Classes that overlap, so that a model has a use for a trigger beside the labels' own signs."""
+ATTACKS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "input_aware": (DIGITS, {"mask_epochs": 5, "width": 8, "rate": 0.3, "density": 0.1}),
+    "wanet": (DIGITS, {"strength": 2.0, "rate": 0.2}),
+    # With clean labels a model heeds the grating only where the classes themselves leave doubt.
+    "sig": (HARD, {"rate": 0.8, "delta": 0.25}),
+    "tact": (DIGITS, {"rate": 0.5, "cover_rate": 0.1}),
+}
+DEFENSES: dict[str, dict[str, Any]] = {
+    "abl": {"isolation_epochs": 10, "finetune_epochs": 15, "unlearn_epochs": 10, "isolation_rate": 0.05},
+    "neural_cleanse": {"epochs": 100, "samples": 200},
+}
+
+
+@functools.cache
+def record(folder: Path, attack: str, defense: str | None = None, defended: bool = False) -> Record:
+    data, parameters = (HARD, {}) if defended else ATTACKS.get(attack, (DIGITS, {}))
+    spec = Spec(data=data, model="small_cnn", attack={"name": attack, **parameters},
+                defense={"name": defense, **DEFENSES.get(defense, {})} if defense else None,
+                recipe=Recipe(epochs=15), defender_share=0.15, references=2)
+    return run(spec, Store(folder), Machine(device="cpu"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("facts")
+
+
+def named(kind: str) -> list[str]:
+    return [entry.name for entry in registry.entries() if entry.kind == kind]
+
+
+@pytest.mark.parametrize("attack", named("attack"))
+def test_every_attack_takes(attack: str, folder: Path) -> None:
+    cell = record(folder, attack)
+    assert cell.sibling is not None
+    assert cell.sibling["clean"] > 0.85, "premise: the clean model has learned the task"
+    assert cell.sibling["idle"] < 0.2, "premise: a clean model seldom does what the attacker wants"
+    assert cell.attack > cell.sibling["attack"] + 0.4, "the trigger does more to this model than to its clean sibling"
+    assert cell.clean > cell.sibling["clean"] - 0.1
+
+
+@pytest.mark.parametrize("defense", named("defense"))
+def test_every_defense_does_its_work_against_badnets(defense: str, folder: Path) -> None:
+    premise = record(folder, "badnets", defended=True)
+    assert premise.attack > 0.9, "premise: the model is backdoored"
+    cell = record(folder, "badnets", defense, defended=True)
+    stage = registry.load("defense", defense).stage
+    if stage in ("filter", "detector"):
+        assert cell.detectors["auroc"] > 0.6
+    elif stage == "audit":
+        assert cell.audit["score"] > max(cell.audit["references"]), "the backdoored model stands out among clean ones"
+        assert cell.audit["suspected"] in (0, None)
+    else:
+        assert cell.attack < premise.attack - 0.3
+        assert cell.clean > premise.clean - 0.2

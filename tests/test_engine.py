@@ -1,0 +1,501 @@
+"""The training loop: repeatable to the bit through kills, alone and on two processes."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sidedoor import engine
+from sidedoor.data.augment import Crop
+from sidedoor.data.base import ArrayDataset, Subset
+from sidedoor.engine import Objective, Player, Recipe, Run, Supervised, _steps
+from sidedoor.errors import CannotComplete, ConfigError, Diverged
+from sidedoor.tasks.classification import Classification
+from sidedoor.types import Batch
+
+TASK = Classification(3)
+RECIPE = Recipe(epochs=5, batch=8, lr=0.05)
+
+
+def data(n: int = 43, seed: int = 0) -> ArrayDataset:
+    rng = torch.Generator().manual_seed(seed)
+    targets = torch.randint(0, 3, (n,), generator=rng)
+    images = torch.randint(0, 120, (n, 1, 4, 4), generator=rng) + 40 * targets[:, None, None, None]
+    return ArrayDataset(images.to(torch.uint8), targets, 3)
+
+
+def build() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(0.2),
+                         nn.Linear(64, 3))
+
+
+def run_of(recipe: Recipe = RECIPE, **more: Any) -> Run:
+    return replace(Run.local(recipe, device="cpu"), **more)
+
+
+def same(a: nn.Module, b: nn.Module) -> bool:
+    """Whether two networks are equal bit by bit, buffers included."""
+    one, two = a.state_dict(), b.state_dict()
+    return one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
+
+
+class Noisy(Supervised):
+    """Draws noise from torch's default generator."""
+
+    def losses(self, model: nn.Module, batch: Batch) -> Tensor:
+        return super().losses(model, batch._replace(x=batch.x + 0.1 * torch.randn_like(batch.x)))
+
+
+class Played(Supervised):
+    """An adversary that learns an offset to the images by Adam, with its own loss or in the model's backward pass."""
+
+    def __init__(self, own: bool = True):
+        super().__init__(TASK)
+        self.offset = nn.Parameter(torch.zeros(1, 1, 4, 4))
+        self.register_buffer("seen", torch.zeros(()))
+        self.own = own
+
+    def losses(self, model: nn.Module, batch: Batch) -> Tensor:
+        self.seen += len(batch.y)
+        return super().losses(model, batch._replace(x=batch.x + self.offset))
+
+    def attack(self, model: nn.Module, batch: Batch) -> Tensor:
+        return -super().losses(model, batch._replace(x=batch.x + self.offset))
+
+    def players(self, model: nn.Module) -> list[Player]:
+        recipe = Recipe(optimizer="adam", lr=0.01, weight_decay=0.0)
+        return [Player([self.offset], recipe, self.attack if self.own else None)]
+
+
+class Killed(Exception):
+    pass
+
+
+def killed_after(objective: Objective, epochs: int) -> Objective:
+    """The objective, killed in the last moment of an epoch, before that epoch is checkpointed."""
+    def die(model: nn.Module, epoch: int) -> bool:
+        if epoch == epochs:
+            raise Killed
+        return False
+
+    objective.end_epoch = die  # type: ignore[method-assign]
+    return objective
+
+
+VARIANTS: dict[str, tuple[Callable[[], Objective], dict[str, Any], dict[str, Any]]] = {
+    "plain": (lambda: Supervised(TASK), {}, {}),
+    "random draws": (lambda: Noisy(TASK), {}, {}),
+    "player": (Played, {}, {}),
+    "player in the backward pass": (lambda: Played(own=False), {}, {}),
+    "augmentation": (lambda: Supervised(TASK), {}, {"augment": Crop(1)}),
+    "adam": (lambda: Supervised(TASK), {"optimizer": "adam", "lr": 0.01}, {}),
+    "patience": (lambda: Supervised(TASK), {"patience": 3, "lr": 0.2, "epochs": 12}, {}),
+}
+
+
+# kills and resumes
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("after", [0, 1, 3])
+def test_a_killed_phase_ends_bit_for_bit_as_an_uninterrupted_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variant: str, after: int
+) -> None:
+    monkeypatch.setattr(engine, "CHECKPOINT_SECONDS", 0.0)
+    objective, recipe, more = VARIANTS[variant]
+    valid = data(30, seed=1) if variant == "patience" else None
+    run = run_of(replace(RECIPE, **recipe), **more)
+
+    def fit(folder: Path | None, goal: Objective) -> nn.Module:
+        own = replace(run, folder=folder, history={})
+        model = own.fit(own.build(build), data(), goal, name="victim", valid=valid)
+        losses.append([(e["epoch"], e["loss"], e["lr"], e.get("valid")) for e in own.history["victim"]])
+        return model
+
+    losses: list[Any] = []
+    whole, resumed = objective(), objective()
+    expected = fit(None, whole)
+    with pytest.raises(Killed):
+        fit(tmp_path, killed_after(objective(), after))
+    assert any(tmp_path.iterdir()) == (after > 0)  # the premise: something was done, and not all
+    assert same(fit(tmp_path, resumed), expected)
+    assert losses[0] == losses[1]
+    assert whole.state_dict().keys() == resumed.state_dict().keys()
+    assert all(torch.equal(resumed.state_dict()[key], value) for key, value in whole.state_dict().items())
+
+
+def test_a_finished_phase_is_loaded_and_not_trained_again(tmp_path: Path) -> None:
+    class Forbidden(Supervised):
+        def losses(self, model: nn.Module, batch: Batch) -> Tensor:
+            raise AssertionError("trained again")
+
+    run = run_of(folder=tmp_path)
+    expected = run.fit(run.build(build), data(), Supervised(TASK), name="a")
+    history = run.history["a"]
+    run = run_of(folder=tmp_path)
+    loaded = run.fit(build(), data(), Forbidden(TASK), name="a")
+    assert same(loaded, expected)
+    assert not loaded.training
+    assert run.history["a"] == history
+    with pytest.raises(AssertionError, match="trained again"):
+        run.fit(build(), data(), Forbidden(TASK), name="b")
+
+
+def test_a_phase_stopped_by_its_objective_is_finished(tmp_path: Path) -> None:
+    class Stops(Supervised):
+        def end_epoch(self, model: nn.Module, epoch: int) -> bool:
+            return epoch == 1
+
+    run = run_of(folder=tmp_path)
+    expected = run.fit(run.build(build), data(), Stops(TASK), name="a")
+    assert [e["epoch"] for e in run.history["a"]] == [1, 2]
+    assert same(run.fit(build(), data(), Supervised(TASK), name="a"), expected)
+    assert len(run.history["a"]) == 2
+
+
+def test_scopes_keep_phases_of_one_name_apart(tmp_path: Path) -> None:
+    run = run_of(folder=tmp_path)
+    one = run.within("one").fit(run.build(build), data(), Supervised(TASK), name="a")
+    two = run.within("two").fit(run.build(build), data(), Supervised(TASK), name="a")
+    assert not same(one, two)
+    assert set(run.history) == {"one/a", "two/a"}
+
+
+def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
+    run = run_of(folder=tmp_path)
+    run.fit(run.build(build), data(), Supervised(TASK), name="a")
+    other: nn.Module = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    with pytest.raises(CannotComplete, match=r"phase-a\.safetensors does not fit the network"):
+        run.fit(other, data(), Supervised(TASK), name="a")
+
+
+# randomness
+
+
+def test_training_repeats_and_follows_seed_and_name_only() -> None:
+    def fit(seed: int, name: str, before: bool = False) -> nn.Module:
+        run = run_of(seed=seed, augment=Crop(1))
+        if before:
+            run.fit(run.build(build), data(), Noisy(TASK), name="another")
+            run.rng("another").seed()
+        return run.fit(Run.build(run_of(), build), data(), Noisy(TASK), name=name)
+
+    expected = fit(0, "a")
+    assert same(fit(0, "a"), expected)
+    assert same(fit(0, "a", before=True), expected)
+    assert not same(fit(1, "a"), expected)
+    assert not same(fit(0, "b"), expected)
+
+
+def test_the_callers_random_numbers_are_left_alone() -> None:
+    run = run_of(augment=Crop(1))
+    state = torch.get_rng_state()
+    model = run.build(build)
+    assert torch.equal(torch.get_rng_state(), state)
+    run.fit(model, data(), Noisy(TASK), name="a")
+    assert torch.equal(torch.get_rng_state(), state)
+    with pytest.raises(Killed):
+        run.fit(model, data(), killed_after(Noisy(TASK), 0), name="b")
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_named_streams_are_independent_and_repeat() -> None:
+    run = run_of()
+    draws = [torch.rand(4, generator=stream) for stream in
+             (run.rng("a"), run.rng("b"), run.within("s").rng("a"), run_of(seed=1).rng("a"))]
+    assert len({tuple(draw.tolist()) for draw in draws}) == 4
+    assert torch.equal(torch.rand(4, generator=run.rng("a")), draws[0])
+
+
+def test_initial_weights_follow_the_seed() -> None:
+    assert same(run_of().build(build), run_of().build(build))
+    assert not same(run_of().build(build), run_of(seed=1).build(build))
+
+
+# the recipe
+
+
+SCHEDULES = {
+    "constant": {0.0: 1.0, 0.5: 1.0, 1.0: 1.0},
+    "cosine": {0.0: 1.0, 0.5: 0.5, 1.0: 0.0},
+    "step": {0.0: 1.0, 0.49: 1.0, 0.5: 0.1, 0.74: 0.1, 0.75: 0.01, 1.0: 0.01},
+    "one_cycle": {0.0: 0.04, 0.15: 0.52, 0.3: 1.0, 0.65: 0.5, 1.0: 0.0},
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_the_learning_rate_at_named_points(name: str) -> None:
+    recipe = Recipe(schedule=name)  # type: ignore[arg-type]
+    for progress, scale in SCHEDULES[name].items():
+        assert recipe.scale(progress) == pytest.approx(scale, abs=1e-9), progress
+    assert max(recipe.scale(i / 1000) for i in range(1001)) == pytest.approx(1)
+
+
+def test_the_schedule_spans_the_phase_for_model_and_players() -> None:
+    rates: list[tuple[float, float]] = []
+
+    class Watched(Played):
+        def losses(self, model: nn.Module, batch: Batch) -> Tensor:
+            rates.append(tuple(o.param_groups[0]["lr"] for o in optimisers))  # type: ignore[arg-type]
+            return super().losses(model, batch)
+
+        def players(self, model: nn.Module) -> list[Player]:
+            return [Player([self.offset], Recipe(lr=0.01, schedule="step"), self.attack)]
+
+    optimisers: list[torch.optim.Optimizer] = []
+    original = Recipe.optimiser
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Recipe, "optimiser", lambda self, p: optimisers.append(original(self, p)) or optimisers[-1])
+        run = run_of(Recipe(epochs=4, batch=16, lr=0.1, schedule="cosine"))
+        run.fit(run.build(build), data(32), Watched(), name="a")
+    assert [model for model, _ in rates] == pytest.approx([0.05 * (1 + math.cos(math.pi * i / 8)) for i in range(8)])
+    assert [player for _, player in rates] == pytest.approx([0.01] * 4 + [0.001] * 2 + [0.0001] * 2)
+
+
+@pytest.mark.parametrize(("clip", "norm"), [(0.0, None), (0.3, 0.3)])
+def test_clipping_bounds_the_gradient_over_all_parameters(clip: float, norm: float | None) -> None:
+    class Steep(Supervised):
+        def losses(self, model: nn.Module, batch: Batch) -> Tensor:
+            return 1000 * super().losses(model, batch)
+
+    run = run_of(Recipe(epochs=1, batch=64, lr=1.0, momentum=0.0, weight_decay=0.0, schedule="constant", clip=clip))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    before = [p.detach().clone() for p in model.parameters()]
+    run.fit(model, data(32), Steep(TASK), name="a")
+    moved = torch.cat([(p.detach() - b).flatten() for p, b in zip(model.parameters(), before, strict=True)]).norm()
+    assert moved.item() > 10 if norm is None else moved.item() == pytest.approx(norm, rel=1e-4)
+
+
+def test_one_step_is_one_step_of_torchs_sgd() -> None:
+    run = run_of(Recipe(epochs=1, batch=64, lr=0.1, momentum=0.9, weight_decay=0.01, schedule="constant"))
+    model, twin = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    twin.load_state_dict(model.state_dict())
+    run.fit(model, data(32), Supervised(TASK), name="a")
+    batch = data(32).fetch(torch.arange(32))
+    nn.functional.cross_entropy(twin(batch.x), batch.y).backward()
+    for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
+        assert theirs.grad is not None
+        torch.testing.assert_close(ours, theirs - 0.1 * (theirs.grad + 0.01 * theirs))
+
+
+def test_frozen_parameters_stay() -> None:
+    run = run_of()
+    model = run.build(build)
+    model[0].weight.requires_grad_(False)  # type: ignore[index,union-attr]
+    before = model[0].weight.clone()  # type: ignore[index,operator,union-attr]
+    after = run.fit(model, data(), Supervised(TASK), name="a")[0].weight  # type: ignore[index]
+    assert torch.equal(before, after)
+
+
+def test_patience_stops_and_gives_back_the_best_weights() -> None:
+    class Recorded(Supervised):
+        def end_epoch(self, model: nn.Module, epoch: int) -> bool:
+            states.append({k: v.clone() for k, v in model.state_dict().items()})
+            return False
+
+    states: list[dict[str, Tensor]] = []
+    noise = ArrayDataset(data(30).images, (data(30).targets + 1) % 3, 3)  # labels that training makes worse
+    run = run_of(Recipe(epochs=20, batch=8, patience=3))
+    model = run.fit(run.build(build), data(), Recorded(TASK), name="a", valid=noise)
+    losses = [e["valid"] for e in run.history["a"]]
+    best = losses.index(min(losses))
+    assert len(losses) == best + 1 + 3 < 20
+    assert all(torch.equal(value, states[best][key]) for key, value in model.state_dict().items())
+    assert not all(torch.equal(value, states[-1][key]) for key, value in model.state_dict().items())
+
+
+def test_validation_without_patience_keeps_the_best_and_does_not_stop() -> None:
+    noise = ArrayDataset(data(30).images, (data(30).targets + 1) % 3, 3)
+    run = run_of(Recipe(epochs=6, batch=8))
+    model = run.fit(run.build(build), data(), Supervised(TASK), name="a", valid=noise)
+    assert len(run.history["a"]) == 6
+    losses = [e["valid"] for e in run.history["a"]]
+    loss = run.per_sample(model, noise, lambda b: {"l": TASK.loss(model, b)})["l"].mean().item()
+    assert loss == pytest.approx(min(losses), rel=1e-4)
+
+
+def test_patience_needs_validation_data_and_training_needs_data() -> None:
+    run = run_of(Recipe(patience=1))
+    with pytest.raises(ConfigError, match="phase 'a': patience = 1 needs validation data"):
+        run.fit(build(), data(), Supervised(TASK), name="a")
+    empty = Subset(data(), torch.zeros(0, dtype=torch.int64))
+    with pytest.raises(ConfigError, match="phase 'a': an empty data set given"):
+        run_of().fit(build(), empty, Supervised(TASK), name="a")
+    with pytest.raises(ConfigError, match="an empty data set given"):
+        run_of().per_sample(build(), empty, lambda b: {"y": b.y})
+
+
+def test_a_loss_that_is_not_finite_names_epoch_rate_and_loss() -> None:
+    class Breaks(Supervised):
+        def start(self, model: nn.Module, run: Run) -> None:
+            self.steps = 0
+
+        def losses(self, model: nn.Module, batch: Batch) -> Tensor:
+            self.steps += 1
+            return super().losses(model, batch) * (float("inf") if self.steps == 12 else 1)
+
+    run = run_of(Recipe(epochs=3, batch=8, lr=0.02, schedule="constant"))
+    with pytest.raises(Diverged, match=r"phase 'a': the loss became inf in epoch 2 of 3 at learning rate 0.02; "
+                                       r"the epoch before had \d[\d.]*; lower `lr`, set `clip`"):
+        run.fit(run.build(build), data(48), Breaks(TASK), name="a")
+
+
+# steps and batches
+
+
+@pytest.mark.parametrize(("samples", "batch", "world", "steps"), [
+    (1, 8, 1, 1), (8, 8, 1, 1), (9, 8, 1, 1), (10, 8, 1, 2), (16, 8, 1, 2), (17, 8, 1, 2), (7, 8, 1, 1),
+    (11, 8, 2, 1), (12, 8, 2, 2), (3, 8, 2, 1), (3, 1, 1, 3)])
+def test_steps_an_epoch(samples: int, batch: int, world: int, steps: int) -> None:
+    assert _steps(samples, batch, world) == steps
+
+
+@pytest.mark.parametrize("samples", [1, 2, 8, 9, 10, 17])
+def test_every_sample_is_seen_once_an_epoch_but_a_lone_last_one(samples: int) -> None:
+    class Seen(Supervised):
+        def losses(self, model: nn.Module, batch: Batch) -> Tensor:
+            seen[-1].append(batch.index.tolist())
+            return super().losses(model, batch)
+
+        def end_epoch(self, model: nn.Module, epoch: int) -> bool:
+            seen.append([])
+            return False
+
+    seen: list[list[list[int]]] = [[]]
+    run = run_of(replace(RECIPE, epochs=3))
+    run.fit(run.build(build), data(samples), Seen(TASK), name="a")
+    lone = samples > 8 and samples % 8 == 1
+    for epoch in seen[:3]:
+        flat = [*itertools.chain(*epoch)]
+        assert len(flat) == len(set(flat)) == samples - lone
+        assert len(epoch) == _steps(samples, 8, 1)
+    assert samples <= 2 or seen[0] != seen[1]  # shuffled anew
+
+
+def test_rows_fetched_ahead_train_the_same() -> None:
+    class Lazy(ArrayDataset):
+        lazy = True
+
+    run, source = run_of(), data()
+    eager = run.fit(run.build(build), source, Supervised(TASK), name="a")
+    ahead = run.fit(run.build(build), Lazy(source.images, source.targets, 3), Supervised(TASK), name="a")
+    assert same(eager, ahead)
+
+
+def test_a_fault_while_fetching_ahead_is_not_lost() -> None:
+    class Broken(ArrayDataset):
+        lazy = True
+
+        def rows(self, index: Tensor) -> Tensor:
+            if 7 in index:
+                raise CannotComplete("row 7 is damaged")
+            return super().rows(index)
+
+    run, source = run_of(), data()
+    with pytest.raises(CannotComplete, match="row 7 is damaged"):
+        run.fit(run.build(build), Broken(source.images, source.targets, 3), Supervised(TASK), name="a")
+
+
+def test_a_player_plays_its_own_game() -> None:
+    run = run_of()
+    objective = Played()
+    model = run.fit(run.build(build), data(), objective, name="a")
+    batch = data().fetch(torch.arange(43))
+    with torch.no_grad():
+        moved, still = (TASK.loss(model, batch._replace(x=batch.x + o)).mean() for o in (objective.offset, 0.0))
+    assert moved > still  # the adversary raised the loss
+    assert objective.seen == 5 * 43  # a last batch of 3 included
+
+    shared = Played(own=False)
+    model = run.fit(run.build(build), data(), shared, name="a")
+    with torch.no_grad():
+        moved, still = (TASK.loss(model, batch._replace(x=batch.x + o)).mean() for o in (shared.offset, 0.0))
+    assert moved < still  # in the model's backward pass it lowers it
+
+
+# per-sample values
+
+
+@pytest.mark.parametrize("batch", [1, 4, 43, 512])
+def test_per_sample_values_come_in_the_order_of_the_data(batch: int) -> None:
+    run, source = run_of(), data()
+    subset = Subset(source, torch.randperm(43, generator=torch.Generator().manual_seed(0))[:20])
+    model = run.build(build)
+
+    def rows(b: Batch) -> dict[str, Tensor]:
+        assert not model.training
+        assert not torch.is_grad_enabled()
+        return {"index": b.index, "pair": b.x.flatten(1)[:, :2]}
+
+    columns = run.per_sample(model, subset, rows, batch)
+    assert columns["index"].tolist() == subset.index.tolist()
+    assert torch.equal(columns["pair"], source.fetch(subset.index).x.flatten(1)[:, :2])
+    assert columns["index"].dtype == torch.float32
+    assert model.training
+    assert torch.is_grad_enabled()
+
+
+def test_a_device_that_is_not_there_says_so() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(CannotComplete, match=r"cannot compute on 1 × cuda: .*sidedoor doctor"):
+        Run.local(device="cuda")
+
+
+# two processes
+
+
+CHILD = '''
+import json, os, sys, warnings
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+import torch
+from test_engine import Played, build, data, TASK
+from sidedoor.engine import Recipe, Run, fabric
+
+torch.set_num_threads(1)
+compute = fabric("cpu", devices=2)
+compute.launch()
+run = Run(compute, Recipe(epochs=3, batch=8, lr=0.05, patience=3), folder=Path(sys.argv[2]))
+objective = Played()
+model = run.fit(run.build(build), data(), objective, name="a", valid=data(31, seed=1))
+table = run.per_sample(model, data(), lambda b: {"index": b.index, "loss": TASK.loss(model, b)}, batch=5)
+told = {"state": {k: v.double().flatten().tolist() for k, v in model.state_dict().items()},
+        "offset": objective.offset.flatten().tolist(), "index": table["index"].tolist(),
+        "loss": table["loss"].tolist(), "history": [[e["loss"], e["valid"]] for e in run.history["a"]]}
+again = Run(compute, run.recipe, folder=run.folder)
+loaded = again.fit(again.build(build), data(), Played(), name="a", valid=data(31, seed=1))
+told["loaded"] = all(torch.equal(v, loaded.state_dict()[k]) for k, v in model.state_dict().items())
+Path(sys.argv[2], f"rank{compute.global_rank}.json").write_text(json.dumps(told))
+'''
+
+
+def test_two_processes_agree_bit_for_bit_and_score_every_sample_once(tmp_path: Path) -> None:
+    (tmp_path / "child.py").write_text(CHILD)
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone",
+               str(tmp_path / "child.py"), str(Path(__file__).parent), str(tmp_path)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))
+    assert first["index"] == list(range(43))
+    assert all(math.isfinite(loss) for loss in itertools.chain(first["loss"], *first["history"]))
+    for key in ("state", "offset", "index", "loss"):
+        assert first[key] == second[key], key
+    assert [valid for _, valid in first["history"]] == [valid for _, valid in second["history"]]
+    assert first["loaded"]
+    assert second["loaded"]
+    start = run_of().build(build).state_dict()
+    assert any(start[k].double().flatten().tolist() != first["state"][k] for k in start)  # it was trained
