@@ -17,7 +17,7 @@ ROOT = Path(sidedoor.__file__).parent
 LAYERS = (
     ("errors", "keyed", "progress", "statistics"),
     ("method", "files"),
-    ("types",),
+    ("types", "state"),
     ("registry",),  # knows the members of every kind by file name and loads them when asked
     ("metrics", "data", "goals", "triggers", "tasks", "models"),
     ("names",),

@@ -321,7 +321,8 @@ class _Phase:
         """This rank's share of the epoch's batches, augmented; fetched ahead where rows are decoded on demand."""
         fabric = self.run.fabric
         order = torch.randperm(len(self.data), generator=self.run.rng(f"{self.name}/order/{epoch}"))
-        shares = [chunk[fabric.global_rank :: fabric.world_size] for chunk in torch.split(order, self.recipe.batch)]
+        chunks = torch.split(order, self.recipe.batch)
+        shares = [chunk[fabric.global_rank :: fabric.world_size].contiguous() for chunk in chunks]
         fetch = functools.partial(self.data.fetch, device=self.run.device)
         for batch in (_ahead if self.data.lazy else map)(fetch, shares[: self.steps]):
             yield self.run.augment(batch) if self.run.augment else batch

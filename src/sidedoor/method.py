@@ -83,7 +83,7 @@ def _check_union(what: str, value: Any, hint: Any, arguments: tuple[Any, ...]) -
 
 def _check_tuple(what: str, value: Any, arguments: tuple[Any, ...]) -> None:
     if not isinstance(value, tuple):
-        raise ConfigError(f"{what} = {value!r} given; expected a tuple")
+        raise ConfigError(f"{what} = {value!r} given; expected a list (in Python a tuple)")
     if len(arguments) == 2 and arguments[1] is Ellipsis:
         arguments = (arguments[0],) * len(value)
     if len(arguments) != len(value):

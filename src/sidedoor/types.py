@@ -193,8 +193,8 @@ class Backdoor:
 class Scores:
     """Four numbers in [0, 1] a sample, and further columns. Not eligible: NaN in attack, recovered and idle.
 
-    With several doors the rows of each door follow one another. The column `asr_all` is the attack over all samples,
-    eligible or not, for comparison with papers that count so.
+    With several doors their rows follow one another; `clean` has each sample once. The column `asr_all` is the attack
+    over all samples, eligible or not, for comparison with papers that count so.
     """
 
     clean: Float[Tensor, "n"]

@@ -135,25 +135,31 @@ class ArrayDataset(Dataset):
 
 
 class Subset(Dataset):
-    """Some rows of a data set, in a given order; positions are those of the base set."""
+    """Some rows of a data set, in a given order; positions are those of the base set.
+
+    The base set is held by closures rather than attributes: who is handed a part does not get at the whole.
+    """
 
     def __init__(self, base: Dataset, index: Int[Tensor, "k"]):
-        self.base, self.index = base, index
         self.shape, self.classes, self.space, self.lazy = base.shape, base.classes, base.space, base.lazy
         self.targets = base.targets[index]
+        self._rows: Callable[[Tensor], Tensor] = lambda at: base.rows(index[at.cpu()])
+        self._position: Callable[[Tensor], Tensor] = lambda at: base.position(index[at.cpu()])
+        self._staged: Callable[[torch.device], Dataset] = lambda device: type(self)(base.staged(device), index)
+        self._fingerprint: Callable[[], str] = lambda: hashlib.sha256(
+            base.fingerprint().encode() + index.numpy().tobytes()).hexdigest()
 
     def rows(self, index: Tensor) -> Tensor:
-        return self.base.rows(self.index[index.cpu()])
+        return self._rows(index)
 
     def position(self, index: Tensor) -> Tensor:
-        return self.base.position(self.index[index.cpu()])
+        return self._position(index)
 
     def staged(self, device: torch.device) -> Dataset:
-        base = self.base.staged(device)
-        return self if base is self.base else Subset(base, self.index)
+        return self._staged(device)
 
     def fingerprint(self) -> str:
-        return hashlib.sha256(self.base.fingerprint().encode() + self.index.numpy().tobytes()).hexdigest()
+        return self._fingerprint()
 
 
 class Splits(NamedTuple):

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sidedoor.data.base import Dataset
+from sidedoor.data.base import Dataset, Subset
 from sidedoor.errors import ConfigError
 from sidedoor.types import Backdoor, Task, stamp_levels
 
@@ -76,25 +75,11 @@ class PoisonedDataset(Dataset):
         return digest.hexdigest()
 
 
-class Sealed(Dataset):
+class Sealed(Subset):
     """What a defender sees of training data: length, shape, classes, batches. Positions are rows of this view."""
 
-    def __init__(self, data: Dataset, order: Int[Tensor, "n"]):
-        self.shape, self.classes, self.space, self.lazy = data.shape, data.classes, data.space, data.lazy
-        self.targets = data.targets[order].clone()
-        # Closures rather than attributes: the poisoned set is not to be found on this object.
-        self._rows: Callable[[Tensor], Tensor] = lambda index: data.rows(order[index.cpu()])
-        self._staged: Callable[[torch.device], Dataset] = lambda device: Sealed(data.staged(device), order)
-        self._fingerprint: Callable[[], str] = lambda: hashlib.sha256(data.fingerprint().encode()).hexdigest()
-
-    def rows(self, index: Tensor) -> Tensor:
-        return self._rows(index)
-
-    def staged(self, device: torch.device) -> Dataset:
-        return self._staged(device)
-
-    def fingerprint(self) -> str:
-        return self._fingerprint()
+    def position(self, index: Tensor) -> Tensor:
+        return index
 
 
 def seal(data: Dataset) -> tuple[Sealed, Int[Tensor, "n"]]:

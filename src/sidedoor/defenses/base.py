@@ -68,7 +68,7 @@ class Finding:
     """What an audit says of a model.
 
     Args:
-        score: suspicion of the model, higher is worse.
+        score: suspicion of the model, finite, higher is worse.
         threshold: the paper's own.
         suspected: the class (or other goal) most likely to be the target, if any.
         per_class: suspicion of each class.
