@@ -431,7 +431,8 @@ def test_a_player_plays_its_own_game() -> None:
 @pytest.mark.parametrize("batch", [1, 4, 43, 512])
 def test_per_sample_values_come_in_the_order_of_the_data(batch: int) -> None:
     run, source = run_of(), data()
-    subset = Subset(source, torch.randperm(43, generator=torch.Generator().manual_seed(0))[:20])
+    chosen = torch.randperm(43, generator=torch.Generator().manual_seed(0))[:20]
+    subset = Subset(source, chosen)
     model = run.build(build)
 
     def rows(b: Batch) -> dict[str, Tensor]:
@@ -440,8 +441,8 @@ def test_per_sample_values_come_in_the_order_of_the_data(batch: int) -> None:
         return {"index": b.index, "pair": b.x.flatten(1)[:, :2]}
 
     columns = run.per_sample(model, subset, rows, batch)
-    assert columns["index"].tolist() == subset.index.tolist()
-    assert torch.equal(columns["pair"], source.fetch(subset.index).x.flatten(1)[:, :2])
+    assert columns["index"].tolist() == chosen.tolist()
+    assert torch.equal(columns["pair"], source.fetch(chosen).x.flatten(1)[:, :2])
     assert columns["index"].dtype == torch.float32
     assert model.training
     assert torch.is_grad_enabled()

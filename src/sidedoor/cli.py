@@ -116,7 +116,7 @@ def report(
     directory: Annotated[Path, typer.Argument(help="A folder of results.", metavar="DIR")],
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Where to write the page.")] = None,
 ) -> None:
-    """Write one self-contained HTML page from a folder of results."""
+    """Write one self-contained HTML page from a folder of results, or its table as Markdown (`-o NAME.md`)."""
     from sidedoor.bench.store import Store
 
     typer.echo(_report(Store(directory), output))
@@ -205,10 +205,10 @@ def _finish(records: list[Record], store: Store, as_json: bool) -> None:
 
 def _report(store: Store, output: Path | None) -> Path:
     from sidedoor.files import write_text
-    from sidedoor.report.html import build
+    from sidedoor.report import html, markdown
 
     path = output or store.root / "report.html"
-    write_text(path, build(store))
+    write_text(path, markdown.table(store.records()) if path.suffix == ".md" else html.build(store))
     return path
 
 

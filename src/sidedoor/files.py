@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,8 @@ from sidedoor.errors import CannotComplete
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path in the same folder that becomes `path` if the block succeeds: written, fsynced, renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".tmp-", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    # Not `tempfile`, whose files only their owner may read.
+    temporary = path.with_name(f".tmp-{secrets.token_hex(8)}{path.suffix}")
     try:
         yield temporary
         with open(temporary, "rb") as file:

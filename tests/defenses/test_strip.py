@@ -6,27 +6,19 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from sklearn.datasets import load_digits
+from backdoored_digits import Scene
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
-from sidedoor.attacks.badnets import BadNets
-from sidedoor.data.base import ArrayDataset, Dataset, split
-from sidedoor.data.poisoned import PoisonedDataset
+from sidedoor.data.base import ArrayDataset, Dataset
 from sidedoor.defenses import strip
 from sidedoor.defenses.strip import Strip, entropy
-from sidedoor.engine import Recipe, Run, Supervised
-from sidedoor.goals.all_to_one import AllToOne
-from sidedoor.models.small_cnn import small_cnn
+from sidedoor.engine import Recipe, Run
 from sidedoor.tasks.classification import Classification
 from sidedoor.types import Batch, stamp
 
 TASK = Classification(10)
 RUN = Run.local(Recipe(epochs=8, lr=0.05), device="cpu")
-
-
-def build() -> nn.Module:
-    return small_cnn(10, (1, 16, 16), width=16)
 
 
 @dataclass
@@ -36,7 +28,6 @@ class World:
     sibling: nn.Module
     test: Batch
     stamped: torch.Tensor
-    attack: float
 
     def auroc(self, model: nn.Module, method: Strip) -> float:
         detect = method.fit(model, self.clean, TASK, RUN)
@@ -45,24 +36,14 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def world() -> World:
-    digits = load_digits()
-    images = torch.tensor(digits.images * 15.9375).round().to(torch.uint8)[:, None]
-    images = images.repeat_interleave(2, 2).repeat_interleave(2, 3)
-    train, test = split(ArrayDataset(images, digits.target, 10), 0.25, 0)
-    train, clean = split(train, 0.15, 1)
-    backdoor = BadNets(goal=AllToOne(3)).plan(train, TASK, build, RUN)
-    door = backdoor.doors[0]
-    model = RUN.fit(RUN.build(build), PoisonedDataset(train, backdoor, TASK), Supervised(TASK), name="victim")
-    sibling = RUN.fit(RUN.build(build), train, Supervised(TASK), name="sibling")
-    batch = test.fetch(torch.nonzero(door.goal.eligible(TASK, test.targets))[:150, 0])
-    attack = TASK.score(model, test, door, RUN).means()["attack"]
-    assert attack is not None
-    return World(clean, model, sibling, batch, stamp(door.trigger, batch.x, batch.index, test.space), attack)
+def world(scene: Scene) -> World:
+    eligible = scene.door.goal.eligible(TASK, scene.test.targets)
+    batch = scene.test.fetch(torch.nonzero(eligible)[:150, 0])
+    stamped = stamp(scene.door.trigger, batch.x, batch.index, scene.test.space)
+    return World(scene.clean, scene.model, scene.sibling, batch, stamped)
 
 
 def test_stamped_inputs_keep_a_low_entropy_in_a_backdoored_model_only(world: World) -> None:
-    assert world.attack > 0.9
     assert world.auroc(world.model, Strip(overlays=20)) > 0.9
     assert world.auroc(world.sibling, Strip(overlays=20)) < 0.7
 

@@ -1,0 +1,69 @@
+"""The table of results as Markdown, for pages of results in a repository: means over seeds with their intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from sidedoor.bench.record import Record
+from sidedoor.report.tables import Aggregate, Interval, aggregate, decimal, duration, percent
+from sidedoor.statistics import t_interval
+
+Cell = Callable[[Aggregate], str]
+
+
+def table(records: Sequence[Record]) -> str:
+    """One row a group of records that differ only in the seed; columns without any value are left out."""
+    groups = aggregate(records)
+    columns = {heading: [cell(group) for group in groups] for heading, cell in _columns().items()}
+    shown = {heading: cells for heading, cells in columns.items() if any(cells)}
+    lines = [list(shown), ["---"] * len(shown), *map(list, zip(*shown.values(), strict=True))]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def _columns() -> dict[str, Cell]:
+    return {
+        "Setting": lambda g: _escaped(g.label.setting),
+        "Attack": lambda g: _escaped(g.label.attack),
+        "Defence": lambda g: _escaped(g.label.defense),
+        "Seeds": lambda g: str(len(g.done)),
+        "Left out": lambda g: str(len(g.left_out)) if g.left_out else "",
+        "C-Acc %": lambda g: _shares(g, "clean"),
+        "ASR %": lambda g: _shares(g, "attack"),
+        "R-Acc %": lambda g: _shares(g, "recovered"),
+        "Idle %": lambda g: _shares(g, "idle"),
+        "Clean model: C-Acc %": lambda g: _mean([(r.sibling or {}).get("clean") for r in g.done], percent),
+        "Clean model: ASR %": lambda g: _mean([(r.sibling or {}).get("attack") for r in g.done], percent),
+        "AUROC": lambda g: _figure(g.figures.get("auroc"), decimal),
+        "TPR at 1 % FPR": lambda g: _figure(g.figures.get("tpr_at_1"), percent),
+        "TPR at 5 % FPR": lambda g: _figure(g.figures.get("tpr_at_5"), percent),
+        "Audit score": lambda g: _mean([r.audit.get("score") for r in g.done], decimal),
+        "Clean models' scores": lambda g: ", ".join(decimal(s) for r in g.done for s in r.audit.get("references", [])),
+        "PSNR dB": lambda g: _mean([r.columns.get("psnr") for r in g.done], lambda v: f"{v:.1f}"),
+        "SSIM": lambda g: _mean([r.columns.get("ssim") for r in g.done], decimal),
+        "Training": lambda g: _mean([r.timing.get("attack") for r in g.done], duration),
+        "Defending": lambda g: _mean([r.timing.get("defense") for r in g.done if r.spec["defense"]], duration),
+    }
+
+
+def _shares(group: Aggregate, name: str) -> str:
+    """before → after where a defence changed the model."""
+    after = _figure(group.figures.get(name), percent)
+    before = _figure(group.figures.get(f"{name}_before"), percent)
+    return f"{before} → {after}" if before else after
+
+
+def _mean(values: Sequence[float | None], shown: Callable[[float], str]) -> str:
+    present = [value for value in values if value is not None]
+    return shown(t_interval(present)[0]) if present else ""
+
+
+def _figure(interval: Interval | None, shown: Callable[[float], str]) -> str:
+    """Mean ± half the interval, if several seeds gave one."""
+    if interval is None:
+        return ""
+    mean, low, high = interval
+    return shown(mean) if low is None or high is None else f"{shown(mean)} ± {shown((high - low) / 2)}"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|")

@@ -1,0 +1,3 @@
+from backdoored_digits import scene
+
+__all__ = ["scene"]

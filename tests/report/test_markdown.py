@@ -1,0 +1,37 @@
+"""The Markdown table holds the means, and only columns that have values."""
+
+from __future__ import annotations
+
+from sidedoor.bench.record import Record
+from sidedoor.report.markdown import table
+
+
+def record(seed: int, attack: float, status: str = "done", psnr: float | None = 20.0) -> Record:
+    spec = {"attack": {"name": "bad|nets"}, "defense": None, "seed": seed}
+    return Record(key=str(seed), planted="p", spec=spec, status=status, clean=0.9, attack=attack, recovered=0.1,
+                  idle=0.02, sibling={"clean": 0.91, "attack": 0.01}, columns={"psnr": psnr}, timing={"attack": 30.0})
+
+
+def rows(text: str) -> list[dict[str, str]]:
+    lines = [line.strip("| \n").replace("\\|", "/").split(" | ") for line in text.splitlines()]
+    return [dict(zip(lines[0], line, strict=True)) for line in lines[2:]]
+
+
+def test_means_over_seeds_with_half_the_interval() -> None:
+    (row,) = rows(table([record(0, 0.8), record(1, 1.0)]))
+    assert row["Attack"] == "bad/nets"
+    assert row["Seeds"] == "2"
+    # Two values 0.2 apart: the half-width of Student's t interval with one degree of freedom is 12.706 * 0.1.
+    assert row["ASR %"] == "90.0 ± 127.1"
+    assert row["Clean model: ASR %"] == "1.0"
+    assert row["PSNR dB"] == "20.0"
+
+
+def test_failed_cells_are_counted_but_not_averaged() -> None:
+    (row,) = rows(table([record(0, 0.8), record(1, 0.1, status="failed")]))
+    assert (row["Seeds"], row["Left out"], row["ASR %"]) == ("1", "1", "80.0")
+
+
+def test_columns_without_a_value_are_left_out() -> None:
+    assert "PSNR" not in table([record(0, 0.8, psnr=None)])
+    assert "AUROC" not in table([record(0, 0.8)])
