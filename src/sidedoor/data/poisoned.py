@@ -128,7 +128,7 @@ def _labels(base: Dataset, backdoor: Backdoor, task: Task) -> Tensor:
     return labels
 
 
-def _stamped(base: Dataset, backdoor: Backdoor, batch: int = 1024) -> Tensor:
+def _stamped(base: Dataset, backdoor: Backdoor, batch: int = 256) -> Tensor:
     """The poisoned rows as the door of each stamps them, in 8 bits."""
     poison = backdoor.poison
     images = torch.empty((len(poison.index), *base.shape), dtype=torch.uint8)
