@@ -29,6 +29,12 @@ check: .venv/installed-dev  ## lint and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+study: .venv/installed  ## the figures of docs/results; data sets are looked for in SIDEDOOR_DATA
+	$(BIN)/sidedoor sweep experiments/digits.toml --workers 2 --out runs/digits
+	$(BIN)/sidedoor sweep experiments/attacks.toml --workers 2 --out runs/attacks
+	$(BIN)/sidedoor run experiments/fashion.toml --out runs/fashion
+	for name in digits attacks fashion; do $(BIN)/sidedoor report runs/$$name -o docs/results/$$name.md; done
+
 bench: .venv/installed-dev  ## speed, as ratios against a baseline in the same run
 	$(BIN)/python benchmarks/engine.py
 	$(BIN)/python benchmarks/triggers.py

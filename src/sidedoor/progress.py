@@ -67,8 +67,9 @@ class Bars:
         self.display = Display(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
             TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
-            console=Console(stderr=True), transient=True, refresh_per_second=4,
+            console=Console(stderr=True), transient=True, auto_refresh=False,
         )
+        self.shown = 0.0
 
     @contextlib.contextmanager
     def task(self, name: str, total: int) -> Iterator[Advance]:
@@ -81,6 +82,10 @@ class Bars:
             if note:
                 self.display.update(bar, note=note)
             self.display.update(bar, advance=steps)
+            # Drawn by hand: a drawing thread beside torch's own on few cores makes every step wait for it.
+            if time.monotonic() - self.shown > 0.5:
+                self.shown = time.monotonic()
+                self.display.refresh()
 
         try:
             yield advance
