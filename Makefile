@@ -33,7 +33,8 @@ study: .venv/installed  ## the figures of docs/results; data sets are looked for
 	$(BIN)/sidedoor sweep experiments/digits.toml --workers 2 --out runs/digits
 	$(BIN)/sidedoor sweep experiments/attacks.toml --workers 2 --out runs/attacks
 	$(BIN)/sidedoor run experiments/fashion.toml --out runs/fashion
-	for name in digits attacks fashion; do $(BIN)/sidedoor report runs/$$name -o docs/results/$$name.md; done
+	$(BIN)/sidedoor run experiments/demo.toml --out runs/demo
+	for name in demo digits attacks fashion; do $(BIN)/sidedoor report runs/$$name -o docs/results/$$name.md; done
 
 bench: .venv/installed-dev  ## speed, as ratios against a baseline in the same run
 	$(BIN)/python benchmarks/engine.py
