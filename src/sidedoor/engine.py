@@ -225,8 +225,12 @@ class Run:
         mine = torch.arange(self.fabric.global_rank, math.ceil(len(data) / world) * world, world) % len(data)
         was_training = model.training
         model.eval()
-        with torch.no_grad(), self.fabric.autocast():
-            parts = [f(data.fetch(index, self.device)) for index in torch.split(mine, batch)]
+        steps = math.ceil(len(mine) / batch)
+        with torch.no_grad(), self.fabric.autocast(), self.progress.task("per sample", steps) as advance:
+            parts = []
+            for index in torch.split(mine, batch):
+                parts.append(f(data.fetch(index, self.device)))
+                advance()
         model.train(was_training)
         columns = {name: torch.cat([part[name].detach().float().cpu() for part in parts]) for name in parts[0]}
         return {name: self._gathered(column)[: len(data)] for name, column in columns.items()}
