@@ -196,7 +196,7 @@ def _finish(records: list[Record], store: Store, as_json: bool) -> None:
     else:
         print_table(records, Console())
     typer.echo(f"results: {store.root / 'results'}\nreport:  {_report(store, None)}", err=as_json)
-    broken = [record for record in records if record.status in ("error", "timeout")]
+    broken = [record for record in records if not record.finished]
     for record in broken if as_json else ():  # the table has said it
         typer.echo(f"{record.attack_name} / {record.defense_name}: {record.status}: {record.error}", err=True)
     if broken:

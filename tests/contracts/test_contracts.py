@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from quick import QUICK
 
 from sidedoor import registry
 from sidedoor.data.where import Where
@@ -19,13 +20,7 @@ from sidedoor.testing import check, check_attack, check_defense, check_trigger
 from sidedoor.testing.ground import ground
 from sidedoor.triggers.patch import checkerboard
 
-QUICK: dict[str, dict[str, Any]] = {
-    # Contracts hold after one epoch; the defaults are the papers'.
-    "input_aware": {"mask_epochs": 1, "width": 4},
-    "abl": {"isolation_epochs": 1, "finetune_epochs": 1, "unlearn_epochs": 1},
-    "fine_pruning": {"epochs": 1},
-    "neural_cleanse": {"epochs": 2, "samples": 32},
-    "strip": {"overlays": 8},
+PARAMETERS: dict[str, dict[str, Any]] = QUICK | {
     # These have no defaults.
     "timm": {"architecture": "resnet10t"},
     "torchvision": {"architecture": "resnet18"},
@@ -45,12 +40,12 @@ def named(*kinds: str) -> list[str]:
 
 @pytest.mark.parametrize("name", named(*(kind for kind in registry.KINDS if kind != "data")))
 def test_every_method_keeps_its_contract(name: str) -> None:
-    check(name, **QUICK.get(name, {}))
+    check(name, **PARAMETERS.get(name, {}))
 
 
 @pytest.mark.parametrize("name", named("defense"))
 def test_every_defense_takes_grey_images(name: str) -> None:
-    check_defense(registry.load("defense", name)(**QUICK.get(name, {})), channels=1)
+    check_defense(registry.load("defense", name)(**PARAMETERS.get(name, {})), channels=1)
 
 
 @pytest.mark.parametrize("name", named("data"))
@@ -95,7 +90,7 @@ def test_an_attack_of_several_targets_keeps_the_contract_too(name: str) -> None:
         with pytest.raises(ConfigError, match=re.escape(attack.because)):
             attack(goal=goal)
         return
-    check_attack(attack(goal=goal, **QUICK.get(name, {})))
+    check_attack(attack(goal=goal, **PARAMETERS.get(name, {})))
 
 
 def test_a_trigger_may_be_checked_for_the_images_it_is_for() -> None:

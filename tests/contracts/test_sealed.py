@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from quick import QUICK
 from torch import Tensor, nn
 
 from sidedoor import registry
@@ -19,14 +20,6 @@ from sidedoor.bench.store import Store
 from sidedoor.data.base import Dataset
 from sidedoor.defenses.base import Repair
 from sidedoor.engine import Recipe
-
-QUICK: dict[str, dict[str, Any]] = {
-    "input_aware": {"mask_epochs": 1, "width": 4},
-    "abl": {"isolation_epochs": 1, "finetune_epochs": 1, "unlearn_epochs": 1},
-    "fine_pruning": {"epochs": 1},
-    "neural_cleanse": {"epochs": 1, "samples": 32},
-    "strip": {"overlays": 4},
-}
 
 
 def named(kind: str) -> list[str]:

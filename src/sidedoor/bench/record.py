@@ -82,6 +82,11 @@ class Record:
         return Record(**given | {"intervals": intervals, "schema": SCHEMA})
 
     @property
+    def finished(self) -> bool:
+        """Whether the cell came to its end, so that it need not be run again; a failed attack is a result."""
+        return self.status in ("done", "failed")
+
+    @property
     def attack_name(self) -> str:
         return self.spec["attack"]["name"] if self.spec.get("attack") else "none"
 

@@ -44,14 +44,15 @@ def run(spec: Spec, store: Store, machine: Machine | None = None) -> Record:
     scores = planted.scores
     if outcome.model is not planted.model or outcome.purify is not None:
         scores = evaluate(outcome.model, case.test, case.task, planted.doors, case.run, outcome.purify)
-    undefended, reference = planted.scores.means(), clean_model.scores.means()
+    means, undefended, reference = scores.means(), planted.scores.means(), clean_model.scores.means()
+    own = {name: means[name] for name in scores.columns}
     reason = case.task.failed(undefended, reference) if spec.attack else None
     record = Record(
         key=case.key, planted=planted.key, spec=spec.to_json(), status="failed" if reason else "done", error=reason,
-        **{name: scores.means()[name] for name in ("clean", "attack", "recovered", "idle")},  # type: ignore[arg-type]
+        clean=means["clean"], attack=means["attack"], recovered=means["recovered"], idle=means["idle"],
         intervals=intervals(scores), undefended=undefended if defense else None,
         sibling=reference if spec.attack else None, reference=sibling.key if spec.attack else None,
-        detectors=outcome.detectors, audit=outcome.audit, columns=_columns(case, planted, scores, reference),
+        detectors=outcome.detectors, audit=outcome.audit, columns=_columns(case, planted, own, reference),
         samples=_samples(case, planted), seconds=time.monotonic() - start,
         timing={"attack": planted.seconds, "sibling": sibling.seconds, "defense": defended - began},
         **ambient(str(case.run.device)),
@@ -86,7 +87,7 @@ def attempt(spec: Spec, store: Store, machine: Machine, key: str) -> Record:
 def finished(store: Store, key: str) -> Record | None:
     """The record of a cell that need not be run again."""
     record = store.record(key)
-    return record if record is not None and record.status in ("done", "failed") else None
+    return record if record is not None and record.finished else None
 
 
 def broken(spec: Spec, key: str, status: str, reason: str) -> Record:
@@ -111,14 +112,12 @@ def ambient(device: str) -> dict[str, Any]:
             "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 
 
-def _columns(case: Case, planted: Plant, scores: Scores, reference: Means) -> Means:
-    means = scores.means()
-    columns = {name: means[name] for name in scores.columns}
-    if planted.doors:
-        columns |= stealth(case.test, planted.doors, case.run)
-        # What the clean sibling scores: mostly the samples that are of the target class anyway.
-        columns["floor"] = reference.get("asr_all")
-    return columns
+def _columns(case: Case, planted: Plant, own: Means, reference: Means) -> Means:
+    """The task's own columns, how visible the triggers are, and the floor of `asr_all`."""
+    if not planted.doors:
+        return own
+    # What the clean sibling scores: mostly the samples that are of the target class anyway.
+    return own | stealth(case.test, planted.doors, case.run) | {"floor": reference.get("asr_all")}
 
 
 def _samples(case: Case, planted: Plant) -> dict[str, float]:

@@ -148,8 +148,9 @@ def _ended(queue: _Queue, timeout: float | None) -> Iterator[Record]:
 
 def _outcome(running: _Running, store: Store, given_up: str | None) -> Record:
     key = running.cell.key
-    record = store.record(key)
-    if record is not None and (record.status in ("done", "failed") or running.process.exitcode == 0):
+    # A process that died may have left the record of an earlier attempt.
+    record = store.record(key) if running.process.exitcode == 0 else finished(store, key)
+    if record is not None:
         return record
     died = f"the process died with exit code {running.process.exitcode}; -9 is most often a lack of memory"
     record = broken(running.cell.spec, key, "timeout" if given_up else "error", given_up or died)

@@ -96,7 +96,7 @@ def seal(data: Dataset) -> tuple[Sealed, Int[Tensor, "n"]]:
 def _check(backdoor: Backdoor, base: Dataset) -> None:
     poison, n = backdoor.poison, len(base)
     index, k = poison.index, len(poison.index)
-    if len(index) and (index.min() < 0 or index.max() >= n):
+    if k and (index.min() < 0 or index.max() >= n):
         raise ConfigError(f"poison rows from {index.min()} to {index.max()} given; expected 0 to {n - 1}")
     if not poison.append and bool((index.diff() <= 0).any()):
         raise ConfigError("poison rows must be ascending and without repeats")

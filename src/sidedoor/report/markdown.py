@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from statistics import fmean
 
 from sidedoor.bench.record import Record
 from sidedoor.report.tables import Aggregate, Interval, aggregate, decimal, duration, percent
-from sidedoor.statistics import t_interval
 
 Cell = Callable[[Aggregate], str]
 
@@ -54,7 +54,7 @@ def _shares(group: Aggregate, name: str) -> str:
 
 def _mean(values: Sequence[float | None], shown: Callable[[float], str]) -> str:
     present = [value for value in values if value is not None]
-    return shown(t_interval(present)[0]) if present else ""
+    return shown(fmean(present)) if present else ""
 
 
 def _figure(interval: Interval | None, shown: Callable[[float], str]) -> str:
