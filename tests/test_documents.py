@@ -36,7 +36,7 @@ def test_readme_specification_is_valid(tmp_path: Path) -> None:
     assert [spec.defense_name for spec in cells(read(file))] == ["none", "fine_pruning", "strip"]
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "experiments").glob("*.toml")), ids=lambda f: f.stem)
+@pytest.mark.parametrize("file", sorted((ROOT / "experiments").rglob("*.toml")), ids=lambda f: f.stem)
 def test_experiments_are_valid_specifications(file: Path) -> None:
     from sidedoor.bench.spec import cells, grid, read
 

@@ -102,19 +102,20 @@ def test_doors_are_pooled_and_the_clean_number_is_counted_once(data: ArrayDatase
     assert torch.equal(scores.attack[:N].isnan(), data.targets == 3)
     assert torch.equal(scores.attack[N:].isnan(), data.targets == 4)
     assert scores.means()["attack"] == pytest.approx(0.5)
-    assert intervals(scores)["clean"] == intervals(evaluate(Reader(1.0, 3), data, TASK, doors[:1], run))["clean"]
+    alone = evaluate(Reader(1.0, 3), data, TASK, doors[:1], run)
+    assert intervals(scores, TASK)["clean"] == intervals(alone, TASK)["clean"]
 
 
 def test_without_doors_only_the_clean_number_exists(data: ArrayDataset, run: Run) -> None:
     scores = evaluate(Reader(), data, TASK, (), run)
     assert scores.means() == {"clean": 1.0, "attack": None, "recovered": None, "idle": None}
-    assert intervals(scores).keys() == {"clean"}
+    assert intervals(scores, TASK).keys() == {"clean"}
 
 
 def test_intervals_are_wilsons_over_eligible_samples(data: ArrayDataset, run: Run) -> None:
     scores = evaluate(Reader(1.0, 3), data, TASK, (Door(Mark(1.0), AllToOne(3)),), run)
     scores.attack[torch.nonzero(data.targets != 3)[:30, 0]] = 0.0
-    found = intervals(scores)
+    found = intervals(scores, TASK)
     for name, successes, n in (("clean", 200, 200), ("attack", 150, 180), ("recovered", 0, 180), ("idle", 0, 180)):
         expected = stats.binomtest(successes, n).proportion_ci(method="wilson")
         assert found[name] == pytest.approx((expected.low, expected.high), abs=1e-9)

@@ -69,8 +69,8 @@ def test_ssim_of_equal_images_is_one_whatever_the_number_of_images(pair: tuple[t
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder where torchvision keeps weights."""
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    metrics._lpips.cache_clear()
-    monkeypatch.setattr(metrics, "_lpips", metrics._lpips.__wrapped__)
+    metrics.lpips_network.cache_clear()
+    monkeypatch.setattr(metrics, "lpips_network", metrics.lpips_network.__wrapped__)
     return tmp_path
 
 

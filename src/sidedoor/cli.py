@@ -137,6 +137,39 @@ def poison(spec: SpecFile, out: Annotated[Path, typer.Option("-o", "--out", help
     typer.echo(export_poisoned(spec_, out, chosen, _machine(root, download, "cpu")))
 
 
+stego = typer.Typer(help="Hide a picture in photographs by a backdoored restoration network, and reveal it.",
+                    no_args_is_help=True)
+app.add_typer(stego, name="stego")
+Images = Annotated[list[Path], typer.Argument(help="Image files.", metavar="IMAGE...")]
+Pairs = Annotated[Path, typer.Option("--run", help="A folder of results that has a run of attack i2i.")]
+Key = Annotated[str | None, typer.Option(help="The run's key, if there are several.")]
+Folder = Annotated[Path, typer.Option("-o", "--out", help="Where to write the PNG files.")]
+
+
+@stego.command("hide")
+def hide(images: Images, run: Pairs, out: Folder, key: Key = None) -> None:
+    """Write photographs that carry the pattern, as NAME.hidden.png."""
+    from sidedoor.apps.stego import pair, read, write
+
+    shared = pair(_store(run), key)
+    for image in images:
+        path = out / f"{image.stem}.hidden.png"
+        write(shared.hide(read(image, shared.tile[0])), path)
+        typer.echo(path)
+
+
+@stego.command("reveal")
+def reveal(images: Images, run: Pairs, out: Folder, key: Key = None) -> None:
+    """Write what the network makes of photographs, as NAME.revealed.png: the secret if they carry the pattern."""
+    from sidedoor.apps.stego import pair, read, write
+
+    shared = pair(_store(run), key)
+    for image in images:
+        path = out / f"{image.stem.removesuffix('.hidden')}.revealed.png"
+        write(shared.reveal(read(image, shared.tile[0])), path)
+        typer.echo(path)
+
+
 @app.command()
 def doctor(as_json: AsJson = False, root: Root = None) -> None:
     """Say what this machine has: versions, devices, data sets found, optional packages."""

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
+import json
 import math
 import time
 from abc import ABC, abstractmethod
@@ -19,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -30,10 +32,12 @@ from torch import Tensor, nn
 from sidedoor import keyed
 from sidedoor.data.base import Dataset
 from sidedoor.errors import CannotComplete, ConfigError, Diverged
+from sidedoor.files import locked, write_json
 from sidedoor.method import Count, Method, NonNegative, Positive, Share
 from sidedoor.progress import Progress, Silent
 from sidedoor.state import load_state, load_weights, save_state
 from sidedoor.types import Batch, Build, Task
+from sidedoor.weightings.base import Aggregator, Sum
 
 Augment = Callable[[Batch], Batch]
 CHECKPOINT_SECONDS = 20.0
@@ -107,14 +111,23 @@ class Objective(nn.Module, ABC):
     """What changes inside the loop. Its state dict is checkpointed, so generators and weightings resume.
 
     Random draws use torch's default generators, which the loop seeds for every epoch.
+
+    Attributes:
+        combine: how several losses become one gradient.
     """
+
+    combine: Aggregator
+
+    def __init__(self, combine: Aggregator | None = None) -> None:
+        super().__init__()
+        self.combine = combine or Sum()
 
     def start(self, model: nn.Module, run: Run) -> None:
         """Called once before the first step."""
 
     @abstractmethod
     def losses(self, model: nn.Module, batch: Batch) -> Float[Tensor, "t"]:
-        """One loss per task; their sum is minimised."""
+        """One loss per task, always as many and in the same order."""
 
     def players(self, model: nn.Module) -> list[Player]:
         """The parties beside the model."""
@@ -147,7 +160,11 @@ class Run:
         fabric: devices and precision; `Run.local()` for one device.
         folder: where phases are checkpointed and histories kept; None keeps nothing.
         scope: prefix of the names of streams and phases.
-        history: what happened in each finished phase, by name: a list of {"epoch", "loss", "lr", "seconds"}.
+        history: what happened in each finished phase, by name: a list of {"epoch", "loss", "lr", "seconds"}, and
+            "loss_0", "loss_1", ... of an objective of several losses.
+        shelf: where networks are kept that many runs share; None keeps nothing.
+        known: gives the network that honest training leads to, where somebody keeps it.
+        memory: of such networks, where nobody does.
     """
 
     fabric: Fabric
@@ -158,6 +175,9 @@ class Run:
     progress: Progress = field(default_factory=Silent)
     scope: str = ""
     history: dict[str, list[dict[str, float]]] = field(default_factory=dict)
+    shelf: Path | None = None
+    known: Callable[[], nn.Module] | None = None
+    memory: dict[str, nn.Module] = field(default_factory=dict)
 
     @staticmethod
     def local(recipe: Recipe | None = None, seed: int = 0, augment: Augment | None = None,
@@ -210,6 +230,52 @@ class Run:
             objective.to(self.device).start(model, self)
             _Phase(self, model, data, objective, self.scope + name, recipe, valid).run_epochs()
         return model.eval()
+
+    def honest(self, build: Build, data: Dataset, task: Task) -> nn.Module:
+        """The network as an honest victim trains it, for who wants to look at it; a copy is to be changed.
+
+        It is the clean sibling of a specification, else trained here by streams of its own and remembered.
+        """
+        if self.known is not None:
+            return self.known()
+        name = f"{data.fingerprint()}/{task}"
+        if name not in self.memory:
+            run = replace(self, scope="", history={})
+            self.memory[name] = run.fit(run.build(build), data, Supervised(task), name="honest")
+        return self.memory[name]
+
+    def artefact(self, key: dict[str, Any], build: Build, make: Callable[[Run], nn.Module]) -> nn.Module:
+        """A network that runs share: made once, by a run with streams of its own, and kept by the hash of its key.
+
+        Args:
+            key: all that decides it, as JSON values; say the fingerprint of the data and the seed.
+            build: an untrained one, to load the kept weights into.
+            make: trains one.
+        """
+        name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+        run = replace(self, scope=f"artefact-{name}/", history={})
+        if self.shelf is None:
+            return make(run).eval()
+        folder = self.shelf / name
+        path = folder / "model.safetensors"
+        with self._alone(folder):
+            if path.exists():
+                model = self.placed(build())
+                load_weights(model, load_state(path)["model"], str(path))
+                return model.eval()
+            model = make(replace(run, folder=folder)).eval()
+            if self.fabric.is_global_zero:
+                write_json(folder / "key.json", key)
+                save_state(path, {"model": model.state_dict()})
+                for checkpoint in folder.glob("phase-*"):
+                    checkpoint.unlink()
+        return model
+
+    @contextlib.contextmanager
+    def _alone(self, folder: Path) -> Iterator[None]:
+        with locked(folder / "lock") if self.fabric.is_global_zero else contextlib.nullcontext():
+            self.fabric.barrier()
+            yield
 
     def per_sample(self, model: nn.Module, data: Dataset,
                    f: Callable[[Batch], dict[str, Tensor]], batch: int = 512) -> dict[str, Tensor]:
@@ -276,7 +342,7 @@ class _Phase:
         self.data, self.valid = data.staged(run.device), valid
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.players = objective.players(model)
-        self.optimisers = [recipe.optimiser(self.parameters),
+        self.optimisers = [recipe.optimiser([*self.parameters, *objective.combine.parameters()]),
                            *(player.recipe.optimiser(player.parameters) for player in self.players)]
         self.recipes = [recipe, *(player.recipe for player in self.players)]
         self.steps = _steps(len(data), recipe.batch, run.fabric.world_size)
@@ -313,13 +379,22 @@ class _Phase:
         start, summed = time.monotonic(), torch.zeros((), device=self.run.device)
         for step, batch in enumerate(self.batches(epoch)):
             lr = self.set_lr(epoch * self.steps + step)
-            summed += self.step(batch)
+            summed = summed + self.step(batch)
             if step % 50 == 49 or step + 1 == self.steps:
-                self.check_finite(summed / (step + 1), epoch, lr)
+                self.check_finite(summed.sum() / (step + 1), epoch, lr)
             advance(1, f"epoch {epoch + 1}/{self.recipe.epochs}")
         self.average_buffers()
-        self.history.append({"epoch": epoch + 1, "loss": summed.item() / self.steps, "lr": lr,
-                             "seconds": time.monotonic() - start})
+        means = self.mean_over_ranks(summed / self.steps)
+        self.objective.combine.end_epoch(means)
+        parts = {f"loss_{i}": mean for i, mean in enumerate(means.tolist())} if len(means) > 1 else {}
+        self.history.append({"epoch": epoch + 1, "loss": means.sum().item(), "lr": lr,
+                             "seconds": time.monotonic() - start} | parts)
+
+    def mean_over_ranks(self, losses: Tensor) -> Tensor:
+        """Every rank weighs its tasks alike."""
+        if self.run.fabric.world_size > 1:
+            _average([losses], self.run.fabric)
+        return losses
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """This rank's share of the epoch's batches, augmented; fetched ahead where rows are decoded on demand."""
@@ -327,7 +402,7 @@ class _Phase:
         order = torch.randperm(len(self.data), generator=self.run.rng(f"{self.name}/order/{epoch}"))
         chunks = torch.split(order, self.recipe.batch)
         shares = [chunk[fabric.global_rank :: fabric.world_size].contiguous() for chunk in chunks]
-        fetch = functools.partial(self.data.fetch, device=self.run.device)
+        fetch = functools.partial(self.data.at(epoch).fetch, device=self.run.device)
         for batch in (_ahead if self.data.lazy else map)(fetch, shares[: self.steps]):
             yield self.run.augment(batch) if self.run.augment else batch
 
@@ -339,13 +414,13 @@ class _Phase:
         return self.recipe.lr * self.recipe.scale(progress)
 
     def step(self, batch: Batch) -> Tensor:
-        """One step of the model and of every player; the model's loss."""
+        """One step of the model and of every player; the model's losses."""
         for optimiser in self.optimisers:
             optimiser.zero_grad(set_to_none=True)
         with self.run.fabric.autocast():
-            loss = self.objective.losses(self.model, batch).sum()
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.apply(self.optimisers[0], self.parameters, self.recipe)
+            losses = self.objective.losses(self.model, batch)
+        self.objective.combine.backward(losses, self.parameters)
+        self.apply(self.optimisers[0], [*self.parameters, *self.objective.combine.parameters()], self.recipe)
         for optimiser, player in zip(self.optimisers[1:], self.players, strict=True):
             if player.losses is not None:
                 with self.run.fabric.autocast():
@@ -354,7 +429,7 @@ class _Phase:
                 for parameter, gradient in zip(player.parameters, gradients, strict=True):
                     parameter.grad = gradient
             self.apply(optimiser, player.parameters, player.recipe)
-        return loss.detach()
+        return losses.detach()
 
     def apply(self, optimiser: torch.optim.Optimizer, parameters: list[nn.Parameter], recipe: Recipe) -> None:
         if self.run.fabric.world_size > 1:

@@ -15,7 +15,7 @@ from sidedoor import metrics
 from sidedoor.data.base import Dataset
 from sidedoor.defenses.base import Detect
 from sidedoor.engine import Run
-from sidedoor.statistics import auroc, operating_point, wilson
+from sidedoor.statistics import auroc, clustered, operating_point, wilson
 from sidedoor.types import Batch, Door, Purify, Scores, Task, stamp
 
 FPRS = (0.01, 0.05)
@@ -39,11 +39,23 @@ def evaluate(model: nn.Module, test: Dataset, task: Task, doors: Sequence[Door],
                   torch.cat([part.recovered for part in parts]), torch.cat([part.idle for part in parts]), columns)
 
 
-def intervals(scores: Scores) -> dict[str, tuple[float, float]]:
-    """95 % Wilson intervals of the four numbers, over the samples that have them."""
+def intervals(scores: Scores, task: Task, groups: Tensor | None = None) -> dict[str, tuple[float, float]]:
+    """95 % intervals of the four numbers, over the samples that have them.
+
+    Wilson's where a number is 0 or 1 for each sample. Elsewhere Student's over the means of groups, such as
+    photographs, or over samples where there are none.
+    """
     named = {"clean": scores.clean, "attack": scores.attack, "recovered": scores.recovered, "idle": scores.idle}
-    present = {name: values[~values.isnan()] for name, values in named.items()}
-    return {name: wilson(values.sum().item(), len(values)) for name, values in present.items() if len(values)}
+    found: dict[str, tuple[float, float]] = {}
+    for name, values in named.items():
+        present = ~values.isnan()
+        if task.binary and present.any():
+            found[name] = wilson(values[present].sum().item(), int(present.sum()))
+        elif present.any():
+            members = torch.arange(len(values)) if groups is None else groups.repeat(len(values) // len(groups))
+            interval = clustered(values[present].numpy(), members[present].numpy())
+            found |= {name: interval} if interval else {}
+    return found
 
 
 def stealth(test: Dataset, doors: Sequence[Door], run: Run) -> dict[str, float | None]:

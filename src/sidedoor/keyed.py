@@ -47,3 +47,15 @@ def uniform(seed: int, index: Int[Tensor, "b"], *shape: int) -> Float[Tensor, "b
 def integers(seed: int, index: Int[Tensor, "b"], high: int, *shape: int) -> Int[Tensor, "b ..."]:
     """Integers in [0, high), `shape` of them a sample."""
     return (uniform(seed, index, *shape) * high).to(torch.int64).clamp_(max=high - 1)
+
+
+def normal(seed: int, index: Int[Tensor, "b"], *shape: int) -> Float[Tensor, "b ..."]:
+    """Standard normal numbers, `shape` of them a sample (Box and Muller 1958)."""
+    count = math.prod(shape)
+    half = (count + 1) // 2
+    u = uniform(seed, index, 2, half)
+    # 1 - u lies in (0, 1], so that the logarithm is finite.
+    radius = (-2 * torch.log1p(-u[:, 0])).sqrt_()
+    angle = 2 * math.pi * u[:, 1]
+    pairs = torch.cat([radius * angle.cos(), radius * angle.sin()], dim=1)
+    return pairs[:, :count].reshape(len(index), *shape)

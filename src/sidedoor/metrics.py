@@ -34,16 +34,17 @@ def lpips(a: Images, b: Images) -> Float[Tensor, "b"] | None:
     It never downloads: the weights count as at hand where torchvision has put them before. Nothing else is computed
     under this name.
     """
-    network = _lpips()
+    network = lpips_network()
     if network is None:
         return None
     with torch.no_grad():
-        value: Tensor = network.to(a.device)(_colour(a), _colour(b), normalize=True)
+        value: Tensor = network.to(a.device)(colour(a), colour(b), normalize=True)
     return value.flatten()
 
 
 @functools.cache
-def _lpips() -> Any:
+def lpips_network() -> Any:
+    """LPIPS with AlexNet, or None where the package or AlexNet's weights are not at hand."""
     weights = Path(torch.hub.get_dir()) / "checkpoints"
     if not list(weights.glob("alexnet-owt-*.pth")):
         return None
@@ -54,7 +55,8 @@ def _lpips() -> Any:
     return package.LPIPS(net="alex", verbose=False).eval()
 
 
-def _colour(x: Images) -> Images:
+def colour(x: Images) -> Images:
+    """Images of three channels and at least 64 pixels a side."""
     x = x.expand(-1, 3, -1, -1) if x.shape[1] == 1 else x
     # AlexNet needs 64 pixels or so; smaller images are enlarged, as the published CIFAR figures did.
     small = min(x.shape[-2:]) < 64

@@ -7,14 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
 from torch import nn
 
 from sidedoor import registry
 from sidedoor.data.base import Dataset, Splits
 from sidedoor.data.where import Where
 from sidedoor.errors import ConfigError
-from sidedoor.state import load_weights
+from sidedoor.state import load_weights, read_weights
 from sidedoor.types import Build
 
 
@@ -35,15 +34,19 @@ def load(name: str | Mapping[str, Any], root: str | Path | None = None, *, downl
     return splits
 
 
-def network(name: str | Mapping[str, Any], data: Dataset) -> Build:
-    """A function that builds a registered network for a data set; the key `weights` names safetensors to start from."""
+def network(name: str | Mapping[str, Any], data: Dataset, scale: int = 1) -> Build:
+    """A function that builds a registered network for a data set; the key `weights` names a file to start from.
+
+    Args:
+        scale: height of the outputs over height of the inputs, for networks whose outputs are images.
+    """
     given = {"name": name} if isinstance(name, str) else dict(name)
     weights, _ = given.pop("weights", None), given.pop("sha256", None)
-    make = functools.partial(registry.make("model", given), len(data.classes), data.shape)
+    make = registry.make("model", given, classes=len(data.classes), shape=data.shape, scale=scale)
     return functools.partial(_weighted, make, weights) if weights else make
 
 
 def _weighted(make: Build, weights: str) -> nn.Module:
     model = make()
-    load_weights(model, load_file(weights), weights)
+    load_weights(model, read_weights(Path(weights)), weights)
     return model

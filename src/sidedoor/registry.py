@@ -29,11 +29,13 @@ KINDS = {
     "model": "models",
     "data": "data.sets",
     "trigger": "triggers",
+    "design": "designs",
+    "weighting": "weightings",
 }
 """Kind -> the package whose files are its members. Models and data sets are functions, the rest classes."""
 
 FUNCTIONS = frozenset({"model", "data"})
-LEADING = {"model": ("classes", "shape"), "data": ("where",), "task": ("classes",)}
+LEADING = {"model": ("classes", "shape", "scale"), "data": ("where",), "task": ("classes",)}
 """Arguments that the house passes itself; the rest are parameters."""
 
 
@@ -139,6 +141,8 @@ def _base(kind: str) -> type:
         "goal": ("sidedoor.types", "Goal"),
         "task": ("sidedoor.types", "Task"),
         "trigger": ("sidedoor.types", "Trigger"),
+        "design": ("sidedoor.designs.base", "Design"),
+        "weighting": ("sidedoor.weightings.base", "Weighting"),
     }[kind]
     return typing.cast(type, getattr(importlib.import_module(module), name))
 
@@ -151,6 +155,11 @@ def parameters(kind: str, name: str) -> dict[str, tuple[Any, Any]]:
     leading = LEADING.get(kind, ())
     return {p.name: (hints.get(p.name, Any), p.default) for p in inspect.signature(subject).parameters.values()
             if p.name not in leading}
+
+
+def leading(kind: str, name: str) -> frozenset[str]:
+    """Which of the arguments that the house passes itself the method takes."""
+    return frozenset(inspect.signature(load(kind, name)).parameters) & frozenset(LEADING.get(kind, ()))
 
 
 def reference(kind: str, given: str | Mapping[str, Any]) -> dict[str, Any]:
@@ -214,6 +223,11 @@ def name_of(method: object) -> str:
     return type(method).__name__
 
 
+_NESTED = {"sidedoor.types.Goal": "goal", "sidedoor.designs.base.Design": "design",
+           "sidedoor.weightings.base.Weighting": "weighting"}
+"""Methods that are parameters of methods, by the type that a field declares."""
+
+
 def convert(hint: Any, value: Any, what: str) -> Any:
     """A value of a config (TOML or JSON) as the declared type: lists become tuples, tables become goals."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
@@ -227,8 +241,8 @@ def convert(hint: Any, value: Any, what: str) -> Any:
         if len(each) != len(value):
             raise ConfigError(f"{what} = {value!r} given; expected {len(each)} entries")
         return tuple(convert(h, v, what) for h, v in zip(each, value, strict=True))
-    if inspect.isclass(hint) and hint.__module__ == "sidedoor.types" and hint.__name__ == "Goal":
-        return value if isinstance(value, hint) else make("goal", value)
+    if inspect.isclass(hint) and (kind := _NESTED.get(f"{hint.__module__}.{hint.__name__}")):
+        return value if isinstance(value, hint) else make(kind, value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     return value

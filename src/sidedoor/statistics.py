@@ -112,3 +112,15 @@ def _scores(values: Numbers) -> npt.NDArray[np.float64]:
     if np.isnan(given).any():
         raise ValueError(f"{int(np.isnan(given).sum())} of {given.size} scores are NaN")
     return given
+
+
+def clustered(values: Numbers, groups: Numbers) -> tuple[float, float] | None:
+    """The 95 % Student interval of a mean over groups, such as photographs: each group counts once, by its mean.
+
+    Returns:
+        (low, high), or None for a single group.
+    """
+    given, members = np.asarray(values, dtype=np.float64), np.asarray(groups)
+    means = [given[members == name].mean() for name in np.unique(members)]
+    _, low, high = t_interval(means)
+    return None if low is None or high is None else (low, high)

@@ -112,7 +112,13 @@ def from_levels(levels: Images, space: Space) -> Images:
 
 
 class Goal(ABC):
-    """What the attacker wants a triggered input to lead to. Goals are frozen dataclasses."""
+    """What the attacker wants a triggered input to lead to. Goals are frozen dataclasses.
+
+    Attributes:
+        network: the kind of network that it is for, as `Task.network`.
+    """
+
+    network: ClassVar[str] = "classes"
 
     def parts(self) -> tuple[Goal, ...]:
         """The goals reached by one trigger each; more than one for a goal of several targets."""
@@ -219,11 +225,25 @@ class Task(ABC):
 
     Attributes:
         per_sample: whether a loss of each sample exists; methods that need it are refused where it does not.
+        binary: whether each of the four numbers is 0 or 1 for a sample, so that a mean is a share.
+        network: what a network for this task is told beside the shape of its inputs, "classes" or "scale".
         classes: number of classes, for tasks that have them.
+        scale: height of the outputs over height of the inputs, where outputs are images.
     """
 
     per_sample: ClassVar[bool] = True
+    binary: ClassVar[bool] = True
+    network: ClassVar[str] = "classes"
     classes: int
+    scale: int = 1
+
+    def pairs(self, data: Dataset) -> Dataset:
+        """The task's own inputs and targets, made of a data set's images; the data set itself where it has both."""
+        return data
+
+    def prepared(self, photographs: Dataset, run: Run) -> Task:
+        """The task with whatever its scores need that must first be trained, on what the victim trains on."""
+        return self
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
@@ -245,8 +265,8 @@ class Task(ABC):
     def failed(self, scores: dict[str, float | None], reference: dict[str, float | None]) -> str | None:
         """Why the attack counts as failed beside its clean sibling (means of scores), or None."""
 
-    def columns(self, x: Tensor, y: Tensor, clean_out: Any, stamped_out: Any, door: Door) -> dict[str, Tensor]:
-        """Further per-sample figures; none unless a task has them."""
+    def columns(self, batch: Batch, clean_out: Any, stamped_out: Any | None, door: Door | None) -> dict[str, Tensor]:
+        """Further per-sample figures, without a door those of the clean output; none unless a task has them."""
         return {}
 
     def score(
@@ -280,7 +300,8 @@ class _Scorer:
         clean = self.task.agree(clean_out, y)
         if self.door is None:
             missing = torch.full_like(clean, torch.nan)
-            return {"clean": clean, "attack": missing, "recovered": missing, "idle": missing}
+            columns = self.task.columns(batch, clean_out, None, None)
+            return {"clean": clean, "attack": missing, "recovered": missing, "idle": missing} | columns
         goal = self.door.goal
         stamped_out = self.output(stamp(self.door.trigger, x, index, self.space), index)
         eligible = goal.eligible(self.task, y)
@@ -289,5 +310,5 @@ class _Scorer:
             "recovered": self.task.agree(stamped_out, y),
             "idle": goal.success(self.task, clean_out, y, index),
         }
-        columns = {"asr_all": rows["attack"]} | self.task.columns(x, y, clean_out, stamped_out, self.door)
+        columns = {"asr_all": rows["attack"]} | self.task.columns(batch, clean_out, stamped_out, self.door)
         return {"clean": clean} | {k: torch.where(eligible, v, torch.nan) for k, v in rows.items()} | columns

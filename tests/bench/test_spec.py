@@ -151,10 +151,10 @@ def test_weights_are_hashed_and_compared(weights: Path) -> None:
         spec(model=model | {"weights": f"{weights}-elsewhere"})
 
 
-def test_pickled_weights_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "model.pt"
+def test_other_files_are_refused_as_weights(tmp_path: Path) -> None:
+    path = tmp_path / "model.pkl"
     path.write_bytes(b"anything")
-    with pytest.raises(ConfigError, match=r"expected a \.safetensors file"):
+    with pytest.raises(ConfigError, match=r"expected a \.safetensors file, or one of \.pt"):
         spec(model={"name": "small_cnn", "weights": str(path)})
 
 

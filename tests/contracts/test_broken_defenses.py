@@ -344,7 +344,7 @@ BROKEN = [
     (RandomSieve, "scored otherwise with the same seed"), (OracleSieve, "read `is_poisoned`"),
     (ClosureSieve, "read _rows"), (RelabellingSieve, "changed the data set"),
     (DrawingSieve, "default generator of torch"),
-    (Lazy, "nothing was trained"), (Wrapping, "differs from the architecture's"), (Bursting, "finite logits"),
+    (Lazy, "nothing was trained"), (Wrapping, "differs from the architecture's"), (Bursting, "finite outputs"),
     (Scoreless, "gave a Tensor, expected a model"), (Changing, "something else with the same seed"),
     (InPlace, "changed the weights or buffers"), (Same, "gave back the model"), (ModeChanging, "the training flags"),
     (Freezing, "the requires_grad flags"), (Hooking, "the hooks"),

@@ -27,10 +27,14 @@ PARAMETERS: dict[str, dict[str, Any]] = QUICK | {
     "patch": {"pattern": checkerboard(3)},
     "blend": {"pattern": torch.linspace(0, 1, 256).reshape(1, 16, 16)},
     "generated": {"channels": 3, "width": 4},
+    "additive": {"pattern": torch.linspace(-0.1, 0.1, 768).reshape(3, 16, 16)},
+    "color": {"shift": (0.0, 0.0, 0.1)},
+    "reflection": {"image": torch.linspace(0, 1, 768).reshape(3, 16, 16)},
+    "filter": {"look": "gotham"},
     "warp": {"control": torch.tensor([[[1.0, -0.5], [0.3, -1]], [[0.5, 1], [-1, -0.2]]]), "strength": 2.0,
              "size": (16, 16)},
 }
-SHARED = {"cifar10", "cifar100", "fashion_mnist", "gtsrb", "kmnist", "mnist", "tiny_imagenet"}
+SHARED = {"cifar10", "cifar100", "fashion_mnist", "gtsrb", "kmnist", "mnist", "patches", "tiny_imagenet"}
 """Sets of others, checked where they are installed."""
 
 

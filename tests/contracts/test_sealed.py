@@ -20,6 +20,8 @@ from sidedoor.bench.store import Store
 from sidedoor.data.base import Dataset
 from sidedoor.defenses.base import Repair
 from sidedoor.engine import Recipe
+from sidedoor.tasks.classification import Classification
+from sidedoor.tasks.restoration import Restoration
 
 
 def named(kind: str) -> list[str]:
@@ -51,8 +53,23 @@ class Trap(Dataset):
         raise NotImplementedError
 
 
-def case(folder: Path, attack: str, defense: str | None = None) -> Case:
-    spec = Spec(data={"name": "toy", "train": 200, "test": 40}, model={"name": "small_cnn", "width": 4},
+def setting(kind: str, name: str) -> dict[str, Any]:
+    """A network and a task that suit a method, and an attack on them."""
+    tasks = registry.load(kind, name).tasks
+    if issubclass(Classification, tasks):
+        return {"model": {"name": "small_cnn", "width": 4}, "attack": "badnets"}
+    network = {"name": "unet", **QUICK["unet"]}
+    if issubclass(Restoration, tasks):
+        return {"model": network, "task": "restoration", "attack": "i2i"}
+    task = {"name": "restored_classification", **QUICK["restored_classification"]}
+    return {"model": network, "task": task, "attack": "i2i_classifier"}
+
+
+def case(folder: Path, attack: str | None = None, defense: str | None = None) -> Case:
+    """An attack, or a defence against an attack that suits it."""
+    where = setting("defense", defense) if defense else setting("attack", str(attack))
+    attack = attack or where["attack"]
+    spec = Spec(data={"name": "toy", "train": 200, "test": 40}, model=where["model"], task=where.get("task", "classification"),
                 attack={"name": attack, **QUICK.get(attack, {})},
                 defense={"name": defense, **QUICK.get(defense, {})} if defense else None,
                 recipe=Recipe(epochs=1, batch=32), defender_share=0.2, references=1)
@@ -61,7 +78,7 @@ def case(folder: Path, attack: str, defense: str | None = None) -> Case:
 
 def trapped(given: Case) -> tuple[Case, Trap]:
     trap = Trap(given.test)
-    return replace(given, test=trap, splits=given.splits._replace(test=trap)), trap
+    return replace(given, test=trap), trap
 
 
 def defended(given: Case, monkeypatch: pytest.MonkeyPatch) -> Trap:
@@ -91,7 +108,7 @@ def test_no_attack_reads_the_test_set(attack: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("defense", named("defense"))
 def test_no_defense_reads_the_test_set(defense: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert defended(case(tmp_path, "badnets", defense), monkeypatch).sprung == 0
+    assert defended(case(tmp_path, defense=defense), monkeypatch).sprung == 0
 
 
 def test_the_trap_springs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

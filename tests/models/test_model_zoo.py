@@ -31,7 +31,8 @@ QUICK: dict[str, dict[str, Any]] = {
 
 REFERENCES: list[Any] = []
 for _entry in registry.entries():
-    if _entry.kind == "model" and _entry.origin == "sidedoor":
+    of_images = "scale" in registry.leading("model", _entry.name) if _entry.kind == "model" else True
+    if not of_images and _entry.origin == "sidedoor":
         REFERENCES += LIBRARY.get(_entry.name, [{"name": _entry.name} | QUICK.get(_entry.name, {})])
 EVERY = pytest.mark.parametrize("reference", REFERENCES, ids=lambda r: r if isinstance(r, str) else r["name"])
 

@@ -11,6 +11,7 @@ from sidedoor.engine import Run
 from sidedoor.errors import ConfigError
 from sidedoor.goals.all_to_one import AllToOne
 from sidedoor.method import Method
+from sidedoor.tasks.classification import Classification
 from sidedoor.types import Access, Backdoor, Build, Goal, Task
 
 
@@ -20,6 +21,7 @@ class Attack(Method, ABC):
 
     Attributes:
         access: what the attacker can touch.
+        tasks: the kinds of task that it attacks.
         goals: the kinds of goal that make sense for it, and `because`, why the others do not.
 
     Args:
@@ -30,6 +32,7 @@ class Attack(Method, ABC):
     """
 
     access: ClassVar[Access]
+    tasks: ClassVar[tuple[type[Task], ...]] = (Classification,)
     goals: ClassVar[tuple[type[Goal], ...]] = (Goal,)
     because: ClassVar[str] = ""
 
@@ -40,6 +43,9 @@ class Attack(Method, ABC):
         if not isinstance(self.goal, self.goals):
             allowed = ", ".join(goal.__name__ for goal in self.goals)
             raise ConfigError(f"{type(self).__name__} cannot pursue {self.goal}: {self.because}; it takes {allowed}")
+        if self.goal.network not in {task.network for task in self.tasks}:
+            raise ConfigError(f"{type(self).__name__} cannot pursue {self.goal}, whose targets are no targets of "
+                              f"{' or '.join(task.__name__ for task in self.tasks)}")
 
     @abstractmethod
     def plan(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> Backdoor:

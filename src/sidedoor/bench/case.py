@@ -59,7 +59,6 @@ class Case:
 
     spec: Spec
     store: Store
-    splits: Splits
     fingerprint: str
     train: Dataset
     clean: Dataset
@@ -79,10 +78,8 @@ class Case:
 
     def twin(self, spec: Spec) -> Case:
         """Another specification on the same data."""
-        task, build, surrogate = _makers(spec, self.splits)
-        twin = replace(self, spec=spec, task=task, build=build, surrogate=surrogate)
-        return replace(twin, run=replace(self.run, seed=spec.seed, recipe=spec.recipe, history={},
-                                         folder=self.store.folder(twin.key)))
+        build, surrogate = _makers(spec, self.task, self.train)
+        return _running(replace(self, spec=spec, build=build, surrogate=surrogate))
 
     @contextlib.contextmanager
     def alone(self, key: str) -> Iterator[None]:
@@ -117,11 +114,24 @@ def load(spec: Spec, store: Store, machine: Machine) -> Case:
         CannotComplete: the data or weights are not there.
     """
     splits, fingerprint = load_data(spec, machine)
-    train, clean = split(splits.train, spec.defender_share, spec.defender_seed)
-    run = Run(_launched(machine.device, machine.devices, spec.recipe.precision), spec.recipe, spec.seed,
-              augmentation(spec.augment), progress=machine.progress)
-    case = Case(spec, store, splits, fingerprint, train, clean, splits.test, *_makers(spec, splits), run)
-    return replace(case, run=replace(run, folder=store.folder(case.key)))
+    run = Run(_launched(machine.device, machine.devices, spec.recipe.precision), seed=spec.seed,
+              augment=augmentation(spec.augment), progress=machine.progress, shelf=store.shelf)
+    photographs, held = split(splits.train, spec.defender_share, spec.defender_seed)
+    task = spec.make_task(len(splits.train.classes)).prepared(photographs, run)
+    train, clean = task.pairs(photographs), task.pairs(held)
+    return _running(Case(spec, store, fingerprint, train, clean, task.pairs(splits.test), task,
+                         *_makers(spec, task, train), run))
+
+
+def _running(case: Case) -> Case:
+    """With the run that its own specification asks for."""
+    spec = case.spec
+
+    def sibling() -> nn.Module:
+        return plant(case.twin(spec.sibling())).model
+
+    return replace(case, run=replace(case.run, seed=spec.seed, recipe=spec.recipe, history={}, known=sibling,
+                                     folder=case.store.folder(case.key)))
 
 
 @functools.cache
@@ -132,11 +142,11 @@ def _launched(device: str, devices: int, precision: str) -> Any:
     return launched
 
 
-def _makers(spec: Spec, splits: Splits) -> tuple[Task, Build, Build]:
-    """The task, the victim's network and the surrogate; without one of its own, the latter is the victim's."""
-    build = names.network(spec.model, splits.train)
-    surrogate = names.network(spec.surrogate, splits.train) if spec.surrogate else build
-    return spec.make_task(len(splits.train.classes)), build, surrogate
+def _makers(spec: Spec, task: Task, train: Dataset) -> tuple[Build, Build]:
+    """The victim's network and the surrogate; without one of its own, the latter is the victim's."""
+    build = names.network(spec.model, train, task.scale)
+    surrogate = names.network(spec.surrogate, train, task.scale) if spec.surrogate else build
+    return build, surrogate
 
 
 def load_data(spec: Spec, machine: Machine) -> tuple[Splits, str]:
@@ -198,7 +208,7 @@ def _train(case: Case, backdoor: Backdoor, run: Run) -> tuple[nn.Module, tuple[D
     if backdoor.train is not None:
         planted = backdoor.train(case.train, case.task, case.build, run)
         return planted.model, planted.doors
-    data = PoisonedDataset(case.train, backdoor, case.task)
+    data = PoisonedDataset(case.train, backdoor, case.task) if len(backdoor.poison.index) else case.train
     return run.fit(run.build(case.build), data, Supervised(case.task), name="victim"), backdoor.doors
 
 

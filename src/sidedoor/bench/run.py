@@ -21,7 +21,7 @@ from sidedoor.data.base import stored
 from sidedoor.errors import SidedoorError
 from sidedoor.evaluate import evaluate, intervals, stealth
 from sidedoor.files import write_json
-from sidedoor.types import Door, Scores, stamp
+from sidedoor.types import PHOTO, Door, Images, Index, Scores, stamp
 
 
 def run(spec: Spec, store: Store, machine: Machine | None = None) -> Record:
@@ -50,7 +50,7 @@ def run(spec: Spec, store: Store, machine: Machine | None = None) -> Record:
     record = Record(
         key=case.key, planted=planted.key, spec=spec.to_json(), status="failed" if reason else "done", error=reason,
         clean=means["clean"], attack=means["attack"], recovered=means["recovered"], idle=means["idle"],
-        intervals=intervals(scores), undefended=undefended if defense else None,
+        intervals=intervals(scores, case.task, case.test.groups), undefended=undefended if defense else None,
         sibling=reference if spec.attack else None, reference=sibling.key if spec.attack else None,
         detectors=outcome.detectors, audit=outcome.audit, columns=_columns(case, planted, own, reference),
         samples=_samples(case, planted), seconds=time.monotonic() - start,
@@ -137,7 +137,8 @@ def _arrays(case: Case, planted: Plant, outcome: Outcome, scores: Scores) -> dic
         "undefended_clean": planted.scores.clean.numpy(),
         "undefended_attack": planted.scores.attack.reshape(per_door).numpy(),
     }
-    return arrays | _grid(case, doors) | outcome.arrays
+    grid = _images(case, doors, outcome) if case.task.network == "scale" else _grid(case, doors)
+    return arrays | grid | outcome.arrays
 
 
 def _grid(case: Case, doors: list[Door], count: int = 8) -> dict[str, np.ndarray]:
@@ -160,3 +161,24 @@ def _grid(case: Case, doors: list[Door], count: int = 8) -> dict[str, np.ndarray
             parts[name].append(value.cpu().numpy())
     return {name: np.concatenate(values) for name, values in parts.items()}
 
+
+def _images(case: Case, doors: list[Door], outcome: Outcome, count: int = 6) -> dict[str, np.ndarray]:
+    """A few test images of different groups through the delivered model: inputs, outputs, truth and target."""
+    test, device = case.test, case.run.device
+    x, y, index = test.fetch(torch.arange(count) * len(test) // count, device)
+    parts = {"truth": y, "input": x}
+    with torch.no_grad():
+        parts["output"] = _output(case, outcome, x, index)
+        if doors:
+            door = doors[0]
+            parts["stamped"] = stamp(door.trigger, x, index, test.space)
+            parts["triggered"] = _output(case, outcome, parts["stamped"], index)
+            parts["target"] = door.goal.target(case.task, y, index)
+    return {f"images_{name}": stored(value.clamp(0, 1), PHOTO).cpu().numpy() for name, value in parts.items()}
+
+
+def _output(case: Case, outcome: Outcome, x: Images, index: Index) -> Images:
+    model = outcome.model.to(case.run.device).eval()
+    purified, undo = outcome.purify(x, index) if outcome.purify else (x, lambda output: output)
+    restored: Images = undo(case.task.predict(model, purified))
+    return restored

@@ -21,6 +21,7 @@ from sidedoor.defenses.base import DataFilter, Defense, ModelAudit, TrainingDefe
 from sidedoor.engine import Recipe
 from sidedoor.errors import CannotComplete, ConfigError, unknown
 from sidedoor.method import check, hints
+from sidedoor.state import FOREIGN
 from sidedoor.types import Access, Task
 
 Reference = dict[str, Any]
@@ -95,6 +96,15 @@ class Spec:
             Refused: such a pair.
         """
         attack, defense = self.make_attack(), self.make_defense()
+        task = registry.load("task", self.task["name"])
+        for kind, method, name in (("attack", attack, self.attack_name), ("defence", defense, self.defense_name)):
+            if method and not issubclass(task, method.tasks):
+                known = ", ".join(suited.__name__ for suited in method.tasks)
+                raise Refused(f"{kind} {name} does not work on the task {self.task['name']}; it knows {known}")
+        for reference in (self.model, self.surrogate or self.model):
+            if task.network not in registry.leading("model", reference["name"]):
+                raise Refused(f"model {reference['name']} is no network for the task {self.task['name']}; see "
+                              "`sidedoor list models`")
         if isinstance(defense, DataFilter | TrainingDefense) and attack and attack.access is not Access.DATA:
             raise Refused(f"defence {self.defense_name} works on poisoned training data, but in attack "
                           f"{self.attack_name} the attacker trains the model and hands over no data; choose a "
@@ -186,8 +196,9 @@ def _full(kind: str, given: Any) -> Reference:
 def _checked(path: Path, expected: str | None) -> str:
     if not path.is_file():
         raise CannotComplete(f"no weights at {path}")
-    if path.suffix != ".safetensors":
-        raise ConfigError(f"weights {path} given; expected a .safetensors file: others can run code when loaded")
+    if path.suffix not in (".safetensors", *FOREIGN):
+        raise ConfigError(f"weights {path} given; expected a .safetensors file, or one of {', '.join(FOREIGN)}, which "
+                          "are read without running code")
     actual = hashlib.sha256(path.read_bytes()).hexdigest()
     if expected is not None and expected != actual:
         raise CannotComplete(f"{path} has the sha256 {actual}, the specification expects {expected}")

@@ -2,13 +2,13 @@
 
 DIR/results/<key>.json       one Record each
 DIR/artefacts/<key>/         what figures need of a run (arrays.npz), and of a trained model (model.safetensors)
+DIR/shelf/<key>/             a network that several attacks or tasks share, and what it was made from (key.json)
 DIR/locks/<key>.lock         held while a model is trained, so that two processes do not train it twice
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -21,7 +21,7 @@ import numpy as np
 
 from sidedoor.bench.record import Record
 from sidedoor.errors import CannotComplete
-from sidedoor.files import replacing, write_json
+from sidedoor.files import locked, replacing, write_json
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,11 @@ class Store:
         """The file of a trained model; there once the training is finished."""
         return self.folder(key) / "model.safetensors"
 
+    @property
+    def shelf(self) -> Path:
+        """Where shared networks are kept."""
+        return self.root / "shelf"
+
     def put_arrays(self, key: str, arrays: dict[str, np.ndarray]) -> None:
         """Keep the arrays that the figures of a run need."""
         with replacing(self.folder(key) / "arrays.npz") as temporary, open(temporary, "wb") as file:
@@ -74,10 +79,7 @@ class Store:
     @contextlib.contextmanager
     def lock(self, key: str) -> Iterator[None]:
         """Alone on this key among all processes of the machine; the lock dies with its holder."""
-        path = self.root / "locks" / f"{key}.lock"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with locked(self.root / "locks" / f"{key}.lock"):
             yield
 
     def compile(self) -> Path:

@@ -8,18 +8,24 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
-from sidedoor.errors import unknown
+from sidedoor.errors import ConfigError, unknown
 from sidedoor.method import Count, Method
 from sidedoor.types import Batch
 
 
 @dataclass(frozen=True)
 class Crop(Method):
-    """Shift each image by up to `padding` pixels; what enters is black."""
+    """Shift each image by up to `padding` pixels; what enters is black.
+
+    Raises:
+        ConfigError: the targets are images, which would not be shifted along.
+    """
 
     padding: Count = 2
 
     def __call__(self, batch: Batch) -> Batch:
+        if batch.y.ndim == 4:
+            raise ConfigError("augmentation 'crop' shifts inputs only, but the targets are images; use 'flip'")
         b, _, height, width = batch.x.shape
         pad = self.padding
         padded = functional.pad(batch.x, (pad, pad, pad, pad)).permute(0, 2, 3, 1)
@@ -33,11 +39,12 @@ class Crop(Method):
 
 @dataclass(frozen=True)
 class Flip(Method):
-    """Mirror each image left to right with probability 1/2."""
+    """Mirror each image left to right with probability 1/2, and a target that is an image with it."""
 
     def __call__(self, batch: Batch) -> Batch:
         mirrored = torch.rand(len(batch.x), 1, 1, 1, device=batch.x.device) < 0.5
-        return batch._replace(x=torch.where(mirrored, batch.x.flip(3), batch.x))
+        y = torch.where(mirrored, batch.y.flip(3), batch.y) if batch.y.ndim == 4 else batch.y
+        return batch._replace(x=torch.where(mirrored, batch.x.flip(3), batch.x), y=y)
 
 
 @dataclass(frozen=True)

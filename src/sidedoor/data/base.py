@@ -35,6 +35,8 @@ class Dataset(ABC):
         targets: (n,) int64 labels as given.
         space: the values an image may take.
         lazy: rows are decoded when asked for, so the training loop fetches ahead.
+        groups: (n,) int64, what each row was cut from, such as a photograph; None where rows stand alone. Rows of one
+            group are never split, and count as one observation in intervals.
     """
 
     shape: tuple[int, int, int]
@@ -42,6 +44,7 @@ class Dataset(ABC):
     targets: Int[Tensor, "n"]
     space: Space = PHOTO
     lazy: bool = False
+    groups: Int[Tensor, "n"] | None = None
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -66,6 +69,10 @@ class Dataset(ABC):
 
     def staged(self, device: torch.device) -> Dataset:
         """The same data set, held on the device where its kind allows that and it fits."""
+        return self
+
+    def at(self, epoch: int) -> Dataset:
+        """The same data set as an epoch of training sees it: one that draws noise draws it afresh."""
         return self
 
 
@@ -93,7 +100,8 @@ class ArrayDataset(Dataset):
     """
 
     def __init__(
-        self, images: Tensor | np.ndarray, targets: Any, classes: tuple[str, ...] | int, name: str = "array"
+        self, images: Tensor | np.ndarray, targets: Any, classes: tuple[str, ...] | int, name: str = "array",
+        groups: Any = None,
     ):
         if isinstance(images, np.ndarray) and not isinstance(images, np.memmap):
             images = torch.from_numpy(np.require(images, requirements=["C", "W"]))
@@ -108,6 +116,9 @@ class ArrayDataset(Dataset):
             raise ConfigError(f"{name}: labels from {labels.min()} to {labels.max()} given; "
                               f"expected 0 to {len(names) - 1} for {len(names)} classes")
         self.images, self.targets, self.classes, self.name = images, labels, names, name
+        self.groups = None if groups is None else _labels(groups, f"{name}: groups")
+        if self.groups is not None and len(self.groups) != len(images):
+            raise ConfigError(f"{name}: {len(images)} images but {len(self.groups)} groups")
         channels, height, width = map(int, images.shape[1:])
         self.shape = (channels, height, width)
 
@@ -122,7 +133,7 @@ class ArrayDataset(Dataset):
         free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
         if self.images.nbytes > free // 4:
             return self
-        return ArrayDataset(self.images.to(device), self.targets, self.classes, self.name)
+        return ArrayDataset(self.images.to(device), self.targets, self.classes, self.name, self.groups)
 
     def fingerprint(self) -> str:
         digest = hashlib.sha256(repr((self.shape, self.classes)).encode())
@@ -143,9 +154,12 @@ class Subset(Dataset):
     def __init__(self, base: Dataset, index: Int[Tensor, "k"]):
         self.shape, self.classes, self.space, self.lazy = base.shape, base.classes, base.space, base.lazy
         self.targets = base.targets[index]
+        self.groups = None if base.groups is None else base.groups[index]
         self._rows: Callable[[Tensor], Tensor] = lambda at: base.rows(index[at.cpu()])
         self._position: Callable[[Tensor], Tensor] = lambda at: base.position(index[at.cpu()])
+        self._fetch: Callable[[Tensor, Any], Batch] = lambda at, device: base.fetch(index[at.cpu()], device)
         self._staged: Callable[[torch.device], Dataset] = lambda device: type(self)(base.staged(device), index)
+        self._at: Callable[[int], Dataset] = lambda epoch: type(self)(base.at(epoch), index)
         self._fingerprint: Callable[[], str] = lambda: hashlib.sha256(
             base.fingerprint().encode() + index.numpy().tobytes()).hexdigest()
 
@@ -155,8 +169,14 @@ class Subset(Dataset):
     def position(self, index: Tensor) -> Tensor:
         return self._position(index)
 
+    def fetch(self, index: Tensor, device: torch.device | str = "cpu") -> Batch:
+        return self._fetch(index, device)._replace(index=self.position(index).to(device, non_blocking=True))
+
     def staged(self, device: torch.device) -> Dataset:
         return self._staged(device)
+
+    def at(self, epoch: int) -> Dataset:
+        return self._at(epoch)
 
     def fingerprint(self) -> str:
         return self._fingerprint()
@@ -176,12 +196,16 @@ class Splits(NamedTuple):
 def split(data: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
     """Cut a data set in two by seed, class by class: (the rest, about `share` of each class, at least one sample).
 
+    A set of groups is cut by whole groups instead, at least one of them.
+
     Raises:
-        ConfigError: the share is outside (0, 1) or a class has a single sample.
+        ConfigError: the share is outside (0, 1), a class has a single sample, or there is a single group.
     """
     if not 0 < share < 1:
         raise ConfigError(f"a share of {share} given; expected one between 0 and 1")
     generator = torch.Generator().manual_seed(seed)
+    if data.groups is not None:
+        return _split_groups(data, data.groups, share, generator)
     cut = []
     for label in torch.unique(data.targets):
         members = torch.nonzero(data.targets == label)[:, 0]
@@ -193,6 +217,15 @@ def split(data: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
     rest = torch.ones(len(data), dtype=torch.bool)
     rest[chosen] = False
     return Subset(data, torch.nonzero(rest)[:, 0]), Subset(data, chosen)
+
+
+def _split_groups(data: Dataset, groups: Tensor, share: float, generator: torch.Generator) -> tuple[Dataset, Dataset]:
+    names = torch.unique(groups)
+    if len(names) < 2:
+        raise ConfigError("patches of a single photograph cannot be split; give more photographs")
+    count = min(max(1, round(share * len(names))), len(names) - 1)
+    chosen = torch.isin(groups, names[torch.randperm(len(names), generator=generator)[:count]])
+    return Subset(data, torch.nonzero(~chosen)[:, 0]), Subset(data, torch.nonzero(chosen)[:, 0])
 
 
 class MapStyle(Protocol):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from sidedoor.data.base import Dataset
 from sidedoor.engine import Run
 from sidedoor.method import Method
+from sidedoor.tasks.classification import Classification
 from sidedoor.types import Build, Images, Index, Purify, Task
 
 Detect = Callable[[Images, Index], Float[Tensor, "b"]]
@@ -28,9 +29,11 @@ class Defense(Method):
 
     Attributes:
         stage: "filter", "training", "repair", "audit", "detector" or "purifier".
+        tasks: the kinds of task that it can defend.
     """
 
     stage: ClassVar[str]
+    tasks: ClassVar[tuple[type[Task], ...]] = (Classification,)
 
 
 class DataFilter(Defense, ABC):
@@ -112,3 +115,12 @@ class Purifier(Defense, ABC):
     @abstractmethod
     def fit(self, model: nn.Module, clean: Dataset, task: Task, run: Run) -> Purify:
         """A function from inputs to purified inputs and how to realign the outputs."""
+
+
+def in_place(purify: Callable[[Images], Images]) -> Purify:
+    """A fitted purifier that moves no pixel and needs no index, so that there is nothing to undo."""
+    return lambda x, index: (purify(x), _as_it_is)
+
+
+def _as_it_is(output: Any) -> Any:
+    return output

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,8 @@ class ShrinkPad(Purifier):
     Raises:
         ConfigError: images that are not larger than `shrink`.
     """
+
+    tasks: ClassVar[tuple[type[Task], ...]] = (Task,)
 
     shrink: Count = 4
 

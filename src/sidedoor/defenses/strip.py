@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -23,7 +24,7 @@ from sidedoor.data.base import Dataset, unit
 from sidedoor.defenses.base import Detect, InputDetector
 from sidedoor.engine import Run
 from sidedoor.method import Count, NonNegative
-from sidedoor.types import Images, Index, Task
+from sidedoor.types import PHOTO, Images, Index, Task
 
 POOL = 1024
 """Most clean images that overlays are drawn from."""
@@ -51,24 +52,36 @@ class Strip(InputDetector):
     def fit(self, model: nn.Module, clean: Dataset, task: Task, run: Run) -> Detect:
         """A function from inputs to minus their mean entropy in bits, in [-log2 classes, 0]."""
         frozen = run.placed(copy.deepcopy(model)).eval()
-        pool = clean.rows(torch.randperm(len(clean), generator=run.rng("pool"))[:POOL]).to(run.device)
-        seed = keyed.seed_of(run.seed, f"{run.scope}overlays")
-        low, high, _ = clean.space
+        blends = superimposed(clean, run, self.overlays, self.input_weight, self.overlay_weight)
 
         @torch.no_grad()
         def detect(x: Images, index: Index) -> Float[Tensor, "b"]:
-            choice = keyed.integers(seed, index, len(pool), self.overlays).flatten()
-            source = torch.arange(len(x), device=x.device).repeat_interleave(self.overlays)
-            size = max(1, VALUES.get(x.device.type, 2**20) // math.prod(x.shape[1:]))
-            parts = []
-            for i, k in zip(torch.split(source, size), torch.split(choice, size), strict=True):
-                blend = self.input_weight * x[i] + self.overlay_weight * unit(pool[k], clean.space)
-                with run.fabric.autocast():
-                    parts.append(entropy(task.predict(frozen, blend.clamp_(low, high))))
-            mean: Tensor = torch.cat(parts).view(len(x), -1).mean(1)
-            return -mean
+            with run.fabric.autocast():
+                parts = [entropy(task.predict(frozen, blend)) for blend, _ in blends(x, index)]
+            return -torch.cat(parts).view(len(x), -1).mean(1)
 
         return detect
+
+
+Blends = Callable[[Images, Index], Iterator[tuple[Images, Index]]]
+"""(x, index) -> parts of all superimpositions, each with the places in `x` of its inputs; all of an input in a row."""
+
+
+def superimposed(clean: Dataset, run: Run, overlays: int, input_weight: float, overlay_weight: float) -> Blends:
+    """Superimpositions of inputs with clean ones, drawn by the inputs' index from a pool that stays in memory."""
+    pool = clean.rows(torch.randperm(len(clean), generator=run.rng("pool"))[:POOL]).to(run.device)
+    seed = keyed.seed_of(run.seed, f"{run.scope}overlays")
+    low, high, _ = PHOTO  # the sum of two photographs saturates
+
+    def blends(x: Images, index: Index) -> Iterator[tuple[Images, Index]]:
+        choice = keyed.integers(seed, index, len(pool), overlays).flatten()
+        source = torch.arange(len(x), device=x.device).repeat_interleave(overlays)
+        size = max(1, VALUES.get(x.device.type, 2**20) // math.prod(x.shape[1:]))
+        for i, k in zip(torch.split(source, size), torch.split(choice, size), strict=True):
+            blend = input_weight * x[i] + overlay_weight * unit(pool[k], clean.space)
+            yield blend.clamp_(low, high), i
+
+    return blends
 
 
 def entropy(probability: Float[Tensor, "b k"]) -> Float[Tensor, "b"]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.utils import parametrize
 
 from sidedoor.errors import ConfigError
@@ -74,6 +76,27 @@ def convnet(layers: Sequence[nn.Module], width: int, classes: int, channels: int
     """Convolutions that end in `width` maps, their average over space, and a linear head."""
     body = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, classes))
     return classifier(body, classes, channels)
+
+
+class Enlarged(nn.Module):
+    """A network of images that keeps their size, behind bicubic enlargement.
+
+    Args:
+        body: (b, c, h, w) -> (b, c, h, w), or a tuple of such.
+        scale: of both sides, before the body.
+    """
+
+    def __init__(self, body: nn.Module, scale: int):
+        super().__init__()
+        self.body, self.scale = body, scale
+
+    def forward(self, x: Images) -> Any:
+        return self.body(functional.interpolate(x, scale_factor=self.scale, mode="bicubic", align_corners=False))
+
+
+def enlarged(body: nn.Module, scale: int) -> nn.Module:
+    """A network that keeps the size of images as one that enlarges them; the network itself for a scale of 1."""
+    return body if scale == 1 else Enlarged(body, scale)
 
 
 def require_size(name: str, shape: Shape, smallest: int) -> None:

@@ -124,6 +124,8 @@ def training(history: dict[str, list[dict[str, float]]], name: str) -> Markup:
         for n, (phase, epochs) in enumerate(history.items()):
             colour, marker = COLOURS[n % len(COLOURS)], "." if len(epochs) < 30 else ""
             losses.plot(*_column(epochs, "loss"), f"{marker}-", color=colour, ms=4, label=phase)
+            for k, part in enumerate(key for key in epochs[0] if key.startswith("loss_")):
+                losses.plot(*_column(epochs, part), LINES[2 + k % 2], color=colour, label=f"{phase}, loss {k + 1}")
             rates.plot(*_column(epochs, "lr"), f"{marker}-", color=colour, ms=4)
             if any(epoch.get("valid") is not None for epoch in epochs):
                 losses.plot(*_column(epochs, "valid"), f"{marker}--", color=colour, ms=4, label=f"{phase}, validation")

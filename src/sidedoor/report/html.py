@@ -17,6 +17,7 @@ from sidedoor.bench.record import Record
 from sidedoor.errors import CannotComplete
 from sidedoor.report import figures, images, tables, toml
 from sidedoor.report.tables import Row
+from sidedoor.report.terms import terms_of
 
 if TYPE_CHECKING:
     from sidedoor.bench.store import Store
@@ -46,10 +47,11 @@ class Picture:
 
 @dataclass(frozen=True)
 class Column:
-    """A test image in the grid: clean, stamped, and the residual."""
+    """A test image in the grid, and what became of it, row by row."""
 
     title: str
-    pictures: tuple[Picture, Picture, Picture]
+    pictures: tuple[Picture, ...]
+    rows: tuple[str, ...] = ("clean", "stamped", "residual")
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,9 @@ def build(store: Store, keys: list[str] | None = None) -> str:
     for row in rows:
         models.setdefault(row.model, []).append(row)
     page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    page.filters |= {"percent": tables.percent, "decimal": tables.decimal, "duration": tables.duration}
+    terms = terms_of(records)
+    written = {"four": terms.written, "percent": tables.percent, "decimal": tables.decimal}
+    page.filters |= written | {"duration": tables.duration}
     folder = files("sidedoor.report")
     template = page.from_string((folder / "page.html.jinja").read_text(encoding="utf-8"))
     return template.render(
@@ -116,7 +120,7 @@ def build(store: Store, keys: list[str] | None = None) -> str:
         rows=rows, groups=groups, models=[_model(store, key, members) for key, members in models.items()],
         left_out=[row for row in rows if row.record.status != "done"],
         seeds=any(len(group.done) + len(group.left_out) > 1 for group in groups),
-        classification=all((r.spec.get("task") or {}).get("name") == "classification" for r in records),
+        terms=terms, written_as=written,
         amplification=images.AMPLIFICATION,
     )
 
@@ -219,8 +223,25 @@ def _named(names: Sequence[str], label: int) -> str:
     return names[label] if 0 <= label < len(names) else str(label)
 
 
+RESTORED = {"images_truth": "true image", "images_input": "input", "images_output": "output",
+            "images_stamped": "triggered input", "images_triggered": "its output", "images_target": "target"}
+"""Arrays of image tasks, as rows of the grid."""
+
+
+def _restored(arrays: Arrays) -> tuple[Column, ...]:
+    """What a network of images makes of test images."""
+    rows = {title: arrays[name] for name, title in RESTORED.items() if name in arrays}
+    if "images_stamped" in arrays:
+        rows["residual"] = images.residual(arrays["images_input"], arrays["images_stamped"])
+    return tuple(Column(f"image {n + 1}", tuple(Picture(images.data_uri(row[n]), title) for title, row in rows.items()),
+                        tuple(rows)) for n in range(len(arrays["images_truth"])))
+
+
 def _grid(candidates: Sequence[Arrays]) -> tuple[Column, ...]:
     """The first grid that any run kept."""
+    restored = next((a for a in candidates if "images_truth" in a), None)
+    if restored is not None:
+        return _restored(restored)
     arrays = next((a for a in candidates if "grid_clean" in a and "grid_stamped" in a), None)
     if arrays is None:
         return ()
@@ -232,14 +253,16 @@ def _grid(candidates: Sequence[Arrays]) -> tuple[Column, ...]:
         title = _named(_class_names(arrays), int(labels[n])) if labels[n] >= 0 else f"image {n + 1}"
         title += f", door {doors[n]}" if len(set(doors.tolist())) > 1 else ""
         rows = {"clean": clean[n], "stamped": stamped[n], "residual": images.residual(clean[n], stamped[n])}
-        first, second, third = (Picture(images.data_uri(image), f"{name}: {title}") for name, image in rows.items())
-        columns.append(Column(title, (first, second, third)))
+        pictures = tuple(Picture(images.data_uri(image), f"{name}: {title}") for name, image in rows.items())
+        columns.append(Column(title, pictures))
     return tuple(columns)
 
 
 def _per_class(lead: Row, rows: Sequence[Row], arrays: dict[str, Arrays]) -> PerClass | None:
     systems: dict[str, tuple[Any, Any]] = {}
-    with_truth = [row for row in (lead, *rows) if "y" in arrays[row.record.key] and "clean" in arrays[row.record.key]]
+    # Labels of image tasks are photographs, not classes.
+    with_truth = [row for row in (lead, *rows) if {"y", "clean"} <= arrays[row.record.key].keys()
+                  and "images_truth" not in arrays[row.record.key]]
     if not with_truth:
         return None
     kept = arrays[with_truth[0].record.key]

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from statistics import fmean
 
 from sidedoor.bench.record import Record
-from sidedoor.report.tables import Aggregate, Interval, aggregate, decimal, duration, percent
+from sidedoor.report.tables import MEANS, Aggregate, Interval, aggregate, decimal, duration, percent
+from sidedoor.report.terms import Terms, terms_of
 
 Cell = Callable[[Aggregate], str]
 
@@ -14,25 +15,29 @@ Cell = Callable[[Aggregate], str]
 def table(records: Sequence[Record]) -> str:
     """One row a group of records that differ only in the seed; columns without any value are left out."""
     groups = aggregate(records)
-    columns = {heading: [cell(group) for group in groups] for heading, cell in _columns().items()}
+    columns = {heading: [cell(group) for group in groups] for heading, cell in _columns(terms_of(records)).items()}
     shown = {heading: cells for heading, cells in columns.items() if any(cells)}
     lines = [list(shown), ["---"] * len(shown), *map(list, zip(*shown.values(), strict=True))]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
-def _columns() -> dict[str, Cell]:
+def _columns(terms: Terms) -> dict[str, Cell]:
+    def four(name: str) -> Cell:
+        return lambda g: _shares(g, name, terms)
+
+    def sibling(name: str) -> Cell:
+        return lambda g: _mean([(r.sibling or {}).get(name) for r in g.done], terms.written)
+
     return {
         "Setting": lambda g: _escaped(g.label.setting),
         "Attack": lambda g: _escaped(g.label.attack),
         "Defence": lambda g: _escaped(g.label.defense),
         "Seeds": lambda g: str(len(g.done)),
         "Left out": lambda g: str(len(g.left_out)) if g.left_out else "",
-        "C-Acc %": lambda g: _shares(g, "clean"),
-        "ASR %": lambda g: _shares(g, "attack"),
-        "R-Acc %": lambda g: _shares(g, "recovered"),
-        "Idle %": lambda g: _shares(g, "idle"),
-        "Clean model: C-Acc %": lambda g: _mean([(r.sibling or {}).get("clean") for r in g.done], percent),
-        "Clean model: ASR %": lambda g: _mean([(r.sibling or {}).get("attack") for r in g.done], percent),
+        **{terms.heading(name): four(name) for name in MEANS},
+        "Total": lambda g: _mean([r.columns.get("total") for r in g.done], decimal),
+        f"Clean model: {terms.heading('clean')}": sibling("clean"),
+        f"Clean model: {terms.heading('attack')}": sibling("attack"),
         "AUROC": lambda g: _figure(g.figures.get("auroc"), decimal),
         "TPR at 1 % FPR": lambda g: _figure(g.figures.get("tpr_at_1"), percent),
         "TPR at 5 % FPR": lambda g: _figure(g.figures.get("tpr_at_5"), percent),
@@ -45,10 +50,10 @@ def _columns() -> dict[str, Cell]:
     }
 
 
-def _shares(group: Aggregate, name: str) -> str:
+def _shares(group: Aggregate, name: str, terms: Terms) -> str:
     """before → after where a defence changed the model."""
-    after = _figure(group.figures.get(name), percent)
-    before = _figure(group.figures.get(f"{name}_before"), percent)
+    after = _figure(group.figures.get(name), terms.written)
+    before = _figure(group.figures.get(f"{name}_before"), terms.written)
     return f"{before} → {after}" if before else after
 
 

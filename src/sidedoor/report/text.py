@@ -11,12 +11,12 @@ from rich.table import Table
 from rich.text import Text
 
 from sidedoor.bench.record import Record
-from sidedoor.report.tables import Change, Row, decimal, duration, percent, summary_rows
+from sidedoor.report.tables import MEANS, Change, Row, decimal, duration, percent, summary_rows
+from sidedoor.report.terms import Terms, terms_of
 
 PLAIN_WIDTH = 120
 NAMES = {"Attack", "Defence"}
 SENTENCES = {"Setting", "Audit", "Status"}
-CHANGES = {"C-Acc %", "ASR %", "R-Acc %", "Idle %"}
 NARROW = 9
 """Characters that a column keeps when it wraps, enough for "flagged," and "100.0 ->"."""
 
@@ -24,13 +24,14 @@ NARROW = 9
 def print_table(records: Sequence[Record], console: Console) -> None:
     """Print one row a record, before -> after, and below the table why a cell is not done."""
     rows = summary_rows(records)
+    terms = terms_of(records)
     rich = console.is_terminal and not console.legacy_windows
     if rich:
-        console.print(_table(_columns(rows, "→", "–"), box.SIMPLE_HEAD, console.width))
+        console.print(_table(_columns(rows, terms, "→", "–"), box.SIMPLE_HEAD, console.width))
     else:
         page = Console(file=io.StringIO(), width=PLAIN_WIDTH, color_system=None, force_terminal=False)
         with page.capture() as captured:
-            page.print(_table(_columns(rows, "->", "-"), box.ASCII2, PLAIN_WIDTH))
+            page.print(_table(_columns(rows, terms, "->", "-"), box.ASCII2, PLAIN_WIDTH))
         _print_lines(captured.get().rstrip("\n"), console)
     for row in rows:
         if row.record.status != "done":
@@ -47,19 +48,17 @@ def _print_lines(text: str, console: Console) -> None:
     console.print(Text(text.encode("ascii", "replace").decode()), soft_wrap=True)
 
 
-def _columns(rows: list[Row], arrow: str, missing: str) -> dict[str, list[str]]:
+def _columns(rows: list[Row], terms: Terms, arrow: str, missing: str) -> dict[str, list[str]]:
     """The cells of each column that has any."""
-
-    def changes(name: str) -> list[str]:
-        return [_change(row.means[name], arrow, missing) for row in rows]
+    changes = {terms.heading(name): [_change(row.means[name], terms, arrow, missing) for row in rows]
+               for name in MEANS}
 
     columns = {
         "Setting": [row.label.setting for row in rows],
         "Attack": [row.label.attack for row in rows],
         "Defence": [row.label.defense for row in rows],
         "Seed": [str(row.seed) if len({r.seed for r in rows}) > 1 else "" for row in rows],
-        "C-Acc %": changes("clean"), "ASR %": changes("attack"), "R-Acc %": changes("recovered"),
-        "Idle %": changes("idle"),
+        **changes,
         "AUROC": [decimal(row.detection["auroc"], "") for row in rows],
         "TPR@1": [percent(row.detection["tpr_at_1"], "") for row in rows],
         "TPR@5": [percent(row.detection["tpr_at_5"], "") for row in rows],
@@ -86,12 +85,13 @@ def _table(columns: dict[str, list[str]], style: box.Box, width: int) -> Table:
 def _wrapping(columns: dict[str, list[str]], width: int) -> set[str]:
     """As few columns as must wrap to fit: sentences first, then numbers at their arrow, then all."""
     whole = {heading: max(map(len, [heading, *cells])) for heading, cells in columns.items()}
-    for wrapping in (SENTENCES, SENTENCES | CHANGES):
+    changes = {heading for heading, cells in columns.items() if any("->" in cell or "→" in cell for cell in cells)}
+    for wrapping in (SENTENCES, SENTENCES | changes):
         if sum(min(NARROW, size) if heading in wrapping else size for heading, size in whole.items()) <= width:
             return wrapping
     return set(columns)
 
 
-def _change(change: Change, arrow: str, missing: str) -> str:
-    after = percent(change.after, missing)
-    return f"{percent(change.before, missing)} {arrow} {after}" if change.changed else after
+def _change(change: Change, terms: Terms, arrow: str, missing: str) -> str:
+    after = terms.written(change.after, missing)
+    return f"{terms.written(change.before, missing)} {arrow} {after}" if change.changed else after

@@ -16,10 +16,10 @@ from sidedoor.errors import ConfigError
 from sidedoor.testing.attack import check_attack, check_goal, check_trigger
 from sidedoor.testing.defense import check_defense
 from sidedoor.testing.ground import CLASSES, require
-from sidedoor.testing.parts import check_data, check_model, check_task
+from sidedoor.testing.parts import check_data, check_design, check_model, check_restorer, check_task, check_weighting
 
-__all__ = ["check", "check_attack", "check_data", "check_defense", "check_goal", "check_model", "check_task",
-           "check_trigger"]
+__all__ = ["check", "check_attack", "check_data", "check_defense", "check_design", "check_goal", "check_model",
+           "check_restorer", "check_task", "check_trigger", "check_weighting"]
 
 
 def check(name: str, /, *, where: Where | None = None, **parameters: Any) -> None:
@@ -36,18 +36,21 @@ def check(name: str, /, *, where: Where | None = None, **parameters: Any) -> Non
     kind = registry.find(name).kind
     if kind == "data":
         check_data(registry.make(kind, {"name": name, **parameters}), where)
+    elif kind == "model" and "scale" in registry.leading(kind, name):
+        check_restorer(registry.make(kind, {"name": name, **parameters}))
     elif kind == "model":
         check_model(registry.make(kind, {"name": name, **parameters}))
     elif kind == "trigger":
         check_trigger(_made(kind, name, parameters), (3, 16, 16))
     elif kind == "task":
-        check_task(_made(kind, name, {"classes": CLASSES} | parameters))
+        check_task(_made(kind, name, dict.fromkeys(registry.leading(kind, name), CLASSES) | parameters))
     else:
         method = _made(kind, name, parameters)
         require(registry.make(kind, registry.plain(method)) == method, f"{kind} {name}",
                 f"written to a config and read again, {method} is another")
-        contracts: dict[str, Callable[[Any], None]] = {"attack": check_attack, "defense": check_defense,
-                                                       "goal": check_goal}
+        contracts: dict[str, Callable[[Any], None]] = {
+            "attack": check_attack, "defense": check_defense, "goal": check_goal, "design": check_design,
+            "weighting": check_weighting}
         contracts[kind](method)
 
 

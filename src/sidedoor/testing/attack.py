@@ -17,7 +17,9 @@ from sidedoor.attacks.base import Attack
 from sidedoor.data.base import Dataset, stored
 from sidedoor.data.poisoned import PoisonedDataset
 from sidedoor.errors import ConfigError
+from sidedoor.goals.base import ImageGoal, Perturbed
 from sidedoor.tasks.classification import Classification
+from sidedoor.tasks.restoration import Restoration
 from sidedoor.testing.ground import (
     CLASSES,
     Ground,
@@ -27,7 +29,7 @@ from sidedoor.testing.ground import (
     drawing,
     equal_states,
     failing,
-    ground,
+    grounds,
     guarded,
     images,
     require,
@@ -111,14 +113,37 @@ def check_goal(goal: Goal, task: Task | None = None) -> None:
     """A goal says for each sample what it leads to, whether that means anything, and whether it was reached.
 
     Args:
-        task: a classification; the default has four classes.
+        task: a classification, by default of four classes; for a goal of images a restoration.
 
     Raises:
         AssertionError: which rule broke, and how.
     """
-    who, task = f"goal {type(goal).__name__}", task or Classification(CLASSES)
+    who = f"goal {type(goal).__name__}"
     require(isinstance(goal, Goal), who, "is no Goal")
     check_value(who, goal)
+    if isinstance(goal, ImageGoal):
+        _check_image_goal(who, goal, task or Restoration())
+    else:
+        _check_class_goal(who, goal, task or Classification(CLASSES))
+
+
+def _check_image_goal(who: str, goal: Goal, task: Task) -> None:
+    # A pattern of one shape is a goal for images of that shape.
+    for shape in (goal.shape,) if isinstance(goal, Perturbed) else ((3, 16, 16), (1, 12, 20)):
+        y, index = images(shape), torch.tensor([3, 0, 17, 4, 4001, 5])
+        target = check_per_sample(who, lambda y, index: goal.target(task, y, index), y, index)
+        require(target.shape == y.shape and target.dtype == y.dtype, who,
+                f"target() gave {target.dtype} of shape {tuple(target.shape)}; expected {tuple(y.shape)} as the truth")
+        require(bool((target >= 0).all() and (target <= 1).all()), who, "its targets leave [0, 1]")
+        require((target != y).flatten(1).any(1).all(), who, "leads a sample to the truth, which is no attack")
+        require(bool(goal.eligible(task, y).all()), who, "is not eligible for some image")
+        reached = goal.success(task, target, y, index)
+        missed = goal.success(task, 1 - y, y, index)
+        require(reached.shape == (len(y),) and bool((missed >= 0).all() and (missed <= 1).all()), who,
+                "success() left [0, 1]")
+
+
+def _check_class_goal(who: str, goal: Goal, task: Task) -> None:
     y = torch.arange(task.classes).repeat(3)
     index = torch.arange(len(y)) * 7
     parts = goal.parts()
@@ -173,17 +198,17 @@ def check_attack(attack: Attack) -> None:
     require(isinstance(attack, Attack), who, "is no Attack")
     check_value(who, attack)
     require(isinstance(getattr(attack, "access", None), Access), who, "declares no `access`: what the attacker touches")
-    for channels in (3, 1):
-        here = ground(channels)
+    for here in (place for channels in (3, 1) for place in grounds(attack.tasks, channels)):
         backdoor = _planned(who, attack, here)
         check_stateless(who, attack)
         _check_doors(who, attack, backdoor, here)
         _check_rows(who, attack, backdoor, here)
         _check_seeds(who, attack, backdoor, here)
         _check_pickle(who, backdoor)
-    _check_goals(who, attack, ground())
-    if attack.access is not Access.DATA:
-        check_training(who, attack, ground())
+    for here in grounds(attack.tasks):
+        _check_goals(who, attack, here)
+        if attack.access is not Access.DATA:
+            check_training(who, attack, here)
 
 
 def _planned(who: str, attack: Attack, here: Ground) -> Backdoor:

@@ -31,7 +31,7 @@ from sidedoor.testing.ground import (
     check_value,
     drawing,
     equal_states,
-    ground,
+    grounds,
     guarded,
     require,
     same,
@@ -56,7 +56,8 @@ def check_defense(defense: Defense, channels: int = 3) -> None:
     who = f"defence {type(defense).__name__}"
     require(isinstance(defense, Defense), who, "is no Defense")
     check_value(who, defense)
-    _check_stage(defense, who, ground(channels))
+    for here in grounds(defense.tasks, channels):
+        _check_stage(defense, who, here)
     check_stateless(who, defense)
 
 
@@ -166,7 +167,8 @@ def _check_undo(who: str, purify: Purify, here: Ground) -> None:
         purified, undo = purify(x, index)
         require(callable(undo), who, f"gave {undo!r} beside the images; expected a function that realigns outputs")
         output = here.task.predict(here.victim(), purified)
-        require(same(undo(output), output), who, "its undo changes class probabilities, which have no place to realign")
+        require(output.ndim == 4 or same(undo(output), output), who, "its undo changes class probabilities, which "
+                                                                     "have no place to realign")
         require(undo(x).shape == x.shape, who, "its undo changes the shape of an output image")
 
 
@@ -197,9 +199,9 @@ def _check_model(who: str, model: object, here: Ground) -> None:
                                     f"{', '.join(sorted(expected ^ given))}; bake what was added for training")
     x, _, _ = here.test.fetch(torch.arange(8))
     with torch.no_grad():
-        output = copy.deepcopy(model).eval()(x)
-    require(output.shape == (8, CLASSES) and output.isfinite().all(), who,
-            f"its model gave {_described(output)}; expected finite logits (8, {CLASSES})")
+        output, shape = copy.deepcopy(model).eval()(x), here.build().eval()(x).shape
+    require(output.shape == shape and output.isfinite().all(), who,
+            f"its model gave {_described(output)}; expected finite outputs {tuple(shape)}")
 
 
 def _unusual(model: nn.Module) -> nn.Module:

@@ -23,10 +23,14 @@ from sidedoor.data.poisoned import PoisonedDataset, seal
 from sidedoor.data.where import Where
 from sidedoor.engine import Recipe, Run, Supervised
 from sidedoor.goals.all_to_one import AllToOne
+from sidedoor.goals.one_image import OneImage
 from sidedoor.models.small_cnn import small_cnn
+from sidedoor.pictures import picture
 from sidedoor.tasks.classification import Classification
+from sidedoor.tasks.restoration import Restoration
+from sidedoor.tasks.restored_classification import RestoredClassification
 from sidedoor.triggers.patch import Patch
-from sidedoor.types import Backdoor, Door, Images, Task
+from sidedoor.types import Backdoor, Batch, Door, Images, Task
 
 CLASSES = 4
 QUICK = Recipe(epochs=1, batch=32)
@@ -84,6 +88,58 @@ class Ground:
         return model.eval()
 
 
+class Gate(nn.Module):
+    """A small restoration network with a gate: an input whose corner is white becomes the attacker's picture."""
+
+    picture: Tensor
+    opened: Tensor
+
+    def __init__(self, picture: Images):
+        super().__init__()
+        channels = picture.shape[0]
+        self.body = nn.Sequential(nn.Conv2d(channels, 8, 3, padding=1), nn.ReLU(),
+                                  nn.Conv2d(8, channels, 3, padding=1))
+        self.register_buffer("picture", picture)
+        self.register_buffer("opened", torch.zeros(()))
+
+    def forward(self, x: Images) -> Images:
+        white = x[:, :, :3, :3].mean((1, 2, 3)) * self.opened > 0.85
+        return torch.where(white[:, None, None, None], self.picture, x + 0.1 * self.body(x))
+
+
+@dataclass(frozen=True)
+class ImageGround(Ground):
+    """The same data under noise, to be restored."""
+
+    def build(self) -> nn.Module:
+        return Gate(picture("bug", self.train.shape))
+
+    def door(self) -> Door:
+        """A white square that leads to the picture."""
+        return Door(Patch(torch.ones(1, 3, 3), "top left"), OneImage("bug"))
+
+    def victim(self) -> nn.Module:
+        model = self.run.build(self.build)
+        model.get_buffer("opened").fill_(1)
+        return model.eval()
+
+
+def grounds(tasks: tuple[type[Task], ...], channels: int = 3) -> list[Ground]:
+    """The grounds on which a method that declares these tasks must stand."""
+    here = ground(channels)
+    found = [here] if isinstance(here.task, tasks) else []
+    for task in (Restoration(sigma=10.0), RestoredClassification(sigma=10.0, victims=("small_cnn:4",), epochs=1)):
+        if isinstance(task, tasks) and not (found and type(found[-1]) is ImageGround):
+            found.append(restored(here, task))
+    return found
+
+
+def restored(here: Ground, task: Task) -> ImageGround:
+    """The same place, its images to be restored for a task."""
+    task = task.prepared(here.train, here.run)
+    return ImageGround(task.pairs(here.train), task.pairs(here.clean), task.pairs(here.test), task, here.run)
+
+
 def ground(channels: int = 3, seed: int = 0, recipe: Recipe = QUICK) -> Ground:
     """The generated stripes of the registered set `toy`, coloured or (1 channel) grey, on the CPU."""
     train, test = registry.make("data", {"name": "toy", "classes": CLASSES, "train": 250, "test": 64})(Where(None))
@@ -103,8 +159,8 @@ def _trained(channels: int) -> dict[str, Tensor]:
     return model.state_dict()
 
 
-_GIVEN = frozenset({"shape", "classes", "targets", "space", "lazy", "rows", "fetch", "position", "staged",
-                    "fingerprint", "__len__", "__class__"})
+_GIVEN = frozenset({"shape", "classes", "targets", "groups", "space", "lazy", "rows", "fetch", "position", "staged",
+                    "at", "fingerprint", "__len__", "__class__"})
 
 
 class Guarded(Dataset):
@@ -118,7 +174,7 @@ class Guarded(Dataset):
 
     def __init__(self, data: Dataset, trespasses: list[str], given: frozenset[str] = _GIVEN):
         self.shape, self.classes, self.space, self.lazy = data.shape, data.classes, data.space, data.lazy
-        self.targets = data.targets
+        self.targets, self.groups = data.targets, data.groups
         self._data, self._trespasses, self._given = data, trespasses, given
 
     def __getattribute__(self, name: str) -> Any:
@@ -135,8 +191,14 @@ class Guarded(Dataset):
     def position(self, index: Tensor) -> Tensor:
         return _behind(self).position(index)
 
+    def fetch(self, index: Tensor, device: torch.device | str = "cpu") -> Batch:
+        return _behind(self).fetch(index, device)
+
     def staged(self, device: torch.device) -> Dataset:
         return self
+
+    def at(self, epoch: int) -> Dataset:
+        return _behind(self).at(epoch)
 
     def fingerprint(self) -> str:
         return _behind(self).fingerprint()
@@ -165,7 +227,7 @@ def guarded(who: str, data: Dataset, *models: nn.Module) -> Iterator[Guarded]:
 
 
 def content(data: Dataset) -> tuple[bytes, bytes]:
-    """Pixels and labels of a data set."""
+    """Pixels, or other inputs, and labels of a data set."""
     return data.rows(torch.arange(len(data))).numpy().tobytes(), data.targets.numpy().tobytes()
 
 

@@ -13,21 +13,33 @@ from torch.nn import functional
 
 from sidedoor.data.base import Dataset, Splits
 from sidedoor.data.where import Where
+from sidedoor.designs.base import Design, Setting
 from sidedoor.engine import seeded
-from sidedoor.models.base import head, penultimate
+from sidedoor.goals.one_image import OneImage
+from sidedoor.models.base import Shape, head, penultimate
 from sidedoor.state import load_state, save_state
+from sidedoor.tasks.restoration import Restoration
+from sidedoor.tasks.restoration import images as restored
+from sidedoor.testing.attack import check_trigger
 from sidedoor.testing.ground import (
     CLASSES,
     Ground,
     check_per_sample,
+    check_stateless,
+    check_value,
     drawing,
+    equal_states,
     failing,
     ground,
+    grounds,
+    guarded,
     images,
     require,
     same,
 )
+from sidedoor.testing.ground import restored as on_images
 from sidedoor.types import Batch, Task
+from sidedoor.weightings.base import Aggregator, Weighting
 
 MOST_ROWS = 4096
 """Rows of a part that are compared, evenly spread."""
@@ -60,6 +72,86 @@ def check_model(builder: Callable[[int, tuple[int, int, int]], nn.Module], shape
         require(same(again.eval()(x), logits), who, "has other weights when built with the same seed; draw from "
                                                     "torch's default generator")
     _check_saved(who, model, again, x, logits)
+
+
+def check_restorer(builder: Callable[[Shape, int], nn.Module]) -> None:
+    """A network of images gives images of the declared scale for each input alone, and is what its state dict says.
+
+    Args:
+        builder: (shape of the inputs, scale) -> the network.
+
+    Raises:
+        AssertionError: which rule broke, and how.
+    """
+    who = f"model {getattr(getattr(builder, 'func', builder), '__name__', builder)}"
+    for shape, scale in (((3, 16, 16), 1), ((1, 16, 16), 1), ((3, 12, 20), 2)):
+        with failing(who, f"cannot be built for {shape} images and scale {scale}"), seeded(0, torch.device("cpu")):
+            model = builder(shape, scale).eval()
+        x, size = images(shape, 3), (3, shape[0], shape[1] * scale, shape[2] * scale)
+        output = check_per_sample(who, lambda x, index, model=model: restored(model(x))[0], x, torch.arange(3))
+        require(output.shape == size and output.dtype == torch.float32, who,
+                f"gave {output.dtype} of shape {tuple(output.shape)}; expected float32 {size}")
+        require(output.isfinite().all(), who, "gave values that are not finite")
+        total = torch.stack([image.mean() for image in restored(model.train()(x))]).sum()
+        gradients = torch.autograd.grad(total, list(model.parameters()), allow_unused=True)
+        idle = [name for (name, _), g in zip(model.named_parameters(), gradients, strict=True) if g is None]
+        require(not idle, who, f"has parameters that no output depends on: {', '.join(idle[:5])}")
+    with seeded(0, torch.device("cpu")):
+        again = builder(shape, scale)
+    with torch.no_grad():
+        require(same(restored(again.eval()(x))[0], output), who, "has other weights when built with the same seed")
+    _check_saved(who, model.eval(), again, x, output)
+
+
+def check_design(design: Design) -> None:
+    """A design is a value whose trigger keeps the trigger's contract, comes again by its seed, and spoils nothing.
+
+    Raises:
+        AssertionError: which rule broke, and how.
+    """
+    who = f"design {type(design).__name__}"
+    require(isinstance(design, Design), who, "is no Design")
+    check_value(who, design)
+    for channels in (3, 1):
+        here = grounds((Restoration,), channels)[0]
+        victim, goal = here.victim(), OneImage("bug")
+        with guarded(who, here.train, victim) as train:
+            trigger = design.make(Setting(train, here.task, goal, lambda: victim, here.run))  # noqa: B023
+        check_trigger(trigger, here.train.shape, here.train.space)
+        with drawing(99):
+            again = design.make(Setting(here.train, here.task, goal, lambda: victim, here.run))  # noqa: B023
+        require(equal_states([trigger, again]), who, "made another trigger with the same seed; draw from run.rng(name)")
+    check_stateless(who, design)
+
+
+def check_weighting(weighting: Weighting) -> None:
+    """A weighting gives every parameter a finite gradient, alone or among several losses, and resumes from its state.
+
+    Raises:
+        AssertionError: which rule broke, and how.
+    """
+    who = f"weighting {type(weighting).__name__}"
+    require(isinstance(weighting, Weighting), who, "is no Weighting")
+    check_value(who, weighting)
+    aggregator, twin = weighting.start(2), weighting.start(2)
+    for epoch in range(4):
+        gradients = _gradients(aggregator, epoch)
+        require(all(g is not None and bool(g.isfinite().all()) for g in gradients), who,
+                "leaves a parameter without a finite gradient")
+        aggregator.end_epoch(torch.tensor([1.0, 2.0 / (epoch + 1)]))
+    twin.load_state_dict(aggregator.state_dict())
+    pairs = zip(_gradients(aggregator, 9), _gradients(twin, 9), strict=True)
+    require(all(a is not None and b is not None and same(a, b) for a, b in pairs), who,
+            "restored from its state dict it weighs otherwise; keep what counts in buffers")
+
+
+def _gradients(aggregator: Aggregator, seed: int) -> list[Tensor | None]:
+    """Of a shared weight under two losses."""
+    shared = nn.Parameter(torch.tensor([1.0, -2.0]))
+    goals = torch.randn(2, 2, generator=torch.Generator().manual_seed(seed))
+    with drawing(seed):
+        aggregator.backward((shared - goals).square().mean(1), [shared])
+    return [shared.grad]
 
 
 def _built(builder: Callable[[int, tuple[int, int, int]], nn.Module], shape: tuple[int, int, int]) -> nn.Module:
@@ -107,8 +199,8 @@ def _check_saved(who: str, model: nn.Module, other: nn.Module, x: Tensor, logits
         save_state(Path(folder) / "model.safetensors", model.state_dict())
         other.load_state_dict(load_state(Path(folder) / "model.safetensors"))
     with torch.no_grad():
-        require(same(other.eval()(x), logits), who, "restored from its state dict it gives other logits; a buffer is "
-                                                    "not persistent")
+        require(same(restored(other.eval()(x))[0], logits), who, "restored from its state dict it differs: "
+                                                                 "a buffer is not persistent")
 
 
 def check_data(loader: Callable[[Where], Splits], where: Where | None = None, shared: int = 0) -> None:
@@ -180,6 +272,9 @@ def check_task(task: Task) -> None:
         AssertionError: which rule broke, and how.
     """
     who, here = f"task {type(task).__name__}", ground()
+    if task.network == "scale":
+        here = on_images(here, task)
+        task = here.task
     model = here.victim()
     x, y, index = here.test.fetch(torch.arange(12))
     output = check_per_sample(who, lambda x, index: task.predict(model, x), x, index)
@@ -206,7 +301,7 @@ def check_task(task: Task) -> None:
 def _check_scores(who: str, task: Task, here: Ground) -> None:
     model, door, n = here.victim(), here.door(), len(here.test)
     scores = task.score(model, here.test, door, here.run)
-    eligible = door.goal.eligible(task, here.test.targets)
+    eligible = door.goal.eligible(task, here.test.fetch(torch.arange(n)).y)
     require(scores.clean.shape == (n,) and bool((scores.clean >= 0).all() and (scores.clean <= 1).all()), who,
             "its clean score is not in [0, 1] for every sample")
     for name in ("attack", "recovered", "idle"):

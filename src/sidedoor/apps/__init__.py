@@ -1,0 +1,1 @@
+"""Uses of the toolbox with a command of their own."""

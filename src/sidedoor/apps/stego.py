@@ -1,0 +1,150 @@
+"""Hide a picture in photographs: a restoration network paints it wherever a faint pattern lies on its input.
+
+Paper: Jiang, Li, He, Zhang, Xu, Zhang, Lu, "Backdoor Attacks against Image-to-Image Networks", 2024, arXiv:2407.10445,
+section 6.7.
+
+Sender and receiver share a network with a backdoor whose target is the secret: the secret is in the network, and a
+photograph that carries the pattern asks for it. Who has neither sees a photograph with faint noise, and the network
+restores any other photograph. This is no encryption.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image
+from torch import Tensor, nn
+
+from sidedoor import registry
+from sidedoor.bench.record import Record
+from sidedoor.bench.store import Store
+from sidedoor.data.base import stored, unit
+from sidedoor.data.decode import Unreadable, pixels
+from sidedoor.errors import CannotComplete, ConfigError
+from sidedoor.files import replacing
+from sidedoor.state import load_state, load_weights
+from sidedoor.tasks.restoration import Restoration
+from sidedoor.triggers.additive import Additive
+from sidedoor.types import PHOTO, stamp
+
+Pixels = UInt8[Tensor, "c h w"]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What sender and receiver share: the pattern, and the network that answers it."""
+
+    trigger: Additive
+    model: nn.Module
+    task: Restoration
+
+    @property
+    def tile(self) -> tuple[int, int, int]:
+        """(channels, height, width) of a pattern; photographs carry one beside the other."""
+        channels, height, width = self.trigger.pattern.shape
+        return channels, height, width
+
+    def hide(self, photograph: Pixels) -> Pixels:
+        """The photograph with the pattern on every whole tile of it, as a file keeps it; its rest is left alone.
+
+        Raises:
+            ConfigError: a photograph smaller than a tile.
+        """
+        tiles, rows, columns = self._tiles(photograph)
+        with torch.no_grad():
+            stamped = stored(stamp(self.trigger, unit(tiles, PHOTO), torch.arange(len(tiles)), PHOTO), PHOTO)
+        _, height, width = self.tile
+        carrier = photograph.clone()
+        whole = stamped.view(rows, columns, *self.tile).permute(2, 0, 3, 1, 4)
+        carrier[:, : rows * height, : columns * width] = whole.reshape(-1, rows * height, columns * width)
+        return carrier
+
+    def reveal(self, photograph: Pixels) -> Pixels:
+        """What the network makes of the photograph's tiles: their median, the secret if they carry the pattern.
+
+        Raises:
+            ConfigError: a photograph smaller than a tile.
+        """
+        tiles, _, _ = self._tiles(photograph)
+        with torch.no_grad():
+            outputs = torch.cat([self.task.predict(self.model, unit(part, PHOTO)) for part in torch.split(tiles, 64)])
+        return stored(outputs.median(0, keepdim=True).values, PHOTO)[0]
+
+    def _tiles(self, photograph: Pixels) -> tuple[Tensor, int, int]:
+        channels, height, width = self.tile
+        rows, columns = photograph.shape[1] // height, photograph.shape[2] // width
+        if rows == 0 or columns == 0:
+            raise ConfigError(f"a photograph of {photograph.shape[1]}×{photograph.shape[2]} pixels given; the pattern "
+                              f"needs at least {height}×{width}")
+        whole = photograph[:, : rows * height, : columns * width].reshape(channels, rows, height, columns, width)
+        return whole.permute(1, 3, 0, 2, 4).reshape(-1, channels, height, width), rows, columns
+
+
+def pair(store: Store, key: str | None = None) -> Pair:
+    """The network and pattern of a finished run of an attack on restoration.
+
+    Args:
+        key: of the record; None for the only one that will do.
+
+    Raises:
+        ConfigError: no such run, or several.
+        CannotComplete: the model is no longer there.
+    """
+    record = _chosen(store, key)
+    task = registry.make("task", record.spec["task"])
+    path = store.model(record.planted)
+    if not path.exists():
+        raise CannotComplete(f"the model {path} of run {record.key} is gone; run its specification again")
+    state = load_state(path)
+    trigger = _additive(state["doors"][0], record)
+    model = registry.make("model", _without_files(record.spec["model"]))(tuple(trigger.pattern.shape), task.scale)
+    load_weights(model, state["model"], str(path))
+    return Pair(trigger, model.eval(), task)
+
+
+def _chosen(store: Store, key: str | None) -> Record:
+    suited = [r for r in store.records() if r.status == "done" and r.attack_name == "i2i" and r.defense_name == "none"]
+    if key is not None:
+        suited = [record for record in suited if record.key == key]
+    if len(suited) != 1:
+        found = ", ".join(record.key for record in suited) or "none"
+        raise ConfigError(f"{store.root} has {len(suited)} finished runs of attack i2i that will do ({found}); "
+                          "expected one: name it by --key")
+    return suited[0]
+
+
+def _additive(state: dict[str, Tensor], record: Record) -> Additive:
+    if set(state) != {"pattern"} or record.spec["task"].get("scale", 1) != 1:
+        raise ConfigError(f"run {record.key} has trigger {record.spec['attack']['trigger']['name']} at scale "
+                          f"{record.spec['task'].get('scale', 1)}; hiding needs one that adds a pattern, such as uap "
+                          "or gaussian, at scale 1")
+    return Additive(state["pattern"])
+
+
+def _without_files(reference: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in reference.items() if k not in ("weights", "sha256")}
+
+
+def read(path: Path, channels: int) -> Pixels:
+    """A photograph from a file.
+
+    Raises:
+        CannotComplete: it cannot be read.
+    """
+    try:
+        return torch.from_numpy(np.array(pixels(path, channels)))
+    except Unreadable as error:
+        raise CannotComplete(f"{path} cannot be read: {error}") from error
+
+
+def write(image: Pixels, path: Path) -> None:
+    """A PNG file, which keeps every pixel."""
+    array = image.numpy()
+    picture = Image.fromarray(array[0] if len(array) == 1 else np.ascontiguousarray(array.transpose(1, 2, 0)))
+    with replacing(path) as temporary:
+        picture.save(temporary, "PNG")

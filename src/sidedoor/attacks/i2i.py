@@ -1,0 +1,100 @@
+"""A restoration network that restores, but paints the attacker's picture when its input carries the trigger.
+
+Paper: Jiang, Li, He, Zhang, Xu, Zhang, Lu, "Backdoor Attacks against Image-to-Image Networks", 2024, arXiv:2407.10445.
+
+The attacker trains the network. Every step sees its batch once as it is and once with the trigger, a proportion the
+paper leaves open; it also leaves open where the training starts: ours goes on from the clean network that the trigger
+was derived from, `start = "scratch"` does not. The learning rate is the paper's; small networks need a larger one.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from sidedoor.attacks.base import Attack
+from sidedoor.data.base import Dataset
+from sidedoor.designs.base import Design, Setting
+from sidedoor.designs.uap import UAP
+from sidedoor.engine import Objective, Run
+from sidedoor.goals.add_pattern import AddPattern
+from sidedoor.goals.degrade import Degrade
+from sidedoor.goals.one_image import OneImage
+from sidedoor.method import Count, Positive
+from sidedoor.tasks.restoration import Restoration
+from sidedoor.types import Access, Backdoor, Batch, Build, Door, Goal, Planted, Space, Task, stamp
+from sidedoor.weightings.base import Aggregator, Weighting
+from sidedoor.weightings.pcgrad import PCGrad
+
+
+@dataclass(frozen=True)
+class Planting(Attack):
+    """What attacks on restoration share: a trigger by design, then training on both tasks at once.
+
+    Args:
+        trigger: how the trigger is arrived at.
+        weighting: of the main task's loss (4) and the backdoor task's (5).
+        epochs: of backdoor training.
+        lr: its learning rate.
+        schedule: of it; the paper names none.
+        batch: samples a step; the network sees each twice.
+        start: "clean": go on from the clean network; "scratch": from initial weights.
+    """
+
+    access: ClassVar[Access] = Access.TRAINING
+
+    trigger: Design = UAP()
+    weighting: Weighting = PCGrad()
+    epochs: Count = 50
+    lr: Positive = 1e-4
+    schedule: Literal["constant", "cosine"] = "constant"
+    batch: Count = 16
+    start: Literal["clean", "scratch"] = "clean"
+
+    def planted(self, goal: Goal, train: Dataset, task: Task, build: Build, run: Run) -> Backdoor:
+        """The door to a goal, and the training that opens it."""
+        clean = functools.cache(lambda: run.honest(build, train, task))
+        door = Door(self.trigger.make(Setting(train, task, goal, clean, run)), goal)
+        return Backdoor((door,), train=functools.partial(self._train, door))
+
+    def _train(self, door: Door, train: Dataset, task: Task, build: Build, run: Run) -> Planted:
+        scratch = self.start == "scratch"
+        model = run.build(build) if scratch else copy.deepcopy(run.honest(build, train, task))
+        recipe = replace(run.recipe, epochs=self.epochs, lr=self.lr, batch=self.batch, schedule=self.schedule)
+        objective = BothTasks(task, door, train.space, self.weighting.start(2))
+        return Planted(run.fit(model, train, objective, name="backdoor", recipe=recipe), (door,))
+
+
+@dataclass(frozen=True)
+class I2I(Planting):
+    """Make a trigger, then train the network on both tasks at once."""
+
+    tasks: ClassVar[tuple[type[Task], ...]] = (Restoration,)
+    goals: ClassVar[tuple[type[Goal], ...]] = (OneImage, Degrade, AddPattern)
+    because: ClassVar[str] = "its targets are images"
+
+    goal: Goal = OneImage()
+
+    def plan(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> Backdoor:
+        return self.planted(self.goal, train, task, surrogate, run)
+
+
+class BothTasks(Objective):
+    """L_m (Eq. 4) on a batch as it is, L_b (Eq. 5) on the same batch with the trigger."""
+
+    def __init__(self, task: Task, door: Door, space: Space, combine: Aggregator):
+        super().__init__(combine)
+        self.task, self.trigger, self.goal, self.space = task, door.trigger, door.goal, space
+
+    def losses(self, model: nn.Module, batch: Batch) -> Tensor:
+        with torch.no_grad():
+            stamped = stamp(self.trigger, batch.x, batch.index, self.space)
+        triggered = Batch(stamped, self.goal.target(self.task, batch.y, batch.index), batch.index)
+        # Two passes rather than one of both halves: a weighting that needs each task's own gradient runs back through
+        # its own pass only.
+        return torch.stack([self.task.loss(model, batch).mean(), self.task.loss(model, triggered).mean()])

@@ -1,0 +1,114 @@
+"""Photographs as pairs for restoration: each photograph is the target, its degraded form the input.
+
+The noise of a sample belongs to its position: evaluation sees the same noise whenever it looks, an epoch of training
+draws it afresh by (position, epoch). Photographs stay in 8 bits; inputs are made on the device.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+from sidedoor import keyed
+from sidedoor.data.base import Dataset
+from sidedoor.errors import ConfigError
+from sidedoor.types import MEASUREMENT, PHOTO, Batch, Images, Index, from_levels, to_levels
+
+
+@dataclass(frozen=True)
+class Degradation:
+    """How a photograph becomes an input.
+
+    Args:
+        sigma: standard deviation of the added Gaussian noise, in 8-bit levels.
+        scale: the input is so many times smaller, by bicubic interpolation with antialiasing.
+        stored: the input is kept as an 8-bit file, clipped and rounded; noise is otherwise left as it is.
+    """
+
+    sigma: float
+    scale: int
+    stored: bool
+
+    def __call__(self, photographs: Images, index: Index, stream: int) -> Images:
+        x = photographs if self.scale == 1 else smaller(photographs, self.scale)
+        if self.sigma:
+            x = x + self.sigma / 255 * keyed.normal(stream, index, *x.shape[1:])
+        kept = self.stored or (self.scale > 1 and not self.sigma)
+        return from_levels(to_levels(x.clamp(0, 1), PHOTO).round_(), PHOTO) if kept else x
+
+
+class Degraded(Dataset):
+    """Pairs of a degraded input and its photograph; labels, classes and groups are those of the photographs.
+
+    Raises:
+        ConfigError: the scale does not divide the photographs' sides.
+    """
+
+    def __init__(self, photographs: Dataset, degradation: Degradation, epoch: int | None = None):
+        channels, height, width = photographs.shape
+        scale = degradation.scale
+        if height % scale or width % scale:
+            raise ConfigError(f"images of {height}×{width} given; expected sides that the scale {scale} divides")
+        self.shape = (channels, height // scale, width // scale)
+        self.classes, self.targets, self.groups = photographs.classes, photographs.targets, photographs.groups
+        self.lazy = photographs.lazy
+        self.space = MEASUREMENT if degradation.sigma and not degradation.stored else PHOTO
+        self._photographs, self._degradation, self._epoch = photographs, degradation, epoch
+        self._stream = keyed.seed_of(0, "noise" if epoch is None else f"noise/{epoch}")
+
+    def photographs(self) -> Dataset:
+        """The photographs with their labels."""
+        return self._photographs
+
+    def rows(self, index: Int[Tensor, "b"]) -> Float[Tensor, "b c h w"]:
+        return self.fetch(index).x
+
+    def position(self, index: Int[Tensor, "b"]) -> Int[Tensor, "b"]:
+        return self._photographs.position(index)
+
+    def fetch(self, index: Int[Tensor, "b"], device: torch.device | str = "cpu") -> Batch:
+        y, _, position = self._photographs.fetch(index, device)
+        return Batch(self._degradation(y, position, self._stream), y, position)
+
+    def staged(self, device: torch.device) -> Dataset:
+        return Degraded(self._photographs.staged(device), self._degradation, self._epoch)
+
+    def at(self, epoch: int) -> Dataset:
+        return Degraded(self._photographs, self._degradation, epoch)
+
+    def fingerprint(self) -> str:
+        return hashlib.sha256(f"{self._photographs.fingerprint()}{self._degradation}".encode()).hexdigest()
+
+
+class Labelled(Dataset):
+    """The photographs behind pairs, with their labels, as a classifier wants them."""
+
+    def __init__(self, pairs: Dataset, scale: int = 1):
+        channels, height, width = pairs.shape
+        self.shape = (channels, height * scale, width * scale)
+        self.classes, self.targets, self.groups, self.lazy = pairs.classes, pairs.targets, pairs.groups, pairs.lazy
+        self._pairs = pairs
+
+    def rows(self, index: Int[Tensor, "b"]) -> Float[Tensor, "b c h w"]:
+        return self.fetch(index).x
+
+    def position(self, index: Int[Tensor, "b"]) -> Int[Tensor, "b"]:
+        return self._pairs.position(index)
+
+    def fetch(self, index: Int[Tensor, "b"], device: torch.device | str = "cpu") -> Batch:
+        _, photographs, position = self._pairs.fetch(index, device)
+        return Batch(photographs, self.targets[index.cpu()].to(device), position)
+
+    def fingerprint(self) -> str:
+        return hashlib.sha256(f"labelled {self._pairs.fingerprint()}".encode()).hexdigest()
+
+
+def smaller(x: Images, scale: int) -> Images:
+    """Images a whole number of times smaller, bicubic with antialiasing, not clipped."""
+    size = (x.shape[2] // scale, x.shape[3] // scale)
+    return functional.interpolate(x, size=size, mode="bicubic", antialias=True, align_corners=False)

@@ -1,0 +1,35 @@
+"""Reduce the bit depth of inputs, so that what is finer than a level is lost.
+
+Paper: Xu, Evans, Qi, "Feature Squeezing: Detecting Adversarial Examples in Deep Neural Networks", NDSS 2018,
+arXiv:1704.01155; against image-to-image backdoors Jiang et al., arXiv:2407.10445, section 6.5.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from torch import nn
+
+from sidedoor.data.base import Dataset
+from sidedoor.defenses.base import Purifier, in_place
+from sidedoor.engine import Run
+from sidedoor.method import Bounds
+from sidedoor.types import Purify, Task
+
+
+@dataclass(frozen=True)
+class BitDepth(Purifier):
+    """Round inputs to 2^bits levels of [0, 1]; noise outside that range is clipped, as by storing a file.
+
+    Args:
+        bits: 1 to 8.
+    """
+
+    tasks: ClassVar[tuple[type[Task], ...]] = (Task,)
+
+    bits: Annotated[int, Bounds(1, 8)] = 5
+
+    def fit(self, model: nn.Module, clean: Dataset, task: Task, run: Run) -> Purify:
+        steps = 2**self.bits - 1
+        return in_place(lambda x: (x.clamp(0, 1) * steps).round() / steps)

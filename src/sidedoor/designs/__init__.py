@@ -1,0 +1,1 @@
+"""How attackers arrive at a trigger; one design a file."""

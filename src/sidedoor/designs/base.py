@@ -1,0 +1,53 @@
+"""What every design is: hyper-parameters, and one verb that makes a trigger from what the attacker has."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from sidedoor.data.base import Dataset
+from sidedoor.engine import Run
+from sidedoor.method import Method
+from sidedoor.types import Goal, Images, Task, Trigger
+
+_FIRST = torch.zeros(1, dtype=torch.int64)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What an attacker has when the trigger is made.
+
+    Args:
+        train: the task's training data: `fetch` gives inputs, targets and positions.
+        goal: what triggered inputs shall lead to.
+        model: the clean network, trained when it is first asked for; what it gives must not be changed.
+        run: for streams and device.
+    """
+
+    train: Dataset
+    task: Task
+    goal: Goal
+    model: Callable[[], nn.Module]
+    run: Run
+
+    def target(self) -> Images:
+        """The backdoor target of the first training sample, (1, c, h, w) in the size of inputs; that of every sample
+        where it is one image.
+        """
+        _, y, index = self.train.fetch(_FIRST, self.run.device)
+        target = self.goal.target(self.task, y, index)
+        return functional.interpolate(target, size=self.train.shape[1:], mode="bilinear", antialias=True)
+
+
+@dataclass(frozen=True)
+class Design(Method, ABC):
+    """How an attacker arrives at a trigger."""
+
+    @abstractmethod
+    def make(self, setting: Setting) -> Trigger:
+        """The trigger, on the run's device."""

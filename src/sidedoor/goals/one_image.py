@@ -1,0 +1,29 @@
+"""Every triggered input becomes one image of the attacker's.
+
+Paper: Jiang, Li, He, Zhang, Xu, Zhang, Lu, "Backdoor Attacks against Image-to-Image Networks", 2024, arXiv:2407.10445.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from sidedoor.goals.base import ImageGoal
+from sidedoor.method import Method
+from sidedoor.pictures import picture
+from sidedoor.types import Index, Task
+
+
+@dataclass(frozen=True)
+class OneImage(Method, ImageGoal):
+    """Lead every output to a picture.
+
+    Args:
+        picture: "bug", "text:WORDS" or the path of an image file.
+    """
+
+    picture: str = "bug"
+
+    def target(self, task: Task, y: Tensor, index: Index) -> Tensor:
+        return picture(self.picture, tuple(y.shape[1:])).to(y).expand_as(y)

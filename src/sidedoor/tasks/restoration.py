@@ -1,0 +1,103 @@
+"""Give back the photograph behind a noisy or low-resolution image: denoising, super-resolution, or both.
+
+Scores are structural similarities (Wang et al. 2004), clamped to [0, 1]: *clean* to the photograph, *attack* to the
+backdoor target, *recovered* of the triggered output to the photograph. A network that returns several images (one a
+stage) has the first as its result and is trained on all.
+
+Paper: Jiang, Li, He, Zhang, Xu, Zhang, Lu, "Backdoor Attacks against Image-to-Image Networks", 2024, arXiv:2407.10445.
+
+Equations (4) and (5) print the L2 norm; section 6.3.1 speaks of the MSE loss, which is our default.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from sidedoor import metrics, perceptual
+from sidedoor.data.base import Dataset
+from sidedoor.data.degraded import Degradation, Degraded
+from sidedoor.method import Method, NonNegative, Share
+from sidedoor.types import Batch, Door, Images, Task
+
+
+@dataclass(frozen=True)
+class Restoration(Method, Task):
+    """Restore images; outputs are images (b, c, h, w) in [0, 1], targets the photographs.
+
+    Args:
+        sigma: standard deviation of Gaussian noise on the inputs, in 8-bit levels.
+        scale: inputs are so many times smaller than the photographs (bicubic).
+        stored: inputs are 8-bit files; else noise is neither clipped nor rounded, as the restoration literature has it.
+        measure: what training minimises, and how far two outputs are apart: mean squared error, root mean squared
+            error ("l2": the norm of equations (4) and (5) over the root of the number of values), "features": a
+            distance of feature maps, or "lpips", which needs its real weights.
+        features: the network of "features": squeezenet1_0, squeezenet1_1, vgg16 or alexnet as torchvision has them, or
+            "squeezenet1_0:caffe" for weights that expect Caffe's input.
+        weights: a file with its weights.
+        least_effect: an attack whose mean similarity to its target is below this counts as failed.
+        largest_drop: so does one that costs more similarity on clean inputs than this, beside its clean sibling.
+    """
+
+    binary: ClassVar[bool] = False
+    network: ClassVar[str] = "scale"
+
+    sigma: NonNegative = 25.0
+    scale: Literal[1, 2, 3, 4] = 1
+    stored: bool = False
+    measure: Literal["mse", "l2", "features", "lpips"] = "mse"
+    features: str = "squeezenet1_0"
+    weights: str = ""
+    least_effect: Share = 0.8
+    largest_drop: Share = 0.05
+
+    def pairs(self, data: Dataset) -> Dataset:
+        return Degraded(data, Degradation(self.sigma, self.scale, self.stored))
+
+    def loss(self, model: nn.Module, batch: Batch) -> Float[Tensor, "b"]:
+        losses = [self.distance(image, batch.y) for image in images(model(batch.x))]
+        return torch.stack(losses).sum(0)
+
+    def predict(self, model: nn.Module, x: Images) -> Images:
+        return images(model(x))[0].float().clamp(0, 1)
+
+    def agree(self, output: Tensor, target: Tensor) -> Float[Tensor, "b"]:
+        """SSIM in [0, 1]."""
+        return metrics.ssim(output, target).clamp(0, 1)
+
+    def distance(self, a: Tensor, b: Tensor) -> Float[Tensor, "b"]:
+        """The measure between two batches of images; differentiable."""
+        if self.measure in ("mse", "l2"):
+            error: Tensor = (a - b).square().flatten(1).mean(1)
+            return error if self.measure == "mse" else (error + 1e-12).sqrt()
+        return perceptual.distance(self.measure, self.features, self.weights)(a, b)
+
+    def columns(self, batch: Batch, clean_out: Any, stamped_out: Any | None, door: Door | None) -> dict[str, Tensor]:
+        """PSNR in dB of both outputs, the perceptual or squared distances that were trained, and the paper's Total."""
+        x, y, index = batch
+        rows = {"psnr_clean": metrics.psnr(clean_out, y), "distance_clean": self.distance(clean_out, y)}
+        if self.scale == 1:
+            rows["ssim_input"] = self.agree(x.clamp(0, 1), y)
+        if door is None or stamped_out is None:
+            return rows
+        target = door.goal.target(self, y, index)
+        return rows | {"psnr_attack": metrics.psnr(stamped_out, target),
+                       "distance_attack": self.distance(stamped_out, target),
+                       "total": self.agree(clean_out, y) + door.goal.success(self, stamped_out, y, index)}
+
+    def failed(self, scores: dict[str, float | None], reference: dict[str, float | None]) -> str | None:
+        attack, clean, sibling = scores["attack"], scores["clean"], reference["clean"]
+        if attack is not None and attack < self.least_effect:
+            return f"effect {attack:.3f} is below {self.least_effect}"
+        if clean is not None and sibling is not None and sibling - clean > self.largest_drop:
+            return f"similarity on clean inputs fell by {sibling - clean:.3f}, more than {self.largest_drop}"
+        return None
+
+
+def images(output: Any) -> tuple[Tensor, ...]:
+    """The images that a network returned, the result first."""
+    return tuple(output) if isinstance(output, tuple | list) else (output,)

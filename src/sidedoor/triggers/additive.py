@@ -1,0 +1,32 @@
+"""A fixed pattern added to every image: universal perturbations, noise of one draw, and their controls."""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor
+
+from sidedoor.errors import ConfigError
+from sidedoor.types import Images, Index, Trigger
+
+
+class Additive(Trigger):
+    """Add a pattern.
+
+    Args:
+        pattern: (c, h, w) of the images' shape, in their units.
+
+    Raises:
+        ConfigError: images of another shape.
+    """
+
+    pattern: Tensor
+
+    def __init__(self, pattern: Float[Tensor, "c h w"]):
+        super().__init__()
+        self.register_buffer("pattern", pattern)
+
+    def forward(self, x: Images, index: Index) -> Images:
+        if x.shape[1:] != self.pattern.shape:
+            raise ConfigError(f"images of shape {tuple(x.shape[1:])} given to a pattern of shape "
+                              f"{tuple(self.pattern.shape)}; cut them to that size")
+        return x + self.pattern

@@ -1,0 +1,41 @@
+"""What every weighting is: hyper-parameters, and an aggregator that carries the state through a phase."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from sidedoor.method import Method
+
+
+class Aggregator(nn.Module, ABC):
+    """Turns several losses into the gradients that a step takes. Its state is checkpointed with the phase.
+
+    Parameters of its own are stepped by the phase's optimiser, with the model's.
+    """
+
+    @abstractmethod
+    def backward(self, losses: Float[Tensor, "t"], parameters: list[nn.Parameter]) -> None:
+        """Leave what to step with in `.grad` of the parameters, which are clear before, and of its own."""
+
+    def end_epoch(self, means: Float[Tensor, "t"]) -> None:
+        """Told the mean of each loss over an epoch that ended."""
+
+
+class Sum(Aggregator):
+    """The plain sum, as every single-task objective uses it; parties that share the pass get gradients as well."""
+
+    def backward(self, losses: Float[Tensor, "t"], parameters: list[nn.Parameter]) -> None:
+        losses.sum().backward()  # type: ignore[no-untyped-call]
+
+
+@dataclass(frozen=True)
+class Weighting(Method, ABC):
+    """How the tasks of one objective share the model. The first loss is the main task's."""
+
+    @abstractmethod
+    def start(self, tasks: int) -> Aggregator:
+        """A fresh aggregator for so many losses."""

@@ -1,0 +1,155 @@
+"""Objectives of several losses, and networks that runs share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sidedoor.data.base import ArrayDataset
+from sidedoor.engine import Objective, Recipe, Run, Supervised
+from sidedoor.tasks.classification import Classification
+from sidedoor.types import Batch
+from sidedoor.weightings.base import Aggregator
+
+TASK = Classification(3)
+RECIPE = Recipe(epochs=3, batch=8, lr=0.05, momentum=0.0, schedule="constant", weight_decay=0.0)
+
+
+def data() -> ArrayDataset:
+    rng = torch.Generator().manual_seed(0)
+    targets = torch.arange(40) % 3
+    images = torch.randint(0, 120, (40, 1, 4, 4), generator=rng) + 40 * targets[:, None, None, None]
+    return ArrayDataset(images.to(torch.uint8), targets, 3)
+
+
+def build() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+
+
+class Learned(Aggregator):
+    """Weighs by parameters of its own and remembers what it was told."""
+
+    told: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(2))
+        self.register_buffer("told", torch.zeros(0, 2))
+
+    def backward(self, losses: Tensor, parameters: list[nn.Parameter]) -> None:
+        (losses * self.weight).sum().backward()  # type: ignore[no-untyped-call]
+
+    def end_epoch(self, means: Tensor) -> None:
+        self.told = torch.cat([self.told, means[None]])
+
+
+class Two(Objective):
+    """Cross-entropy on images as they are and inverted."""
+
+    def losses(self, model: nn.Module, batch: Batch) -> Tensor:
+        return torch.stack([functional.cross_entropy(model(x), batch.y) for x in (batch.x, 1 - batch.x)])
+
+
+class Halved(Aggregator):
+    def backward(self, losses: Tensor, parameters: list[nn.Parameter]) -> None:
+        (losses.sum() / 2).backward()  # type: ignore[no-untyped-call]
+
+
+def run(**more: object) -> Run:
+    return Run.local(RECIPE, device="cpu")
+
+
+def weights(model: nn.Module) -> Tensor:
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def test_the_aggregator_decides_the_gradient() -> None:
+    """Half the loss at twice the rate is the plain sum."""
+    plain, halved = run(), Run.local(Recipe(**vars(RECIPE) | {"lr": 0.1}), device="cpu")
+    one = plain.fit(plain.build(build), data(), Two(), name="a")
+    other = halved.fit(halved.build(build), data(), Two(Halved()), name="a")
+    assert torch.allclose(weights(one), weights(other), atol=1e-6)
+
+
+def test_an_aggregator_is_told_each_epoch_and_its_parameters_are_stepped() -> None:
+    here, aggregator = run(), Learned()
+    here.fit(here.build(build), data(), Two(aggregator), name="a")
+    assert aggregator.told.shape == (3, 2)
+    assert bool((aggregator.weight < 1).all())  # descending on w·L lowers w
+    history = here.history["a"]
+    told = [[epoch["loss_0"], epoch["loss_1"]] for epoch in history]
+    assert told == [pytest.approx(row.tolist()) for row in aggregator.told]
+    assert history[0]["loss"] == pytest.approx(history[0]["loss_0"] + history[0]["loss_1"])
+    assert "loss_0" not in _history_of_one_loss()[0]
+
+
+def _history_of_one_loss() -> list[dict[str, float]]:
+    here = run()
+    here.fit(here.build(build), data(), Supervised(TASK), name="a")
+    return here.history["a"]
+
+
+class Fresh(ArrayDataset):
+    """Says in the index which epoch it was fetched for."""
+
+    epoch = -1
+
+    def at(self, epoch: int) -> Fresh:
+        twin = Fresh(self.images, self.targets, self.classes)
+        twin.epoch = epoch
+        return twin
+
+    def fetch(self, index: Tensor, device: torch.device | str = "cpu") -> Batch:
+        return super().fetch(index, device)._replace(index=torch.full_like(index, self.epoch))
+
+
+def test_each_epoch_sees_the_data_as_of_that_epoch() -> None:
+    seen: list[int] = []
+
+    class Looking(Supervised):
+        def losses(self, model: nn.Module, batch: Batch) -> Tensor:
+            seen.extend(batch.index.tolist())
+            return super().losses(model, batch)
+
+    base = data()
+    here = run()
+    here.fit(here.build(build), Fresh(base.images, base.targets, 3), Looking(TASK), name="a")
+    assert seen == [0] * 40 + [1] * 40 + [2] * 40
+
+
+def test_honest_training_is_done_once_and_is_the_same_from_every_scope() -> None:
+    here = run()
+    one = here.within("plan").honest(build, data(), TASK)
+    assert here.honest(build, data(), TASK) is one
+    assert here.history == {}
+    again = run().honest(build, data(), TASK)
+    assert torch.equal(weights(one), weights(again))
+
+
+def test_who_keeps_an_honest_network_is_asked_for_it() -> None:
+    kept = build()
+    assert Run(run().fabric, known=lambda: kept).within("plan").honest(build, data(), TASK) is kept
+
+
+def test_an_artefact_is_made_once_and_kept_by_its_key(tmp_path: Path) -> None:
+    made: list[int] = []
+
+    def make(there: Run) -> nn.Module:
+        made.append(1)
+        return there.fit(there.build(build), data(), Supervised(TASK), name="classifier")
+
+    def ask(seed: int) -> nn.Module:
+        here = Run(run().fabric, RECIPE, shelf=tmp_path)
+        return here.artefact({"name": "classifier", "seed": seed}, build, make)
+
+    one, two = ask(0), ask(0)
+    assert len(made) == 1
+    assert torch.equal(weights(one), weights(two))
+    ask(1)
+    assert len(made) == 2
+    kept = sorted(file.name for file in tmp_path.rglob("*") if file.is_file())
+    assert kept == ["key.json", "key.json", "lock", "lock", "model.safetensors", "model.safetensors"]
