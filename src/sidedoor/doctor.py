@@ -14,7 +14,7 @@ from sidedoor import registry
 from sidedoor.data.where import Where
 from sidedoor.errors import SidedoorError
 
-_EXTRAS = {"timm": "timm", "pyarrow": "analysis", "lpips": "perceptual"}
+_EXTRAS = {"timm": "timm", "pyarrow": "analysis", "lpips": "perceptual", "torchjd": "mtl"}
 _GENERATED = ("digits", "toy", "photos")
 """Data sets that need no data root; those that need a path are not looked for."""
 

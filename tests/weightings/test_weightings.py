@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any
 
 import pytest
@@ -11,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from sidedoor.errors import ConfigError
+from sidedoor.errors import CannotComplete, ConfigError
 from sidedoor.weightings.base import Weighting
 from sidedoor.weightings.dwa import DWA
 from sidedoor.weightings.pcgrad import PCGrad
 from sidedoor.weightings.static import Static
+from sidedoor.weightings.torchjd import TorchJD
 from sidedoor.weightings.uncertainty import Uncertainty
 
 FLOATS = st.floats(-3, 3, allow_nan=False, width=32)
@@ -51,6 +53,33 @@ def test_symmetric_pcgrad_projects_both_against_the_originals() -> None:
     """g_m' = (1, 0) + (-1, 1) / 2 = (1/2, 1/2)."""
     found = gradient(PCGrad("symmetric"), (1.0, 0.0), (-1.0, 1.0))
     assert torch.allclose(found, torch.tensor([0.5, 1.5]))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(FLOATS, FLOATS, FLOATS), min_size=2, max_size=2))
+def test_symmetric_pcgrad_is_torchjds(rows: list[tuple[float, ...]]) -> None:
+    """Of two tasks the order in which they are drawn does not count, and torchjd's own implementation agrees."""
+    assert torch.allclose(gradient(PCGrad("symmetric"), *rows), gradient(TorchJD("PCGrad"), *rows), atol=1e-4)
+
+
+def test_the_mean_of_torchjd_is_half_the_sum() -> None:
+    assert torch.allclose(gradient(TorchJD("Mean"), (1.0, 2.0), (3.0, 4.0)), torch.tensor([2.0, 3.0]))
+
+
+@pytest.mark.parametrize(("aggregator", "options", "message"), [
+    ("PCGad", (), "did you mean PCGrad"), ("NashMTL", (), "unknown stateless aggregator"),
+    ("FairGrad", (), "missing 1 required positional argument: 'alpha'"),
+    ("MGDA", (("iterations", 3.0),), "unexpected keyword argument 'iterations'"),
+])
+def test_what_torchjd_does_not_have_or_take_is_said(aggregator: str, options: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        TorchJD(aggregator, options).start(2)
+
+
+def test_without_torchjd_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchjd", None)
+    with pytest.raises(CannotComplete, match=r"sidedoor\[mtl\]"):
+        TorchJD().start(2)
 
 
 def test_gradients_that_agree_are_summed() -> None:
