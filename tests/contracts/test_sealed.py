@@ -69,7 +69,7 @@ def case(folder: Path, attack: str | None = None, defense: str | None = None) ->
     """An attack, or a defence against an attack that suits it."""
     where = setting("defense", defense) if defense else setting("attack", str(attack))
     attack = attack or where["attack"]
-    spec = Spec(data={"name": "toy", "train": 200, "test": 40}, model=where["model"], 
+    spec = Spec(data={"name": "toy", "train": 200, "test": 40}, model=where["model"],
                 task=where.get("task", "classification"),
                 attack={"name": attack, **QUICK.get(attack, {})},
                 defense={"name": defense, **QUICK.get(defense, {})} if defense else None,
