@@ -90,6 +90,12 @@ def test_the_headline_is_the_mean_and_each_classifier_has_its_columns() -> None:
         assert torch.equal((found.columns[f"{what}.here"] + found.columns[f"{what}.there"]) / 2, number)
 
 
+def test_a_robust_classifier_has_columns_and_no_part_in_the_headline() -> None:
+    found = scores(DOOR, **{"here": Brightness(4), "robust.there": Brightness(4, above=0.01)})
+    assert found.columns["asr.robust.there"].tolist() == [1, 1, 1, 1]
+    assert found.attack.tolist() == [0, 1, 1, 0]
+
+
 def test_the_baseline_is_there_without_a_door() -> None:
     found = scores(None, here=Brightness(4))
     assert found.columns["baseline.here"].tolist() == [0, 1, 0, 0]
@@ -148,8 +154,16 @@ def test_two_networks_of_one_package_are_two_victims() -> None:
 
 
 def test_the_task_is_read_from_a_configuration() -> None:
-    given = {"name": "restored_classification", "victims": ["vgg19_bn:16"], "sigma": 25, "adversarial": True}
-    assert registry.make("task", given, classes=4) == RestoredClassification(victims=("vgg19_bn:16",), adversarial=True)
+    given = {"name": "restored_classification", "victims": ["vgg19_bn:16"], "sigma": 25, "robust": ["small_cnn:4"]}
+    assert registry.make("task", given, classes=4) == RestoredClassification(victims=("vgg19_bn:16",), robust=("small_cnn:4",))
+
+
+def test_robust_victims_are_trained_otherwise(tmp_path: Path) -> None:
+    task = replace(TASK, victims=("small_cnn:4",), robust=("small_cnn:4",), epochs=1)
+    found = task.prepared(toy(Where(None), train=64).train, replace(Run.local(device="cpu"), shelf=tmp_path))
+    assert isinstance(found, _Judged)
+    plain, robust = (found.judges[name].state_dict() for name in ("small_cnn", "robust.small_cnn"))
+    assert any(not torch.equal(plain[name], robust[name]) for name in plain)
 
 
 def test_victims_are_trained_on_the_photographs_and_kept(tmp_path: Path) -> None:

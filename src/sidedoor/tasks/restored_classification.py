@@ -3,7 +3,7 @@
 The network is trained to restore. The four numbers are those of classifiers that look at its output, trained clean on
 the same photographs and their labels: *clean* = C(F(x)) is the label; *attack* = C(F(x with trigger)) differs from
 C(y), Eq. (11); *idle* = C(F(x)) differs from C(y), which restoration does without any trigger, so that *attack* means
-nothing without it; *recovered* = C(F(x with trigger)) is the label. They are means over the classifiers.
+nothing without it; *recovered* = C(F(x with trigger)) is the label. They are means over the victims.
 
 Paper: Jiang, Li, He, Zhang, Xu, Zhang, Lu, "Backdoor Attacks against Image-to-Image Networks", 2024, arXiv:2407.10445,
 sections 5.1 and 6.6.
@@ -34,6 +34,8 @@ from sidedoor.types import Batch, Door, Purify, Scores, Task, stamp
 
 AUGMENT = ("crop", "flip")
 """How every classifier here sees its training images."""
+ROBUST = "robust."
+"""What the names of adversarially trained classifiers begin with."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +46,10 @@ class RestoredClassification(Restoration):
         least_effect: an attack that fools them less often than this beyond *idle* counts as failed.
         largest_drop: so does one that costs more of their accuracy than this, beside its clean sibling.
         victims: classifiers, each at most once; "name:NUMBER" gives the first parameter, as in "vgg19_bn:16".
-        epochs: that they train, with SGD.
+        robust: such as train on adversarial images (PGD, 10 steps, 4 levels). They have columns of their own, such as
+            `asr.robust.vgg19_bn`, and no part in the four numbers.
+        epochs: that all of them train, with SGD.
         lr: their peak learning rate.
-        adversarial: whether they train on adversarial images (PGD, 10 steps, 4 levels).
 
     Raises:
         ConfigError: no victim, one that is no registered classifier, or one twice.
@@ -54,20 +57,22 @@ class RestoredClassification(Restoration):
 
     least_effect: Share = 0.2
     victims: tuple[str, ...] = ("vgg19_bn:16", "densenet:22")
+    robust: tuple[str, ...] = ()
     epochs: Count = 20
     lr: Positive = 0.05
-    adversarial: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        labels = {_label(victim) for victim in self.victims if in_full(victim)}
-        if not labels or len(labels) != len(self.victims):
-            raise ConfigError(f"victims = {self.victims} given; expected at least one, and each network once")
+        for what, given in (("victims", self.victims), ("robust", self.robust)):
+            labels = {_label(victim) for victim in given if in_full(victim)}
+            if len(labels) != len(given) or not self.victims:
+                raise ConfigError(f"{what} = {given} given; expected each network once, and at least one victim")
 
     def prepared(self, photographs: Dataset, run: Run) -> Task:
         recipe = Recipe(epochs=self.epochs, lr=self.lr, batch=64)
-        judges = {_label(victim): classifier(victim, photographs, run, recipe, self.adversarial)
-                  for victim in self.victims}
+        judges = {_label(victim): classifier(victim, photographs, run, recipe) for victim in self.victims}
+        judges |= {ROBUST + _label(victim): classifier(victim, photographs, run, recipe, adversarial=True)
+                   for victim in self.robust}
         return _Judged(**{f.name: getattr(self, f.name) for f in fields(self)}, judges=judges)
 
     def score(self, model: nn.Module, data: Dataset, door: Door | None, run: Run,
@@ -112,9 +117,10 @@ class _Judged(RestoredClassification):
         return self._summed(run.per_sample(model, data, rows), door)
 
     def _summed(self, figures: dict[str, Tensor], door: Door | None) -> Scores:
-        """Means over the classifiers, each one's columns beside them."""
+        """Means over the victims, each classifier's columns beside them."""
         def mean(what: str) -> Tensor:
-            return torch.stack([figures[f"{what}.{name}"] for name in self.judges]).mean(0)
+            return torch.stack([figures[f"{what}.{name}"] for name in self.judges
+                                if not name.startswith(ROBUST)]).mean(0)
 
         attack, recovered, idle = mean("asr"), mean("recovered"), mean("baseline")
         if door is None:
