@@ -37,6 +37,8 @@ class Dataset(ABC):
         lazy: rows are decoded when asked for, so the training loop fetches ahead.
         groups: (n,) int64, what each row was cut from, such as a photograph; None where rows stand alone. Rows of one
             group are never split, and count as one observation in intervals.
+        boxes: (n, k, 5), the objects in each image as (class, left, top, right, bottom) in pixels, -1 in every column
+            where an image has fewer than k; None where images as a whole are labelled.
     """
 
     shape: tuple[int, int, int]
@@ -45,6 +47,7 @@ class Dataset(ABC):
     space: Space = PHOTO
     lazy: bool = False
     groups: Int[Tensor, "n"] | None = None
+    boxes: Float[Tensor, "n k 5"] | None = None
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -101,7 +104,7 @@ class ArrayDataset(Dataset):
 
     def __init__(
         self, images: Tensor | np.ndarray, targets: Any, classes: tuple[str, ...] | int, name: str = "array",
-        groups: Any = None,
+        groups: Any = None, boxes: Float[Tensor, "n k 5"] | None = None,
     ):
         if isinstance(images, np.ndarray) and not isinstance(images, np.memmap):
             images = torch.from_numpy(np.require(images, requirements=["C", "W"]))
@@ -119,6 +122,9 @@ class ArrayDataset(Dataset):
         self.groups = None if groups is None else _labels(groups, f"{name}: groups")
         if self.groups is not None and len(self.groups) != len(images):
             raise ConfigError(f"{name}: {len(images)} images but {len(self.groups)} groups")
+        self.boxes = boxes
+        if boxes is not None and (boxes.ndim != 3 or len(boxes) != len(images) or boxes.shape[2] != 5):
+            raise ConfigError(f"{name}: boxes of shape {tuple(boxes.shape)} given; expected ({len(images)}, k, 5)")
         channels, height, width = map(int, images.shape[1:])
         self.shape = (channels, height, width)
 
@@ -133,11 +139,13 @@ class ArrayDataset(Dataset):
         free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
         if self.images.nbytes > free // 4:
             return self
-        return ArrayDataset(self.images.to(device), self.targets, self.classes, self.name, self.groups)
+        return ArrayDataset(self.images.to(device), self.targets, self.classes, self.name, self.groups, self.boxes)
 
     def fingerprint(self) -> str:
         digest = hashlib.sha256(repr((self.shape, self.classes)).encode())
         digest.update(self.targets.numpy().tobytes())
+        if self.boxes is not None:
+            digest.update(self.boxes.numpy().tobytes())
         for start in range(0, len(self.images), 8192):
             chunk = self.images[start : start + 8192]
             pixels = chunk if isinstance(chunk, np.ndarray) else chunk.cpu().numpy()
@@ -155,6 +163,7 @@ class Subset(Dataset):
         self.shape, self.classes, self.space, self.lazy = base.shape, base.classes, base.space, base.lazy
         self.targets = base.targets[index]
         self.groups = None if base.groups is None else base.groups[index]
+        self.boxes = None if base.boxes is None else base.boxes[index]
         self._rows: Callable[[Tensor], Tensor] = lambda at: base.rows(index[at.cpu()])
         self._position: Callable[[Tensor], Tensor] = lambda at: base.position(index[at.cpu()])
         self._fetch: Callable[[Tensor, Any], Batch] = lambda at, device: base.fetch(index[at.cpu()], device)

@@ -56,7 +56,7 @@ class Degraded(Dataset):
             raise ConfigError(f"images of {height}×{width} given; expected sides that the scale {scale} divides")
         self.shape = (channels, height // scale, width // scale)
         self.classes, self.targets, self.groups = photographs.classes, photographs.targets, photographs.groups
-        self.lazy = photographs.lazy
+        self.boxes, self.lazy = photographs.boxes, photographs.lazy
         self.space = MEASUREMENT if degradation.sigma and not degradation.stored else PHOTO
         self._photographs, self._degradation, self._epoch = photographs, degradation, epoch
         self._stream = keyed.seed_of(0, "noise" if epoch is None else f"noise/{epoch}")
@@ -92,6 +92,7 @@ class Labelled(Dataset):
         channels, height, width = pairs.shape
         self.shape = (channels, height * scale, width * scale)
         self.classes, self.targets, self.groups, self.lazy = pairs.classes, pairs.targets, pairs.groups, pairs.lazy
+        self.boxes = pairs.boxes
         self._pairs = pairs
 
     def rows(self, index: Int[Tensor, "b"]) -> Float[Tensor, "b c h w"]:
