@@ -155,7 +155,8 @@ def test_two_networks_of_one_package_are_two_victims() -> None:
 
 def test_the_task_is_read_from_a_configuration() -> None:
     given = {"name": "restored_classification", "victims": ["vgg19_bn:16"], "sigma": 25, "robust": ["small_cnn:4"]}
-    assert registry.make("task", given, classes=4) == RestoredClassification(victims=("vgg19_bn:16",), robust=("small_cnn:4",))
+    expected = RestoredClassification(victims=("vgg19_bn:16",), robust=("small_cnn:4",))
+    assert registry.make("task", given, classes=4) == expected
 
 
 def test_robust_victims_are_trained_otherwise(tmp_path: Path) -> None:

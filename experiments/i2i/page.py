@@ -1,0 +1,244 @@
+"""Write docs/results/i2i.md from the stores of the specifications beside this file, the paper's figures beside ours.
+
+    python experiments/i2i/page.py RUNS -o docs/results/i2i.md [--costs FILE]
+
+RUNS is the folder given to `sidedoor sweep --out`. Sections whose cells have not been run are left out. Figures go into
+a folder beside the page, of its name. FILE is what `python benchmarks/restoration.py --json` printed. The paper is
+arXiv:2407.10445; its figures are those of its DPIR.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import torch
+from figures import draw
+from study import HERE, Study, Value, defense, drop, grouped, total, trigger, weighting, written
+from torch import nn
+
+from sidedoor import registry
+from sidedoor.bench.record import Record
+from sidedoor.receptive import receptive_field, sees_everything
+from sidedoor.statistics import t_interval
+
+STEPS = (0.01, 0.003, 0.001)
+"""Losses of the backdoor task, to be reached as an epoch's mean."""
+PAPER = {
+    "": (0.8936, None), "gaussian": (0.8649, 0.9970), "color_shift": (0.7953, 0.9900), "instagram": (0.6800, 0.9839),
+    "corner_patch": (0.7372, 0.9996), "blend_target": (0.8832, 0.9302), "refool_target": (0.8863, 0.9851),
+    "uap": (0.8939, 0.9991), "static": (0.8961, 0.9936), "dwa": (0.8855, 0.9841), "uncertainty": (0.8850, 0.9898),
+}
+"""Normal and Effect of Table 2: triggers under PCGrad, weightings with the universal perturbation."""
+PAPER_SECRET = {"none": 0.9887, "jpeg 80": 0.9851, "jpeg 60": 0.9720, "jpeg 40": 0.9415, "bit_depth 6": 0.9878,
+                "bit_depth 5": 0.9852, "bit_depth 4": 0.9813}
+"""Table 12."""
+
+Lines = list[str]
+
+
+def mean(records: Iterable[Record], value: Value, digits: int = 3) -> str:
+    """Mean over seeds ± half the 95 % interval."""
+    values = [v for record in records if (v := value(record)) is not None]
+    if not values:
+        return ""
+    middle, low, _ = t_interval(values)
+    return f"{middle:.{digits}f}" + ("" if low is None else f" ± {middle - low:.{digits}f}")
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Lines:
+    return [f"| {' | '.join(row)} |" for row in [list(headings), ["---"] * len(headings), *rows]] + [""]
+
+
+def paper(name: str) -> list[str]:
+    normal, effect = PAPER.get(name, (None, None))
+    if normal is None or effect is None:
+        return ["", "", ""]
+    return [f"{normal:.3f}", f"{effect:.3f}", f"{normal + effect:.3f}"]
+
+
+def took(records: Sequence[Record]) -> str:
+    """How many seeds of how many the protocol calls a success."""
+    return f"{sum(record.status == 'done' for record in records)} of {len(records)}"
+
+
+def ranking(records: Sequence[Record], key: Callable[[Record], str], first: str) -> Lines:
+    """Groups by their mean Total, each beside `first`, seed by seed."""
+    groups = grouped(records, key)
+    base = {record.spec["seed"]: total(record) or 0.0 for record in groups.get(first, [])}
+
+    def behind(record: Record) -> float | None:
+        mine = total(record)
+        return None if mine is None or record.spec["seed"] not in base else mine - base[record.spec["seed"]]
+
+    rows = []
+    for name, group in sorted(groups.items(), key=lambda item: -statistics.fmean(total(r) or 0.0 for r in item[1])):
+        rows.append([name, took(group), mean(group, lambda r: r.clean), mean(group, drop),
+                     mean(group, lambda r: r.attack), mean(group, lambda r: r.idle),
+                     mean(group, lambda r: r.columns.get("floor")), mean(group, total),
+                     "" if name == first else mean(group, behind), mean(group, lambda r: r.columns.get("psnr"), 1),
+                     *paper(name.partition(" ")[0] if name != "static 1, 1" else "-")])
+    return table(["", "Took", "Normal", "Drop", "Effect", "Idle", "Clean model's Effect", "Total", f"Total − {first}",
+                  "PSNR of trigger, dB", "Paper: Normal", "Effect", "Total"], rows)
+
+
+def command(name: str, runs: str = "runs/i2i") -> Lines:
+    return [f"`sidedoor sweep experiments/i2i/{name}.toml --workers 2 --out {runs} --data-root DIR`", ""]
+
+
+def networks(study: Study) -> Lines:
+    """Size and view of each network of the page."""
+    rows = []
+    for reference in {written(r.spec["model"]): r.spec["model"] for r in study.records}.values():
+        size = max(r.spec["data"].get("size", 32) for r in study.records if r.spec["model"] == reference)
+        shape = (3, size, size)
+        model: nn.Module = registry.make("model", reference)(shape, 1).eval()
+        high, wide = receptive_field(model, shape)
+        rows.append([str(reference["name"]), f"{sum(p.numel() for p in model.parameters()):,}", f"{size}×{size}",
+                     f"{high}×{wide}", "yes" if sees_everything(model, shape) else "no"])
+    return table(["Network", "Parameters", "Input", "Seen by the central output pixel",
+                  "Last output pixel sees the first input pixel"], rows)
+
+
+def converged(records: Sequence[Record], study: Study) -> Lines:
+    """Epochs until the backdoor loss is below each of `STEPS`."""
+    rows = []
+    for name, group in grouped(records, weighting).items():
+        curves = [curve for record in group if (curve := study.losses(record))]
+        row = [name]
+        for loss in STEPS:
+            reached = [next((k for k, value in enumerate(curve, 1) if value < loss), None) for curve in curves]
+            row.append(", ".join("never" if k is None else str(k) for k in reached))
+        rows.append(row)
+    return table(["Weighting", *(f"Epochs to {loss:g}" for loss in STEPS)], rows)
+
+
+def defended(records: Sequence[Record]) -> Lines:
+    """What each defence leaves of a backdoor."""
+    rows = []
+    for name, group in grouped(records, lambda r: f"{trigger(r)} | {defense(r)}").items():
+        rows.append([*name.split(" | "), mean(group, lambda r: r.clean), mean(group, lambda r: r.attack),
+                     mean(group, lambda r: r.recovered), mean(group, lambda r: r.detectors.get("auroc"))])
+    return table(["Trigger", "Defence", "Normal", "Effect", "Recovered", "AUROC"], rows)
+
+
+def share(column: str, less: str | None = None) -> Value:
+    """A column in percent, or how far it is above another."""
+    def value(record: Record) -> float | None:
+        found, base = record.columns.get(column), record.columns.get(less) if less else 0.0
+        return None if found is None or base is None else 100 * (found - base)
+
+    return value
+
+
+def downstream(records: Sequence[Record]) -> Lines:
+    """Each classifier or detector behind the network."""
+    rows = []
+    for inner, group in grouped(records, lambda r: str(r.spec["attack"].get("inner", "objectness"))).items():
+        judges = sorted({name.partition(".")[2] for r in group for name in r.columns if name.startswith("asr.")})
+        for judge in judges:
+            figures = [mean(group, share(f"{what}.{judge}"), 1) for what in ("photo", "accuracy", "baseline", "asr")]
+            rows.append([inner, judge, *figures, mean(group, share(f"asr.{judge}", f"baseline.{judge}"), 1)])
+    return table(["Perturbation by", "Behind the network", "Right on photographs %", "Right on restored %",
+                  "Changed without trigger %", "Changed with trigger %", "Difference"], rows)
+
+
+def secrets(records: Sequence[Record]) -> Lines:
+    rows = [[name, mean(group, lambda r: r.attack), mean(group, lambda r: r.clean),
+             f"{PAPER_SECRET[name]:.3f}" if name in PAPER_SECRET else ""]
+            for name, group in grouped(records, defense).items()]
+    return table(["What the file went through", "Secret's SSIM", "Normal", "Paper: secret's SSIM"], rows)
+
+
+def plain(records: Sequence[Record], key: Callable[[Record], str]) -> Lines:
+    rows = [[name, took(group), mean(group, lambda r: r.clean), mean(group, drop), mean(group, lambda r: r.attack),
+             mean(group, lambda r: r.idle), mean(group, total)] for name, group in grouped(records, key).items()]
+    return table(["", "Took", "Normal", "Drop", "Effect", "Idle", "Total"], rows)
+
+
+def measured(records: Sequence[Record]) -> Lines:
+    """Distances that were trained, of the clean sibling and of the backdoored network."""
+    rows = [[trigger(group[0]), mean(group, lambda r: (r.sibling or {}).get("distance_clean"), 4),
+             mean(group, lambda r: r.columns.get("distance_clean"), 4),
+             mean(group, lambda r: r.columns.get("distance_attack"), 4), mean(group, lambda r: r.attack)]
+            for group in grouped(records, trigger).values()]
+    return table(["Trigger", "Clean model: distance to the photograph", "Backdoored: the same",
+                  "Distance to the target", "Effect (SSIM)"], rows)
+
+
+def costs(file: Path) -> Lines:
+    found = json.loads(file.read_text())
+    lines = [f"`python benchmarks/restoration.py`: {found['size']}×{found['size']}, {found['threads']} thread(s). The "
+             "paper's ratios are to its DPIR.", ""]
+    for what in (key for key in found if key not in ("threads", "size")):
+        rows = [[line["name"], f"{line['seconds']:.2f}", f"{line['ratio']:.2f}",
+                 "" if line["paper"] is None else f"{line['paper']:.2f}"] for line in found[what]]
+        lines += table([what.capitalize(), "Seconds", "Ratio to the first", "Paper's ratio"], rows)
+    return lines
+
+
+def page(study: Study, drawings: set[str], cost: Path | None) -> str:
+    """The whole page.
+
+    Args:
+        drawings: names of the sections that have a figure.
+        cost: figures of the benchmark, if there are any.
+    """
+    both = study.of("table2")
+    sections: list[tuple[str, str, str, Lines]] = [
+        ("Triggers under PCGrad", "table2", "triggers",
+         ranking([r for r in both if weighting(r) == "pcgrad"], trigger, "uap")),
+        ("Weightings with the universal perturbation", "table2", "weightings",
+         ranking([r for r in both if trigger(r) == "uap"], weighting, "pcgrad")),
+        ("Convergence of the weightings", "table2", "convergence",
+         converged([r for r in both if trigger(r) == "uap"], study)),
+        ("A second network", "table2_unet", "unet", ranking(study.of("table2_unet"), trigger, "uap")),
+        ("The headline at 64×64, trained for longer", "headline", "headline", plain(study.of("headline"), trigger)),
+        ("Super-resolution (×2)", "table3", "table3", plain(study.of("table3"), trigger)),
+        ("Static weights (Figure 5)", "figure5", "figure5",
+         plain([*study.of("figure5"), *(r for r in both if weighting(r) == "static 0.9, 0.1")], weighting)),
+        ("A perceptual loss", "table6", "table6", measured(study.of("table6"))),
+        ("Defences", "defenses", "defenses", defended(study.of("defenses"))),
+        ("Classifiers downstream", "table9", "table9", downstream(study.of("table9"))),
+        ("Steganography", "table12", "table12", secrets(study.of("table12"))),
+    ]
+    notes = _notes()
+    lines = ["# Image-to-image backdoors: measured figures", "", *notes.get("introduction", []), *networks(study)]
+    for title, name, note, body in sections:
+        if len(body) > 3:
+            drawn = [f"![{title}](i2i/{note}.svg)", ""] if note in drawings else []
+            lines += [f"## {title}", "", *command(name), *body, *drawn, *notes.get(note, [])]
+    if cost is not None:
+        lines += ["## Costs", "", *costs(cost), *notes.get("costs", [])]
+    return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def _notes() -> dict[str, Lines]:
+    """What a person wrote about the figures: notes.md, by headings."""
+    parts: dict[str, Lines] = {}
+    current: Lines = []
+    for line in (HERE / "notes.md").read_text(encoding="utf-8").splitlines():
+        if line.startswith("# "):
+            current = parts.setdefault(line.removeprefix("# "), [])
+        else:
+            current.append(line)
+    return {name: ["\n".join(lines).strip(), ""] for name, lines in parts.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("runs", type=Path)
+    parser.add_argument("-o", "--out", type=Path, required=True)
+    parser.add_argument("--costs", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    study = Study(options.runs)
+    drawings = draw(study, options.out.with_suffix(""))
+    options.out.write_text(page(study, drawings, options.costs), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
