@@ -1,4 +1,4 @@
-"""Data sets and networks by name, as the bench and short scripts want them."""
+"""Data sets, networks and detectors by name, as the bench and short scripts want them."""
 
 from __future__ import annotations
 
@@ -44,6 +44,12 @@ def network(name: str | Mapping[str, Any], data: Dataset, scale: int = 1) -> Bui
     weights, _ = given.pop("weights", None), given.pop("sha256", None)
     make = registry.make("model", given, classes=len(data.classes), shape=data.shape, scale=scale)
     return functools.partial(_weighted, make, weights) if weights else make
+
+
+def detector(name: str | Mapping[str, Any], data: Dataset) -> Build:
+    """A function that builds a registered detector for a data set."""
+    build: Build = registry.make("detector", name, classes=len(data.classes), shape=data.shape)
+    return build
 
 
 def _weighted(make: Build, weights: str) -> nn.Module:

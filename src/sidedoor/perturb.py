@@ -11,6 +11,7 @@ images are clipped to [0, 1] wherever a classifier sees them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,7 +22,7 @@ from torch.nn import functional
 
 from sidedoor.engine import Objective
 from sidedoor.method import Count, Method, NonNegative, Positive, Share
-from sidedoor.types import Batch, Images, Task
+from sidedoor.types import Batch, Images
 
 RIVALS = 9
 """Most classes whose boundaries DeepFool looks at, the most probable ones, as its authors do with many classes."""
@@ -125,13 +126,9 @@ class Steps:
     until_crossed: bool = False
 
 
-def pgd(model: nn.Module, x: Images, label: Int[Tensor, "b"], how: Steps, start: Images | None = None) -> Images:
-    """Images near x, and in [0, 1], on which sign steps have raised the cross-entropy.
-
-    Args:
-        start: where the walk begins; x itself if None.
-    """
-    moved = (x if start is None else start).clamp(0, 1)
+def pgd(model: nn.Module, x: Images, label: Int[Tensor, "b"], how: Steps) -> Images:
+    """Images near x, and in [0, 1], on which sign steps from x have raised the cross-entropy."""
+    moved = x.clamp(0, 1)
     for _ in range(how.iterations):
         moved = moved.detach().requires_grad_(True)
         logits = model(moved)
@@ -139,9 +136,23 @@ def pgd(model: nn.Module, x: Images, label: Int[Tensor, "b"], how: Steps, start:
         if not walking.any():
             break
         (gradient,) = torch.autograd.grad(functional.cross_entropy(logits, label, reduction="sum"), moved)
-        further = moved.detach() + how.step * gradient.sign() * walking[:, None, None, None]
-        moved = torch.min(torch.max(further, x - how.epsilon), x + how.epsilon).clamp(0, 1)
+        moved = _stepped(moved, gradient * walking[:, None, None, None], x, how)
     return moved.detach()
+
+
+def ascended(loss: Callable[[Images], Tensor], x: Images, how: Steps, start: Images) -> Images:
+    """Images near x, and in [0, 1], on which sign steps from `start` have raised a loss, a scalar."""
+    moved = start.clamp(0, 1)
+    for _ in range(how.iterations):
+        moved = moved.detach().requires_grad_(True)
+        (gradient,) = torch.autograd.grad(loss(moved), moved)
+        moved = _stepped(moved, gradient, x, how)
+    return moved.detach()
+
+
+def _stepped(moved: Images, gradient: Images, x: Images, how: Steps) -> Images:
+    further = moved.detach() + how.step * gradient.sign()
+    return torch.min(torch.max(further, x - how.epsilon), x + how.epsilon).clamp(0, 1)
 
 
 class Robust(Objective):
@@ -150,13 +161,14 @@ class Robust(Objective):
     The search sees the model in evaluation mode, so that it does not move running statistics.
 
     Args:
+        loss: (model, batch) -> (b,), such as a task's.
         epsilon: bound, in 8-bit levels; steps are a quarter of it.
         iterations: steps for each batch.
     """
 
-    def __init__(self, task: Task, epsilon: float = 4.0, iterations: int = 10):
+    def __init__(self, loss: Callable[[nn.Module, Batch], Tensor], epsilon: float = 4.0, iterations: int = 10):
         super().__init__()
-        self.task, self.epsilon = task, epsilon / 255
+        self.loss, self.epsilon = loss, epsilon / 255
         self.how = Steps(self.epsilon, self.epsilon / 4, iterations)
 
     def losses(self, model: nn.Module, batch: Batch) -> Tensor:
@@ -164,6 +176,6 @@ class Robust(Objective):
         start = batch.x + (torch.rand_like(batch.x) * 2 - 1) * self.epsilon
         model.eval()
         with torch.enable_grad():
-            worst = pgd(model, batch.x, batch.y, self.how, start)
+            worst = ascended(lambda x: self.loss(model, batch._replace(x=x)).sum(), batch.x, self.how, start)
         model.train(was_training)
-        return self.task.loss(model, batch._replace(x=worst)).mean()[None]
+        return self.loss(model, batch._replace(x=worst)).mean()[None]

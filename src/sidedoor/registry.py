@@ -31,11 +31,13 @@ KINDS = {
     "trigger": "triggers",
     "design": "designs",
     "weighting": "weightings",
+    "detector": "detectors",
 }
-"""Kind -> the package whose files are its members. Models and data sets are functions, the rest classes."""
+"""Kind -> the package whose files are its members. Models, detectors and data sets are functions, the rest classes."""
 
-FUNCTIONS = frozenset({"model", "data"})
-LEADING = {"model": ("classes", "shape", "scale"), "data": ("where",), "task": ("classes",)}
+FUNCTIONS = frozenset({"model", "detector", "data"})
+LEADING = {"model": ("classes", "shape", "scale"), "detector": ("classes", "shape"), "data": ("where",),
+           "task": ("classes",)}
 """Arguments that the house passes itself; the rest are parameters."""
 
 
@@ -115,7 +117,7 @@ def find(name: str, kind: str | None = None) -> Entry:
 
 
 def load(kind: str, name: str) -> Any:
-    """The class (attacks, defences, goals, tasks, triggers) or function (models, data) behind a name."""
+    """The class (attacks, defences, goals, tasks, triggers) or function (models, detectors, data) behind a name."""
     entry = find(name, kind)
     path, _, attribute = entry.target.partition(":")
     try:

@@ -67,7 +67,7 @@ def test_every_data_set_keeps_its_contract(name: str, tmp_path: Path) -> None:
     elif name == "npz":
         check(name, path=str(archive(tmp_path)))
     else:
-        check(name)
+        check(name, **PARAMETERS.get(name, {}))
 
 
 def folder(root: Path) -> Path:

@@ -22,6 +22,7 @@ from sidedoor.defenses.base import Repair
 from sidedoor.engine import Recipe
 from sidedoor.tasks.classification import Classification
 from sidedoor.tasks.restoration import Restoration
+from sidedoor.tasks.restored_detection import RestoredDetection
 
 
 def named(kind: str) -> list[str]:
@@ -61,6 +62,9 @@ def setting(kind: str, name: str) -> dict[str, Any]:
     network = {"name": "unet", **QUICK["unet"]}
     if issubclass(Restoration, tasks):
         return {"model": network, "task": "restoration", "attack": "i2i"}
+    if issubclass(RestoredDetection, tasks):
+        return {"model": network, "task": {"name": "restored_detection", **QUICK["restored_detection"]},
+                "attack": "i2i_detector", "data": {"name": "scenes", "size": 32, "train": 200, "test": 40}}
     task = {"name": "restored_classification", **QUICK["restored_classification"]}
     return {"model": network, "task": task, "attack": "i2i_classifier"}
 
@@ -69,7 +73,7 @@ def case(folder: Path, attack: str | None = None, defense: str | None = None) ->
     """An attack, or a defence against an attack that suits it."""
     where = setting("defense", defense) if defense else setting("attack", str(attack))
     attack = attack or where["attack"]
-    spec = Spec(data={"name": "toy", "train": 200, "test": 40}, model=where["model"],
+    spec = Spec(data=where.get("data", {"name": "toy", "train": 200, "test": 40}), model=where["model"],
                 task=where.get("task", "classification"),
                 attack={"name": attack, **QUICK.get(attack, {})},
                 defense={"name": defense, **QUICK.get(defense, {})} if defense else None,

@@ -28,7 +28,7 @@ BOUND = 16.0
 @functools.cache
 def trained(robust: bool = False) -> nn.Module:
     data = Subset(TRAIN, torch.arange(600))
-    objective: Objective = Robust(TASK, epsilon=BOUND, iterations=5) if robust else Supervised(TASK)
+    objective: Objective = Robust(TASK.loss, epsilon=BOUND, iterations=5) if robust else Supervised(TASK)
     run = Run.local(Recipe(epochs=6, batch=32), device="cpu")
     model = run.build(lambda: small_cnn(10, TRAIN.shape, 8))
     return run.fit(model, data, objective, name="digits").eval()
@@ -144,7 +144,7 @@ def test_the_search_of_adversarial_training_leaves_no_trace_on_the_model(mode: s
     """Only the forward pass that is trained on moves running statistics, and only in training mode."""
     model = getattr(small_cnn(10, TRAIN.shape, 8), mode)()
     batch = TRAIN.fetch(torch.arange(16))
-    loss = Robust(TASK, iterations=3).losses(model, batch)
+    loss = Robust(TASK.loss, iterations=3).losses(model, batch)
     seen = [int(value) for name, value in model.named_buffers() if "num_batches" in name]
     assert set(seen) == {1 if mode == "train" else 0}
     assert model.training == (mode == "train")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import functools
+from abc import abstractmethod
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
@@ -19,15 +20,17 @@ from torch import Tensor, nn
 
 from sidedoor.attacks.base import Attack
 from sidedoor.data.base import Dataset
+from sidedoor.data.degraded import Labelled
 from sidedoor.designs.base import Design, Setting
 from sidedoor.designs.uap import UAP
 from sidedoor.engine import Objective, Run
 from sidedoor.goals.add_pattern import AddPattern
+from sidedoor.goals.base import Perturbed
 from sidedoor.goals.degrade import Degrade
 from sidedoor.goals.one_image import OneImage
 from sidedoor.method import Count, Positive
 from sidedoor.tasks.restoration import Restoration
-from sidedoor.types import Access, Backdoor, Batch, Build, Door, Goal, Planted, Space, Task, stamp
+from sidedoor.types import Access, Backdoor, Batch, Build, Door, Goal, Images, Planted, Space, Task, stamp
 from sidedoor.weightings.base import Aggregator, Weighting
 from sidedoor.weightings.pcgrad import PCGrad
 
@@ -82,6 +85,54 @@ class I2I(Planting):
 
     def plan(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> Backdoor:
         return self.planted(self.goal, train, task, surrogate, run)
+
+
+@dataclass(frozen=True)
+class Misleading(Planting):
+    """What attacks share on networks behind a denoiser: perturb a surrogate universally, then train to add that.
+
+    The backdoor target of an image is the image itself plus a universal perturbation of a surrogate, which the
+    attacker trains; the trigger is derived anew for that target. The perturbation is rounded to 8-bit levels, as a
+    file would.
+
+    Args:
+        goal: its strength bounds the perturbation; the pattern is replaced by what is found.
+        surrogate: a network of the victims' kind; choose another than theirs.
+        surrogate_epochs: that it trains.
+        surrogate_lr: its peak learning rate.
+        samples: |S|, training images that the perturbation is made on.
+        passes: most passes over them.
+    """
+
+    goals: ClassVar[tuple[type[Goal], ...]] = (AddPattern,)
+    because: ClassVar[str] = "its target is the true image with a perturbation on it"
+
+    goal: Goal = AddPattern("signs", strength=10.0)
+    surrogate: str = ""
+    surrogate_epochs: Count = 20
+    surrogate_lr: Positive = 0.05
+    samples: Count = 100
+    passes: Count = 10
+
+    def plan(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> Backdoor:
+        goal = Perturbed.of(self.perturbation(Labelled(train, task.scale), run))
+        return self.planted(goal, train, task, surrogate, run)
+
+    @abstractmethod
+    def perturbation(self, photographs: Dataset, run: Run) -> Tensor:
+        """u, (c, h, w), of the surrogate trained on these photographs."""
+
+    @property
+    def strength(self) -> float:
+        """Bound of the perturbation, in 8-bit levels."""
+        assert isinstance(self.goal, AddPattern)
+        return self.goal.strength
+
+    def sample(self, photographs: Dataset, run: Run) -> Images:
+        """S."""
+        rows = torch.randperm(len(photographs), generator=run.rng("perturbation"))[: self.samples]
+        images: Images = photographs.fetch(rows, run.device).x
+        return images
 
 
 class BothTasks(Objective):

@@ -50,6 +50,11 @@ TERMS = {
         "Of classifiers behind the network. Accuracy: right on restored clean inputs. Fooled: another class than of "
         "the true image, on triggered inputs. Recovered: right on triggered inputs. Without trigger: another class "
         "than of the true image, on clean inputs."),
+    "restored_detection": Terms(
+        "F1", "Fabricated", "Recovered", "Without trigger", True,
+        "Of detectors behind the network. F1: of detections on restored clean inputs. Fabricated: triggered inputs "
+        "with a box that the true image has not. Recovered: F1 on triggered inputs. Without trigger: clean inputs with "
+        "a box that the true image has not."),
 }
 OTHER = Terms("Clean", "Attack", "Recovered", "Idle", False, "The four numbers of each task, in [0, 1].")
 

@@ -16,10 +16,18 @@ from sidedoor.errors import ConfigError
 from sidedoor.testing.attack import check_attack, check_goal, check_trigger
 from sidedoor.testing.defense import check_defense
 from sidedoor.testing.ground import CLASSES, require
-from sidedoor.testing.parts import check_data, check_design, check_model, check_restorer, check_task, check_weighting
+from sidedoor.testing.parts import (
+    check_data,
+    check_design,
+    check_detector,
+    check_model,
+    check_restorer,
+    check_task,
+    check_weighting,
+)
 
-__all__ = ["check", "check_attack", "check_data", "check_defense", "check_design", "check_goal", "check_model",
-           "check_restorer", "check_task", "check_trigger", "check_weighting"]
+__all__ = ["check", "check_attack", "check_data", "check_defense", "check_design", "check_detector",
+           "check_goal", "check_model", "check_restorer", "check_task", "check_trigger", "check_weighting"]
 
 
 def check(name: str, /, *, where: Where | None = None, **parameters: Any) -> None:
@@ -40,6 +48,8 @@ def check(name: str, /, *, where: Where | None = None, **parameters: Any) -> Non
         check_restorer(registry.make(kind, {"name": name, **parameters}))
     elif kind == "model":
         check_model(registry.make(kind, {"name": name, **parameters}))
+    elif kind == "detector":
+        check_detector(registry.make(kind, {"name": name, **parameters}))
     elif kind == "trigger":
         check_trigger(_made(kind, name, parameters), (3, 16, 16))
     elif kind == "task":

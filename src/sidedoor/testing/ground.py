@@ -29,6 +29,7 @@ from sidedoor.pictures import picture
 from sidedoor.tasks.classification import Classification
 from sidedoor.tasks.restoration import Restoration
 from sidedoor.tasks.restored_classification import RestoredClassification
+from sidedoor.tasks.restored_detection import RestoredDetection
 from sidedoor.triggers.patch import Patch
 from sidedoor.types import Backdoor, Batch, Door, Images, Task
 
@@ -128,14 +129,18 @@ def grounds(tasks: tuple[type[Task], ...], channels: int = 3) -> list[Ground]:
     """The grounds on which a method that declares these tasks must stand."""
     here = ground(channels)
     found = [here] if isinstance(here.task, tasks) else []
-    for task in (Restoration(sigma=10.0), RestoredClassification(sigma=10.0, victims=("small_cnn:4",), epochs=1)):
+    judged = (RestoredClassification(sigma=10.0, victims=("small_cnn:4",), epochs=1),
+              RestoredDetection(sigma=10.0, victims=("tiny_yolo:plain",), epochs=1))
+    for task in (Restoration(sigma=10.0), *judged):
         if isinstance(task, tasks) and not (found and type(found[-1]) is ImageGround):
             found.append(restored(here, task))
     return found
 
 
 def restored(here: Ground, task: Task) -> ImageGround:
-    """The same place, its images to be restored for a task."""
+    """The same place, its images to be restored for a task; scenes with objects where it looks for some."""
+    if isinstance(task, RestoredDetection):
+        here = _scenes(here)
     task = task.prepared(here.train, here.run)
     return ImageGround(task.pairs(here.train), task.pairs(here.clean), task.pairs(here.test), task, here.run)
 
@@ -147,6 +152,16 @@ def ground(channels: int = 3, seed: int = 0, recipe: Recipe = QUICK) -> Ground:
         train, test = (ArrayDataset(part.images[:, :1], part.targets, CLASSES, "grey toy") for part in (train, test))
     run = Run.local(recipe, seed, device="cpu")
     return Ground(*split(train, 0.2, 0), test, Classification(CLASSES), run)
+
+
+def _scenes(here: Ground) -> Ground:
+    """The same numbers of images of the registered set `scenes`, as colourful as those that were there."""
+    counts = {"size": 32, "train": len(here.train) + len(here.clean), "test": len(here.test)}
+    parts: Any = registry.make("data", {"name": "scenes", **counts})(Where(None))
+    channels = here.train.shape[0]
+    train, test = (ArrayDataset(part.images[:, :channels], part.targets, part.classes, "scenes", boxes=part.boxes)
+                   for part in parts)
+    return Ground(*split(train, 0.2, 0), test, here.task, here.run)
 
 
 @functools.cache

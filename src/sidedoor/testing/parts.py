@@ -6,14 +6,17 @@ import copy
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sidedoor import boxes
 from sidedoor.data.base import Dataset, Splits
 from sidedoor.data.where import Where
 from sidedoor.designs.base import Design, Setting
+from sidedoor.detectors.base import Detector
 from sidedoor.engine import seeded
 from sidedoor.goals.one_image import OneImage
 from sidedoor.models.base import Shape, head, penultimate
@@ -103,6 +106,45 @@ def check_restorer(builder: Callable[[Shape, int], nn.Module]) -> None:
     _check_saved(who, model.eval(), again, x, output)
 
 
+def check_detector(builder: Callable[[int, Shape], nn.Module]) -> None:
+    """A detector has losses, objectness and detections for each image alone, and is what its state dict says.
+
+    Args:
+        builder: (classes, shape) -> the detector.
+
+    Raises:
+        AssertionError: which rule broke, and how.
+    """
+    who, shape = f"detector {getattr(getattr(builder, 'func', builder), '__name__', builder)}", (3, 64, 64)
+    with failing(who, f"cannot be built for {CLASSES} classes of {shape} images"), seeded(0, torch.device("cpu")):
+        model = builder(CLASSES, shape)
+    if not isinstance(model, Detector):
+        raise AssertionError(f"{who}: gave a {type(model).__name__}, expected a Detector")
+    model, x, index = model.eval(), images(shape, 3), torch.arange(3)
+    objectness = check_per_sample(who, lambda x, index: model.objectness(x), x, index)
+    found = check_per_sample(who, lambda x, index: model.detect(x, 0.0), x, index)
+    require(objectness.ndim == 2 and objectness.isfinite().all(), who, "its objectness is not finite, or not (b, n)")
+    require(found.shape == (3, boxes.MOST, 6), who, f"its detections have the shape {tuple(found.shape)}; expected "
+                                                    f"(3, {boxes.MOST}, 6)")
+    there = found[boxes.real(found)]
+    sides, corners = there[:, 3:5] - there[:, 1:3], there[:, 1:5]
+    require((corners >= 0).all() and (corners <= 64).all() and (sides >= 0).all(), who,
+            "finds boxes outside the image, or turned inside out")
+    require((there[:, 0] < CLASSES).all() and (there[:, 5] <= 1).all(), who, "has classes or scores out of range")
+    sure = model.detect(x, 0.5)
+    require((sure[boxes.real(sure)][:, 5] >= 0.5).all(), who, "gives detections below the score asked for")
+    truth = torch.tensor([[1.0, 8, 8, 30, 40], [2, 34, 4, 60, 20]]).expand(3, -1, -1).clone()
+    truth[2] = -1  # an image of nothing
+    losses = check_per_sample(who, lambda x, index: model(x, truth[index]), x, index)
+    require(losses.shape == (3,) and losses.isfinite().all(), who, f"its losses are {losses}; expected (3,), finite")
+    gradients = torch.autograd.grad(model.train()(x, truth).sum(), list(model.parameters()), allow_unused=True)
+    idle = [name for (name, _), g in zip(model.named_parameters(), gradients, strict=True) if g is None]
+    require(not idle, who, f"has parameters that its losses do not depend on: {', '.join(idle[:5])}")
+    with seeded(0, torch.device("cpu")):
+        again = builder(CLASSES, shape)
+    _check_saved(who, model.eval(), again, x, model.detect(x, 0.0), lambda model, x: model.detect(x, 0.0))
+
+
 def check_design(design: Design) -> None:
     """A design is a value whose trigger keeps the trigger's contract, comes again by its seed, and spoils nothing.
 
@@ -190,8 +232,13 @@ def _check_head(who: str, model: nn.Module, x: Tensor, logits: Tensor) -> None:
                 "its logits are not what its head makes of its features; end in the head")
 
 
-def _check_saved(who: str, model: nn.Module, other: nn.Module, x: Tensor, logits: Tensor) -> None:
-    """Through a file into a network of other weights, all of them."""
+def _check_saved(who: str, model: nn.Module, other: nn.Module, x: Tensor, logits: Tensor,
+                 say: Callable[[Any, Tensor], Tensor] = lambda model, x: restored(model(x))[0]) -> None:
+    """Through a file into a network of other weights, all of them.
+
+    Args:
+        say: what `logits` is of a model and x.
+    """
     with torch.no_grad():
         for tensor in (*other.parameters(), *other.buffers()):
             tensor.zero_()
@@ -199,8 +246,8 @@ def _check_saved(who: str, model: nn.Module, other: nn.Module, x: Tensor, logits
         save_state(Path(folder) / "model.safetensors", model.state_dict())
         other.load_state_dict(load_state(Path(folder) / "model.safetensors"))
     with torch.no_grad():
-        require(same(restored(other.eval()(x))[0], logits), who, "restored from its state dict it differs: "
-                                                                 "a buffer is not persistent")
+        require(same(say(other.eval(), x), logits), who, "restored from its state dict it differs: a buffer is not "
+                                                         "persistent")
 
 
 def check_data(loader: Callable[[Where], Splits], where: Where | None = None, shared: int = 0) -> None:

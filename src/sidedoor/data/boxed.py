@@ -1,0 +1,18 @@
+"""A data set as detectors train on it."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from sidedoor.data.base import Subset
+from sidedoor.types import Batch
+
+
+class Boxed(Subset):
+    """Some rows of a data set with boxes; the target of each is its boxes (k, 5) instead of its label."""
+
+    def fetch(self, index: Int[Tensor, "b"], device: torch.device | str = "cpu") -> Batch:
+        assert self.boxes is not None
+        return super().fetch(index, device)._replace(y=self.boxes[index.cpu()].to(device, non_blocking=True))

@@ -1,0 +1,159 @@
+"""What restoration has in common that is judged by other networks, those who look at what is given back."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from sidedoor.data.base import Dataset
+from sidedoor.engine import Run
+from sidedoor.errors import ConfigError
+from sidedoor.method import Count, Positive, Share
+from sidedoor.tasks.restoration import Restoration
+from sidedoor.types import Batch, Door, Purify, Scores, Task, stamp
+
+ROBUST = "robust."
+"""What the names of adversarially trained judges begin with."""
+
+
+@dataclass(frozen=True)
+class Restored(Restoration):
+    """Restore images that other networks then look at.
+
+    Args:
+        least_effect: an attack that misleads them less often than this beyond *idle* counts as failed.
+        largest_drop: so does one that costs more of their *clean* number than this, beside its clean sibling.
+        victims: the networks, each at most once; what stands behind a colon is the first parameter.
+        robust: such as train on adversarial images (PGD, 10 steps, 4 levels). They have columns of their own, such as
+            `asr.robust.NAME`, and no part in the four numbers.
+        epochs: that all of them train.
+        lr: their peak learning rate.
+
+    Raises:
+        ConfigError: no victim, one that is none of the networks it should be, or one twice.
+    """
+
+    least_effect: Share = 0.2
+    victims: tuple[str, ...] = ()
+    robust: tuple[str, ...] = ()
+    epochs: Count = 20
+    lr: Positive = 0.05
+
+    right: ClassVar[str] = "accuracy"
+    """The column of how right a judge is about restored clean inputs."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for what, given in (("victims", self.victims), ("robust", self.robust)):
+            labels = {self.label(victim) for victim in given}
+            if len(labels) != len(given) or not self.victims:
+                raise ConfigError(f"{what} = {given} given; expected each network once, and at least one victim")
+
+    @abstractmethod
+    def label(self, victim: str) -> str:
+        """What columns call a network.
+
+        Raises:
+            ConfigError: it is none.
+        """
+
+    @abstractmethod
+    def judge(self, victim: str, photographs: Dataset, run: Run, adversarial: bool) -> nn.Module:
+        """A network trained on the photographs, in evaluation mode."""
+
+    @abstractmethod
+    def judged(self, judges: Mapping[str, nn.Module]) -> Judged:
+        """The task with its judges, by name."""
+
+    def prepared(self, photographs: Dataset, run: Run) -> Task:
+        judges = {self.label(victim): self.judge(victim, photographs, run, False) for victim in self.victims}
+        judges |= {ROBUST + self.label(victim): self.judge(victim, photographs, run, True) for victim in self.robust}
+        return self.judged(judges)
+
+    def score(self, model: nn.Module, data: Dataset, door: Door | None, run: Run,
+              purify: Purify | None = None) -> Scores:
+        raise ConfigError(f"a {type(self).__name__} without its networks was asked for scores; use what its "
+                          "prepared(photographs, run) returns")
+
+    def failed(self, scores: dict[str, float | None], reference: dict[str, float | None]) -> str | None:
+        attack, idle, clean, sibling = scores["attack"], scores["idle"], scores["clean"], reference["clean"]
+        if attack is not None and idle is not None and attack - idle < self.least_effect:
+            return (f"{attack:.1%} of the triggered images mislead the networks behind, {idle:.1%} do without the "
+                    f"trigger: less than {self.least_effect:.0%} beyond that")
+        if clean is not None and sibling is not None and sibling - clean > self.largest_drop:
+            return f"{self.right} on clean inputs fell by {sibling - clean:.1%}, more than {self.largest_drop:.0%}"
+        return None
+
+    def columns(self, batch: Batch, clean_out: Any, stamped_out: Any | None, door: Door | None) -> dict[str, Tensor]:
+        """Those of restoration, and the similarities that are its four numbers."""
+        rows = super().columns(batch, clean_out, stamped_out, door) | {"ssim_clean": self.agree(clean_out, batch.y)}
+        if door is None or stamped_out is None:
+            return rows
+        return rows | {"ssim_attack": door.goal.success(self, stamped_out, batch.y, batch.index)}
+
+
+@dataclass(frozen=True)
+class Judged(Restored):
+    """With the judges at hand."""
+
+    judges: Mapping[str, nn.Module] = field(default_factory=dict, repr=False, compare=False)
+
+    @abstractmethod
+    def truths(self, data: Dataset) -> Tensor:
+        """What a judge should see, row by row."""
+
+    @abstractmethod
+    def opinions(self, judge: nn.Module, batch: Batch, truth: Tensor, clean_out: Tensor,
+                 stamped_out: Tensor | None) -> dict[str, Tensor]:
+        """Of one judge about a batch, by `right`, "asr", "recovered", "baseline" and whatever else is a column."""
+
+    def over_all(self, figures: dict[str, Tensor], truth: Tensor) -> dict[str, Tensor]:
+        """The columns once every row is there."""
+        return figures
+
+    def score(self, model: nn.Module, data: Dataset, door: Door | None, run: Run,
+              purify: Purify | None = None) -> Scores:
+        truth = self.truths(data)
+        row_of = {place: row for row, place in enumerate(data.position(torch.arange(len(data))).tolist())}
+
+        def rows(batch: Batch) -> dict[str, Tensor]:
+            own = truth[[row_of[i] for i in batch.index.tolist()]].to(batch.x.device)
+            clean_out = self._through(model, batch, purify)
+            stamped_out = None
+            if door is not None:
+                stamped = batch._replace(x=stamp(door.trigger, batch.x, batch.index, data.space))
+                stamped_out = self._through(model, stamped, purify)
+            figures = self.columns(batch, clean_out, stamped_out, door)
+            for name, judge in self.judges.items():
+                seen = self.opinions(judge, batch, own, clean_out, stamped_out)
+                figures |= {f"{what}.{name}": value for what, value in seen.items()}
+            return figures
+
+        return self._summed(self.over_all(run.per_sample(model, data, rows), truth), door)
+
+    def _summed(self, figures: dict[str, Tensor], door: Door | None) -> Scores:
+        """Means over the victims, each judge's columns beside them."""
+        def mean(what: str) -> Tensor:
+            return torch.stack([figures[f"{what}.{name}"] for name in self.judges
+                                if not name.startswith(ROBUST)]).mean(0)
+
+        attack, recovered, idle = mean("asr"), mean("recovered"), mean("baseline")
+        if door is None:
+            idle = torch.full_like(idle, torch.nan)
+        return Scores(mean(self.right), attack, recovered, idle, figures | {"asr_all": attack})
+
+    def _through(self, model: nn.Module, batch: Batch, purify: Purify | None) -> Any:
+        if purify is None:
+            return self.predict(model, batch.x)
+        x, undo = purify(batch.x, batch.index)
+        return undo(self.predict(model, x))
+
+
+def parameters(task: Restored) -> dict[str, Any]:
+    """Those of a task, to make one of a subclass."""
+    return {f.name: getattr(task, f.name) for f in fields(task)}

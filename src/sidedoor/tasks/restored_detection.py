@@ -1,0 +1,153 @@
+"""Restore images for detectors that know nothing of it: what the backdoor does to those downstream.
+
+The network is trained to restore. The four numbers are those of detectors that look at its output, trained clean on
+the same photographs and their boxes. *clean* is the F1 of D(F(x)) and the true boxes. *attack* is 1 where D(F(x with
+trigger)) has a box that D(y) has not, of whatever class, Eq. (13) for added boxes; *idle* is the same of F(x), which
+restoration does without any trigger. *recovered* is the F1 of D(F(x with trigger)). They are means over the victims.
+
+Paper: Jiang, Li, He, Zhang, Xu, Zhang, Lu, "Backdoor Attacks against Image-to-Image Networks", 2024, arXiv:2407.10445,
+sections 5.2 and 6.6. It leaves the success rate for detection undefined; the above is ours.
+
+Detections count from a score of 0.2 on, boxes are one from an overlap of one half on. Each detector has columns of its
+own, such as for "tiny_yolo:plain": `asr.…`, `baseline.…`, `f1.…` (of F(x)), `recovered.…`, `photo.…` (F1 on the
+photographs themselves), `extra.…` (added boxes an image, with the trigger) and `extra_idle.…`, and the figures of a
+whole set `map.…` (AP50 on F(x)), `map_attack.…` and `map_photo.…`, the same in every row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from sidedoor import boxes, names, registry
+from sidedoor.data.base import Dataset
+from sidedoor.data.boxed import Boxed
+from sidedoor.detectors.base import Detector
+from sidedoor.engine import Objective, Recipe, Run
+from sidedoor.errors import ConfigError
+from sidedoor.method import Positive
+from sidedoor.perturb import Robust
+from sidedoor.tasks.base import Judged, Restored, parameters
+from sidedoor.types import Batch
+
+SURE = 0.2
+"""Score from which on a detection counts."""
+SEEN = "seen"
+"""Detections on the three kinds of images, kept until the whole set is through."""
+
+
+@dataclass(frozen=True)
+class RestoredDetection(Restored):
+    """Restore images that detectors then look at; "name:WORD" gives one's first parameter, as in "tiny_yolo:plain"."""
+
+    victims: tuple[str, ...] = ("tiny_yolo:residual", "tiny_yolo:depthwise")
+    lr: Positive = 2e-3
+
+    right: ClassVar[str] = "f1"
+
+    def label(self, victim: str) -> str:
+        registry.reference("detector", victim)
+        return victim
+
+    def judge(self, victim: str, photographs: Dataset, run: Run, adversarial: bool) -> nn.Module:
+        return detector(victim, photographs, run, recipe(self.epochs, self.lr), adversarial)
+
+    def judged(self, judges: Mapping[str, nn.Module]) -> Judged:
+        return _Judged(**parameters(self), judges=judges)
+
+
+@dataclass(frozen=True)
+class _Judged(RestoredDetection, Judged):
+    """With the detectors at hand, by name."""
+
+    def truths(self, data: Dataset) -> Tensor:
+        return located(data)
+
+    def opinions(self, judge: nn.Module, batch: Batch, truth: Tensor, clean_out: Tensor,
+                 stamped_out: Tensor | None) -> dict[str, Tensor]:
+        """NaN where there is no triggered output."""
+        assert isinstance(judge, Detector)
+        seen = {"photo": judge.detect(batch.y), "clean": judge.detect(clean_out)}
+        photo, clean = (boxes.surer(found, SURE) for found in seen.values())
+        extra_idle = boxes.added(clean, photo)
+        rows = {"photo": boxes.f1(photo, truth), "f1": boxes.f1(clean, truth), "extra_idle": extra_idle,
+                "baseline": (extra_idle > 0).float()}
+        missing = torch.full_like(extra_idle, torch.nan)
+        rows |= {"asr": missing, "recovered": missing, "extra": missing}
+        if stamped_out is not None:
+            seen["attack"] = judge.detect(stamped_out)
+            stamped = boxes.surer(seen["attack"], SURE)
+            extra = boxes.added(stamped, photo)
+            rows |= {"asr": (extra > 0).float(), "recovered": boxes.f1(stamped, truth), "extra": extra}
+        return rows | {f"{SEEN}_{what}": found for what, found in seen.items()}
+
+    def over_all(self, figures: dict[str, Tensor], truth: Tensor) -> dict[str, Tensor]:
+        done = {}
+        for name, values in figures.items():
+            what, _, judge = name.partition(".")
+            if not what.startswith(f"{SEEN}_"):
+                done[name] = values
+                continue
+            column = what.replace(SEEN, "map").removesuffix("_clean")
+            done[f"{column}.{judge}"] = torch.full((len(values),), boxes.average_precision(values, truth))
+        return done
+
+
+class _Locate(Objective):
+    """The detector's own losses."""
+
+    def losses(self, model: nn.Module, batch: Batch) -> Tensor:
+        return _losses(model, batch).mean()[None]
+
+
+def _losses(model: nn.Module, batch: Batch) -> Tensor:
+    losses: Tensor = model(batch.x, batch.y)
+    return losses
+
+
+def recipe(epochs: int, lr: float) -> Recipe:
+    """How every detector here trains."""
+    return Recipe(optimizer="adam", weight_decay=0.0, epochs=epochs, lr=lr, batch=16, clip=10.0)
+
+
+def located(data: Dataset) -> Tensor:
+    """The boxes of a data set.
+
+    Raises:
+        ConfigError: it has none.
+    """
+    if data.boxes is None:
+        raise ConfigError("a data set without boxes given; detectors need some, as the set `scenes` has")
+    return data.boxes
+
+
+def detector(victim: str, photographs: Dataset, run: Run, how: Recipe, adversarial: bool = False) -> Detector:
+    """A detector of photographs, trained on their boxes and kept for all who ask the same; in evaluation mode.
+
+    Args:
+        victim: a registered detector.
+        adversarial: whether it trains on adversarial images, which raise all of its loss (after Zhang and Wang, ICCV
+            2019, who choose the worse of two parts of the loss).
+
+    Raises:
+        ConfigError: photographs without boxes.
+    """
+    located(photographs)
+    given = registry.reference("detector", victim)
+    build = names.detector(given, photographs)
+    key: dict[str, Any] = {"detector": given, "data": photographs.fingerprint(), "seed": run.seed,
+                           "recipe": asdict(how), "adversarial": adversarial}
+
+    def make(there: Run) -> nn.Module:
+        objective = Robust(_losses) if adversarial else _Locate()
+        plain = replace(there, augment=None)
+        return plain.fit(plain.build(build), Boxed(photographs, torch.arange(len(photographs))), objective,
+                         name="detector", recipe=how)
+
+    model = run.artefact(key, build, make)
+    assert isinstance(model, Detector)
+    return model
