@@ -34,6 +34,9 @@ study: .venv/installed  ## the figures of docs/results; data sets are looked for
 	$(BIN)/sidedoor sweep experiments/attacks.toml --workers 2 --out runs/attacks
 	$(BIN)/sidedoor run experiments/fashion.toml --out runs/fashion
 	$(BIN)/sidedoor run experiments/demo.toml --out runs/demo
+	for file in experiments/i2i/[dht]*.toml experiments/i2i/figure5.toml; do \
+	  $(BIN)/sidedoor sweep $$file --workers 2 --out runs/i2i || exit 1; done
+	$(BIN)/python experiments/i2i/page.py runs/i2i -o docs/results/i2i.md
 	for name in demo digits attacks fashion; do $(BIN)/sidedoor report runs/$$name -o docs/results/$$name.md; done
 
 bench: .venv/installed-dev  ## speed, as ratios against a baseline in the same run

@@ -134,13 +134,21 @@ def share(column: str, less: str | None = None) -> Value:
     return value
 
 
+def perturbation(record: Record) -> str:
+    """What the network learned to add."""
+    attack = record.spec["attack"]
+    return f"{attack.get('inner', 'objectness')}, {attack['goal']['strength']:g} levels"
+
+
 def downstream(records: Sequence[Record]) -> Lines:
     """Each classifier or detector behind the network."""
-    rows = []
-    for inner, group in grouped(records, lambda r: str(r.spec["attack"].get("inner", "objectness"))).items():
+    rows, right = [], "accuracy"
+    if records and records[0].spec["task"]["name"] == "restored_detection":
+        right = "f1"
+    for inner, group in grouped(records, perturbation).items():
         judges = sorted({name.partition(".")[2] for r in group for name in r.columns if name.startswith("asr.")})
         for judge in judges:
-            figures = [mean(group, share(f"{what}.{judge}"), 1) for what in ("photo", "accuracy", "baseline", "asr")]
+            figures = [mean(group, share(f"{what}.{judge}"), 1) for what in ("photo", right, "baseline", "asr")]
             rows.append([inner, judge, *figures, mean(group, share(f"asr.{judge}", f"baseline.{judge}"), 1)])
     return table(["Perturbation by", "Behind the network", "Right on photographs %", "Right on restored %",
                   "Changed without trigger %", "Changed with trigger %", "Difference"], rows)
@@ -203,6 +211,7 @@ def page(study: Study, drawings: set[str], cost: Path | None) -> str:
         ("A perceptual loss", "table6", "table6", measured(study.of("table6"))),
         ("Defences", "defenses", "defenses", defended(study.of("defenses"))),
         ("Classifiers downstream", "table9", "table9", downstream(study.of("table9"))),
+        ("Detectors downstream", "table10", "table10", downstream(study.of("table10"))),
         ("Steganography", "table12", "table12", secrets(study.of("table12"))),
     ]
     notes = _notes()
@@ -210,6 +219,8 @@ def page(study: Study, drawings: set[str], cost: Path | None) -> str:
     for title, name, note, body in sections:
         if len(body) > 3:
             drawn = [f"![{title}](i2i/{note}.svg)", ""] if note in drawings else []
+            if note == "defenses" and "strip" in drawings:
+                drawn += ["![STRIP for images](i2i/strip.svg)", ""]
             lines += [f"## {title}", "", *command(name), *body, *drawn, *notes.get(note, [])]
     if cost is not None:
         lines += ["## Costs", "", *costs(cost), *notes.get("costs", [])]

@@ -15,7 +15,7 @@ from sidedoor.data.sets.toy import toy
 from sidedoor.data.where import Where
 from sidedoor.engine import Objective, Recipe, Run, Supervised
 from sidedoor.models.small_cnn import small_cnn
-from sidedoor.perturb import Robust, Steps, Universal, deepfool, fooled, pgd, predicted
+from sidedoor.perturb import Robust, Steps, Universal, ascended, deepfool, fooled, pgd, predicted
 from sidedoor.tasks.classification import Classification
 from sidedoor.types import Batch
 
@@ -125,10 +125,12 @@ def test_images_are_treated_alone() -> None:
 
 def test_pgd_stays_within_its_bound_and_in_range() -> None:
     model, (x, y, _) = trained(), held_out()
-    moved = pgd(model, x, y, Steps(0.1, 0.04, 5), x + 0.05)
-    assert (moved - x).abs().max().item() <= 0.1 + 1e-6
-    assert 0 <= moved.min().item() <= moved.max().item() <= 1
-    assert accuracy(model, moved, y) < accuracy(model, x, y) - 0.1
+    how = Steps(0.1, 0.04, 5)
+    from_elsewhere = ascended(lambda images: torch.nn.functional.cross_entropy(model(images), y), x, how, x + 0.05)
+    for moved in (pgd(model, x, y, how), from_elsewhere):
+        assert (moved - x).abs().max().item() <= 0.1 + 1e-6
+        assert 0 <= moved.min().item() <= moved.max().item() <= 1
+        assert accuracy(model, moved, y) < accuracy(model, x, y) - 0.1
 
 
 def test_adversarial_training_withstands_what_breaks_the_clean_network() -> None:
