@@ -359,7 +359,7 @@ def _check_scores(who: str, task: Task, here: Ground) -> None:
     none = task.score(model, here.test, None, here.run)
     require(bool(none.attack.isnan().all() and none.idle.isnan().all()), who, "scores an attack where there is no door")
     require(torch.equal(none.clean, scores.clean), who, "its clean score depends on the door")
-    # What stands behind a network here may be untrained; whoever always succeeds, and only with the trigger, has worked.
+    # What stands behind a network here may be untrained; always succeeding, and only with the trigger, works.
     good, bad = scores.means() | {"attack": 1.0, "idle": 0.0}, scores.means() | {"attack": 0.0}
     require(task.failed(good, good) is None, who, f"calls a working attack failed: {task.failed(good, good)}")
     require(bool(task.failed(bad, good)), who, "does not call an attack failed that never succeeds")
