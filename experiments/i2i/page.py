@@ -90,10 +90,10 @@ def command(name: str, runs: str = "runs/i2i") -> Lines:
 
 
 def networks(study: Study) -> Lines:
-    """Size and view of each network of the page."""
+    """Size and view of each network of the page, for each size of its inputs."""
     rows = []
-    for reference in {written(r.spec["model"]): r.spec["model"] for r in study.records}.values():
-        size = max(r.spec["data"].get("size", 32) for r in study.records if r.spec["model"] == reference)
+    pairs = [(r.spec["model"], r.spec["data"].get("size", 32)) for r in study.records]
+    for reference, size in {(written(model), size): (model, size) for model, size in pairs}.values():
         shape = (3, size, size)
         model: nn.Module = registry.make("model", reference)(shape, 1).eval()
         high, wide = receptive_field(model, shape)
