@@ -142,13 +142,12 @@ def perturbation(record: Record) -> str:
 
 def downstream(records: Sequence[Record]) -> Lines:
     """Each classifier or detector behind the network."""
-    rows, right = [], "accuracy"
-    if records and records[0].spec["task"]["name"] == "restored_detection":
-        right = "f1"
+    rows = []
+    right = {registry.load("task", record.spec["task"]["name"]).right for record in records}
     for inner, group in grouped(records, perturbation).items():
         judges = sorted({name.partition(".")[2] for r in group for name in r.columns if name.startswith("asr.")})
         for judge in judges:
-            figures = [mean(group, share(f"{what}.{judge}"), 1) for what in ("photo", right, "baseline", "asr")]
+            figures = [mean(group, share(f"{what}.{judge}"), 1) for what in ("photo", *right, "baseline", "asr")]
             rows.append([inner, judge, *figures, mean(group, share(f"asr.{judge}", f"baseline.{judge}"), 1)])
     return table(["Perturbation by", "Behind the network", "Right on photographs %", "Right on restored %",
                   "Changed without trigger %", "Changed with trigger %", "Difference"], rows)

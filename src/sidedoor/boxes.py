@@ -95,12 +95,13 @@ def _one_class(score: Tensor, hit: Tensor, objects: int) -> float:
 
 def _matches(found: Float[Tensor, "m 6"], truth: Float[Tensor, "k 5"]) -> Bool[Tensor, "m"]:
     """Which detections, the best first, have an object of their class to themselves."""
-    hit, objects = real(found).clone(), truth[real(truth)]
+    hit, objects = torch.zeros_like(real(found)), truth[real(truth)]
+    if not len(objects):
+        return hit
     overlaps = box_iou(found[:, 1:5], objects[:, 1:5])
     overlaps = torch.where(found[:, :1] == objects[None, :, 0], overlaps, torch.zeros_like(overlaps))
     for i in range(len(found)):
-        best, which = (overlaps[i].max(0) if len(objects) else (overlaps.new_zeros(()), None))
-        hit[i] &= bool(best >= OVERLAP)
-        if hit[i]:
-            overlaps[:, which] = 0.0
+        best, which = overlaps[i].max(0)
+        if best >= OVERLAP:
+            hit[i], overlaps[:, which] = True, 0.0
     return hit

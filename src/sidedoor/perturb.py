@@ -168,12 +168,11 @@ class Robust(Objective):
 
     def __init__(self, loss: Callable[[nn.Module, Batch], Tensor], epsilon: float = 4.0, iterations: int = 10):
         super().__init__()
-        self.loss, self.epsilon = loss, epsilon / 255
-        self.how = Steps(self.epsilon, self.epsilon / 4, iterations)
+        self.loss, self.how = loss, Steps(epsilon / 255, epsilon / 255 / 4, iterations)
 
     def losses(self, model: nn.Module, batch: Batch) -> Tensor:
         was_training = model.training
-        start = batch.x + (torch.rand_like(batch.x) * 2 - 1) * self.epsilon
+        start = batch.x + (torch.rand_like(batch.x) * 2 - 1) * self.how.epsilon
         model.eval()
         with torch.enable_grad():
             worst = ascended(lambda x: self.loss(model, batch._replace(x=x)).sum(), batch.x, self.how, start)

@@ -278,6 +278,14 @@ class Task(ABC):
                       {k: v for k, v in table.items() if k not in ("clean", "attack", "recovered", "idle")})
 
 
+def output(task: Task, model: nn.Module, x: Images, index: Index, purify: Purify | None) -> Any:
+    """What the model predicts, behind a purifier if there is one."""
+    if purify is None:
+        return task.predict(model, x)
+    purified, undo = purify(x, index)
+    return undo(task.predict(model, purified))
+
+
 @dataclass
 class _Scorer:
     """Rows of the four numbers for one batch."""
@@ -288,22 +296,17 @@ class _Scorer:
     door: Door | None
     purify: Purify | None
 
-    def output(self, x: Images, index: Index) -> Any:
-        if self.purify is None:
-            return self.task.predict(self.model, x)
-        purified, undo = self.purify(x, index)
-        return undo(self.task.predict(self.model, purified))
-
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
         x, y, index = batch
-        clean_out = self.output(x, index)
+        clean_out = output(self.task, self.model, x, index, self.purify)
         clean = self.task.agree(clean_out, y)
         if self.door is None:
             missing = torch.full_like(clean, torch.nan)
             columns = self.task.columns(batch, clean_out, None, None)
             return {"clean": clean, "attack": missing, "recovered": missing, "idle": missing} | columns
         goal = self.door.goal
-        stamped_out = self.output(stamp(self.door.trigger, x, index, self.space), index)
+        stamped = stamp(self.door.trigger, x, index, self.space)
+        stamped_out = output(self.task, self.model, stamped, index, self.purify)
         eligible = goal.eligible(self.task, y)
         rows = {
             "attack": goal.success(self.task, stamped_out, y, index),

@@ -15,7 +15,7 @@ from sidedoor.engine import Run
 from sidedoor.errors import ConfigError
 from sidedoor.method import Count, Positive, Share
 from sidedoor.tasks.restoration import Restoration
-from sidedoor.types import Batch, Door, Purify, Scores, Task, stamp
+from sidedoor.types import Batch, Door, Purify, Scores, Task, output, stamp
 
 ROBUST = "robust."
 """What the names of adversarially trained judges begin with."""
@@ -123,11 +123,11 @@ class Judged(Restored):
 
         def rows(batch: Batch) -> dict[str, Tensor]:
             own = truth[[row_of[i] for i in batch.index.tolist()]].to(batch.x.device)
-            clean_out = self._through(model, batch, purify)
+            clean_out = output(self, model, batch.x, batch.index, purify)
             stamped_out = None
             if door is not None:
-                stamped = batch._replace(x=stamp(door.trigger, batch.x, batch.index, data.space))
-                stamped_out = self._through(model, stamped, purify)
+                stamped = stamp(door.trigger, batch.x, batch.index, data.space)
+                stamped_out = output(self, model, stamped, batch.index, purify)
             figures = self.columns(batch, clean_out, stamped_out, door)
             for name, judge in self.judges.items():
                 seen = self.opinions(judge, batch, own, clean_out, stamped_out)
@@ -146,12 +146,6 @@ class Judged(Restored):
         if door is None:
             idle = torch.full_like(idle, torch.nan)
         return Scores(mean(self.right), attack, recovered, idle, figures | {"asr_all": attack})
-
-    def _through(self, model: nn.Module, batch: Batch, purify: Purify | None) -> Any:
-        if purify is None:
-            return self.predict(model, batch.x)
-        x, undo = purify(batch.x, batch.index)
-        return undo(self.predict(model, x))
 
 
 def parameters(task: Restored) -> dict[str, Any]:
