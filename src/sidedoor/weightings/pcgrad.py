@@ -46,9 +46,10 @@ class _Projecting(Aggregator):
         for i in range(len(given)):
             order = torch.randperm(len(given)).tolist() if self.symmetric else range(i)
             for j in order:
-                product = projected[i] @ given[j]
-                if j != i and product < 0:
-                    projected[i] -= product / given[j].square().sum() * given[j]  # Eq. (9)
+                product, squared = projected[i] @ given[j], given[j].square().sum()
+                # The square of a tiny gradient may be zero where the gradient is not.
+                if j != i and product < 0 < squared:
+                    projected[i] -= product / squared * given[j]  # Eq. (9)
         spread(projected.sum(0), parameters)
 
 
