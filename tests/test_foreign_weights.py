@@ -14,6 +14,7 @@ from torch import nn
 from sidedoor import names
 from sidedoor.data.base import ArrayDataset
 from sidedoor.errors import CannotComplete
+from sidedoor.models.base import Classifier
 from sidedoor.state import read_weights
 
 STATE = {"weight": torch.arange(6.0).reshape(2, 3), "bias": torch.ones(2)}
@@ -72,3 +73,32 @@ def test_a_network_starts_from_published_weights(tmp_path: Path) -> None:
     assert bool((next(model.parameters()) == 0.25).all())
     with pytest.raises(CannotComplete, match="does not fit the network"):
         names.network(given | {"width": 5, "weights": str(tmp_path / "dncnn.pth")}, data)()
+
+
+def test_published_weights_of_a_bare_classifier_go_behind_its_normalisation(tmp_path: Path) -> None:
+    data = ArrayDataset(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64), 2)
+    given = {"name": "cifar_resnet", "depth": 8}
+    source = names.network(given, data)()
+    assert isinstance(source, Classifier)
+    torch.save({"state_dict": {f"module.{k}": v for k, v in source.body.state_dict().items()}}, tmp_path / "bare.th")
+    torch.save(source.state_dict(), tmp_path / "whole.pth")
+    x = torch.rand(2, 3, 8, 8)
+    for name in ("bare.th", "whole.pth"):
+        model = names.network(given | {"weights": str(tmp_path / name)}, data)()
+        assert torch.equal(model.eval()(x), source.eval()(x)), name
+
+
+@pytest.mark.parametrize(("depth", "file", "parameters", "right"), [
+    (20, "resnet20-12fca82f.th", 269_722, 0.917), (32, "resnet32-d509ac18.th", 464_154, 0.926)])
+def test_published_cifar_networks_are_as_right_as_published(depth: int, file: str, parameters: int,
+                                                            right: float) -> None:
+    root = os.environ.get("SIDEDOOR_DATA")
+    weights = Path(root or ".") / "weights" / "cifar_resnet" / file
+    if root is None or not weights.is_file():
+        pytest.skip(f"no {file} below SIDEDOOR_DATA")
+    test = names.load({"name": "npz", "path": "cifar10-30k.npz"}, root).test
+    model = names.network({"name": "cifar_resnet", "depth": depth, "weights": str(weights)}, test)().eval()
+    assert sum(p.numel() for p in model.parameters()) == parameters
+    batch = test.fetch(torch.arange(1000))
+    with torch.no_grad():
+        assert (model(batch.x).argmax(1) == batch.y).float().mean().item() == pytest.approx(right, abs=0.02)

@@ -163,6 +163,7 @@ class Run:
         history: what happened in each finished phase, by name: a list of {"epoch", "loss", "lr", "seconds"}, and
             "loss_0", "loss_1", ... of an objective of several losses.
         shelf: where networks are kept that many runs share; None keeps nothing.
+        root: the data root, where files of weights are looked for too.
         known: gives the network that honest training leads to, where somebody keeps it.
         memory: of such networks, where nobody does.
     """
@@ -176,6 +177,7 @@ class Run:
     scope: str = ""
     history: dict[str, list[dict[str, float]]] = field(default_factory=dict)
     shelf: Path | None = None
+    root: Path | None = None
     known: Callable[[], nn.Module] | None = None
     memory: dict[str, nn.Module] = field(default_factory=dict)
 

@@ -13,6 +13,7 @@ from sidedoor import registry
 from sidedoor.data.base import Dataset, Splits
 from sidedoor.data.where import Where
 from sidedoor.errors import ConfigError
+from sidedoor.models.base import Classifier
 from sidedoor.state import load_weights, read_weights
 from sidedoor.types import Build
 
@@ -35,7 +36,8 @@ def load(name: str | Mapping[str, Any], root: str | Path | None = None, *, downl
 
 
 def network(name: str | Mapping[str, Any], data: Dataset, scale: int = 1) -> Build:
-    """A function that builds a registered network for a data set; the key `weights` names a file to start from.
+    """A function that builds a registered network for a data set; the key `weights` names a file to start from: a state
+    of the network, or of the bare one behind its normalisation, as published weights are.
 
     Args:
         scale: height of the outputs over height of the inputs, for networks whose outputs are images.
@@ -52,7 +54,15 @@ def detector(name: str | Mapping[str, Any], data: Dataset) -> Build:
     return build
 
 
+def with_weights(given: str) -> tuple[str, str]:
+    """A network as written in a list, "NAME" or "NAME@FILE", as its name and the file to start from, "" for none."""
+    name, _, weights = given.partition("@")
+    return name, weights
+
+
 def _weighted(make: Build, weights: str) -> nn.Module:
-    model = make()
-    load_weights(model, read_weights(Path(weights)), weights)
+    model, state = make(), read_weights(Path(weights))
+    # Published weights are those of the bare network, without the house's normalisation before it.
+    bare = not any(key.startswith("normalize.") for key in state)
+    load_weights(model.body if bare and isinstance(model, Classifier) else model, state, weights)
     return model

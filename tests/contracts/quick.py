@@ -27,4 +27,5 @@ QUICK: dict[str, dict[str, Any]] = {
     "srresnet": {"width": 8, "blocks": 1},
     "dncnn": {"layers": 4, "width": 8},
     "unet": {"width": 8},
+    "cifar_resnet": {"depth": 8},
 }

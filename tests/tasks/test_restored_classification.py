@@ -15,7 +15,7 @@ from sidedoor.data.base import ArrayDataset, Subset
 from sidedoor.data.sets.toy import toy
 from sidedoor.data.where import Where
 from sidedoor.engine import Recipe, Run
-from sidedoor.errors import ConfigError
+from sidedoor.errors import CannotComplete, ConfigError
 from sidedoor.evaluate import evaluate, intervals
 from sidedoor.goals.one_image import OneImage
 from sidedoor.perturb import predicted
@@ -192,3 +192,21 @@ def test_another_recipe_seed_or_training_is_another_classifier(tmp_path: Path) -
     assert len(list(tmp_path.glob("*/model.safetensors"))) == 5
     classifier("small_cnn:4", train, run, recipe)
     assert len(list(tmp_path.glob("*/model.safetensors"))) == 5
+
+
+def test_a_victim_with_weights_is_taken_as_it_is(tmp_path: Path) -> None:
+    """Found below the data root, not trained; the robust one of the same weights is trained."""
+    data = toy(Where(None), size=8, train=20, test=10).train
+    source = registry.make("model", {"name": "small_cnn", "width": 4}, classes=len(data.classes), shape=data.shape)()
+    torch.save(source.state_dict(), tmp_path / "kept.pth")
+    run = replace(Run.local(Recipe(epochs=1)), root=tmp_path)
+    recipe = Recipe(epochs=1, batch=8)
+    kept = classifier("small_cnn:4@kept.pth", data, run, recipe)
+    trained = classifier("small_cnn:4@kept.pth", data, run, recipe, adversarial=True)
+    state = source.state_dict()
+    assert all(torch.equal(value, state[key]) for key, value in kept.state_dict().items())
+    assert any(not torch.equal(value, state[key]) for key, value in trained.state_dict().items())
+    task = RestoredClassification(victims=("small_cnn:4@kept.pth",))
+    assert [*task.prepared(data, run).judges] == ["small_cnn"]
+    with pytest.raises(CannotComplete, match="nothing.pth"):
+        classifier("small_cnn:4@nothing.pth", data, run, recipe)

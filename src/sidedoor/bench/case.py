@@ -115,7 +115,7 @@ def load(spec: Spec, store: Store, machine: Machine) -> Case:
     """
     splits, fingerprint = load_data(spec, machine)
     run = Run(_launched(machine.device, machine.devices, spec.recipe.precision), seed=spec.seed,
-              augment=augmentation(spec.augment), progress=machine.progress, shelf=store.shelf)
+              augment=augmentation(spec.augment), progress=machine.progress, shelf=store.shelf, root=machine.root)
     photographs, held = split(splits.train, spec.defender_share, spec.defender_seed)
     task = spec.make_task(len(splits.train.classes)).prepared(photographs, run)
     train, clean = task.pairs(photographs), task.pairs(held)

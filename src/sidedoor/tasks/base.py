@@ -15,7 +15,7 @@ from sidedoor.engine import Run
 from sidedoor.errors import ConfigError
 from sidedoor.method import Count, Positive, Share
 from sidedoor.tasks.restoration import Restoration
-from sidedoor.types import Batch, Door, Purify, Scores, Task, output, stamp
+from sidedoor.types import Batch, Door, Purify, Scores, output, stamp
 
 ROBUST = "robust."
 """What the names of adversarially trained judges begin with."""
@@ -70,10 +70,12 @@ class Restored(Restoration):
     def judged(self, judges: Mapping[str, nn.Module]) -> Judged:
         """The task with its judges, by name."""
 
-    def prepared(self, photographs: Dataset, run: Run) -> Task:
+    def prepared(self, photographs: Dataset, run: Run) -> Restoration:
         judges = {self.label(victim): self.judge(victim, photographs, run, False) for victim in self.victims}
         judges |= {ROBUST + self.label(victim): self.judge(victim, photographs, run, True) for victim in self.robust}
-        return self.judged(judges)
+        found = super().prepared(photographs, run)
+        assert isinstance(found, Restored)
+        return found.judged(judges)
 
     def score(self, model: nn.Module, data: Dataset, door: Door | None, run: Run,
               purify: Purify | None = None) -> Scores:

@@ -11,7 +11,7 @@ Equations (4) and (5) print the L2 norm; section 6.3.1 speaks of the MSE loss, w
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from sidedoor import metrics, perceptual
 from sidedoor.data.base import Dataset
 from sidedoor.data.degraded import Degradation, Degraded
+from sidedoor.data.where import Where
+from sidedoor.engine import Run
 from sidedoor.method import Method, NonNegative, Share
 from sidedoor.types import Batch, Door, Images, Task
 
@@ -38,7 +40,7 @@ class Restoration(Method, Task):
             distance of feature maps, or "lpips", which needs its real weights.
         features: the network of "features": squeezenet1_0, squeezenet1_1, vgg16 or alexnet as torchvision has them, or
             "squeezenet1_0:caffe" for weights that expect Caffe's input.
-        weights: a file with its weights.
+        weights: a file with its weights; also looked for below the data root.
         least_effect: an attack whose mean similarity to its target is below this counts as failed.
         largest_drop: so does one that costs more similarity on clean inputs than this, beside its clean sibling.
     """
@@ -54,6 +56,10 @@ class Restoration(Method, Task):
     weights: str = ""
     least_effect: Share = 0.8
     largest_drop: Share = 0.05
+
+    def prepared(self, photographs: Dataset, run: Run) -> Restoration:
+        """With its weights found: below the current folder, or below the data root."""
+        return replace(self, weights=str(Where(run.root).locate(self.weights))) if self.weights else self
 
     def pairs(self, data: Dataset) -> Dataset:
         return Degraded(data, Degradation(self.sigma, self.scale, self.stored))

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from sidedoor import names, registry
 from sidedoor.data.augment import augmentation
 from sidedoor.data.base import Dataset
+from sidedoor.data.where import Where
 from sidedoor.engine import Recipe, Run, Supervised
 from sidedoor.errors import ConfigError
 from sidedoor.perturb import Robust, predicted
@@ -37,7 +38,13 @@ AUGMENT = ("crop", "flip")
 
 @dataclass(frozen=True)
 class RestoredClassification(Restored):
-    """Restore images that classifiers then look at; "name:NUMBER" gives one's first parameter, as in "vgg19_bn:16"."""
+    """Restore images that classifiers then look at.
+
+    "name:NUMBER" gives a classifier's first parameter, as in "vgg19_bn:16".
+
+    "NAME@FILE" is a network with published weights, which are not trained further unless it is to be a robust one.
+    Files are looked for below the current folder, then below the data root.
+    """
 
     victims: tuple[str, ...] = ("vgg19_bn:16", "densenet:22")
 
@@ -77,12 +84,18 @@ def classifier(victim: str, photographs: Dataset, run: Run, recipe: Recipe, adve
     Args:
         victim: a registered classifier, see `in_full`.
         adversarial: whether it trains on adversarial images (Madry et al. 2018).
+
+    Raises:
+        CannotComplete: its weights are not there or do not fit.
     """
-    given = in_full(victim)
-    build = names.network(given, photographs)
+    given, weights = in_full(victim), names.with_weights(victim)[1]
+    found = {"weights": str(Where(run.root).locate(weights))} if weights else {}
+    build = names.network(given | found, photographs)
+    if weights and not adversarial:
+        return run.placed(build()).eval()
     task = Classification(len(photographs.classes))
-    key = {"classifier": given, "data": photographs.fingerprint(), "seed": run.seed, "recipe": asdict(recipe),
-           "augment": AUGMENT, "adversarial": adversarial}
+    key = {"classifier": given, "weights": weights, "data": photographs.fingerprint(), "seed": run.seed,
+           "recipe": asdict(recipe), "augment": AUGMENT, "adversarial": adversarial}
 
     def make(there: Run) -> nn.Module:
         objective = Robust(task.loss) if adversarial else Supervised(task)
@@ -94,18 +107,20 @@ def classifier(victim: str, photographs: Dataset, run: Run, recipe: Recipe, adve
 
 def _label(victim: str) -> str:
     """What columns call a classifier: "vgg19_bn" for "vgg19_bn:16", but "torchvision:resnet50" as it is."""
-    name, _, argument = victim.partition(":")
-    return name if argument.isdigit() else victim
+    named, _ = names.with_weights(victim)
+    name, _, argument = named.partition(":")
+    return name if argument.isdigit() else named
 
 
 def in_full(victim: str) -> dict[str, Any]:
-    """A classifier as written in a list, "name" or "name:NUMBER", with all its parameters.
+    """A classifier as written in a list, "name" or "name:NUMBER", with all its parameters; "@FILE" is left out.
 
     Raises:
         ConfigError: there is no such network, or it does not classify.
     """
-    name, _, number = victim.partition(":")
-    given: dict[str, Any] = {"name": victim}
+    named, _ = names.with_weights(victim)
+    name, _, number = named.partition(":")
+    given: dict[str, Any] = {"name": named}
     if number.isdigit():
         given = {"name": name, next(iter(registry.parameters("model", name)), "number"): int(number)}
     full = registry.reference("model", given)
