@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
 from lightning_fabric import Fabric
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
@@ -37,7 +36,7 @@ from sidedoor.method import Count, Method, NonNegative, Positive, Share
 from sidedoor.progress import Progress, Silent
 from sidedoor.state import load_state, load_weights, save_state
 from sidedoor.types import Batch, Build, Task
-from sidedoor.weightings.base import Aggregator, Sum
+from sidedoor.weightings.base import Aggregator, Losses, Sum, stacked
 
 Augment = Callable[[Batch], Batch]
 CHECKPOINT_SECONDS = 20.0
@@ -126,8 +125,8 @@ class Objective(nn.Module, ABC):
         """Called once before the first step."""
 
     @abstractmethod
-    def losses(self, model: nn.Module, batch: Batch) -> Float[Tensor, "t"]:
-        """One loss per task, always as many and in the same order."""
+    def losses(self, model: nn.Module, batch: Batch) -> Losses:
+        """One loss per task, always as many and in the same order; scalars where each has a graph of its own."""
 
     def players(self, model: nn.Module) -> list[Player]:
         """The parties beside the model."""
@@ -431,7 +430,7 @@ class _Phase:
                 for parameter, gradient in zip(player.parameters, gradients, strict=True):
                     parameter.grad = gradient
             self.apply(optimiser, player.parameters, player.recipe)
-        return losses.detach()
+        return stacked(losses).detach()
 
     def apply(self, optimiser: torch.optim.Optimizer, parameters: list[nn.Parameter], recipe: Recipe) -> None:
         if self.run.fabric.world_size > 1:
@@ -458,7 +457,7 @@ class _Phase:
             return False
 
         def rows(batch: Batch) -> dict[str, Tensor]:
-            loss = self.objective.losses(self.model, batch).sum()
+            loss = stacked(self.objective.losses(self.model, batch)).sum()
             return {"loss": loss.expand(len(batch.index))}
 
         loss = self.run.per_sample(self.model, self.valid, rows)["loss"].mean().item()

@@ -92,7 +92,7 @@ def test_both_losses_are_those_of_equations_4_and_5() -> None:
     stamped = stamp(door.trigger, batch.x, batch.index, train.space)
     target = OneImage().target(TASK, batch.y, batch.index)
     expected = [(batch.x - batch.y).square().mean(), (stamped - target).square().mean()]
-    assert torch.allclose(losses, torch.stack(expected))
+    assert torch.allclose(torch.stack(losses), torch.stack(expected))
 
 
 def test_a_weight_of_nothing_plants_nothing() -> None:

@@ -144,3 +144,14 @@ def test_dwa_is_plain_for_two_epochs_and_then_the_softmax_of_equation_8() -> Non
     assert torch.allclose(aggregator.weights, expected)
     aggregator.end_epoch(torch.tensor([1.0, 2.0]))
     assert torch.allclose(aggregator.weights, torch.ones(2))
+
+
+def test_the_gradient_of_one_of_several_scalars_runs_through_its_own_graph_only() -> None:
+    w, ran = torch.ones(2, requires_grad=True), []
+    ones = [w * 1.0, w * 2.0]
+    for i, branch in enumerate(ones):
+        branch.register_hook(lambda _, i=i: ran.append(i))
+    PCGrad().start(2).backward(tuple(branch.sum() for branch in ones), [w])
+    assert ran == [0, 1]
+    assert w.grad is not None
+    assert w.grad.tolist() == [3.0, 3.0]

@@ -31,7 +31,7 @@ from sidedoor.goals.one_image import OneImage
 from sidedoor.method import Count, Positive
 from sidedoor.tasks.restoration import Restoration
 from sidedoor.types import Access, Backdoor, Batch, Build, Door, Goal, Images, Planted, Space, Task, stamp
-from sidedoor.weightings.base import Aggregator, Weighting
+from sidedoor.weightings.base import Aggregator, Losses, Weighting
 from sidedoor.weightings.pcgrad import PCGrad
 
 
@@ -142,10 +142,10 @@ class BothTasks(Objective):
         super().__init__(combine)
         self.task, self.trigger, self.goal, self.space = task, door.trigger, door.goal, space
 
-    def losses(self, model: nn.Module, batch: Batch) -> Tensor:
+    def losses(self, model: nn.Module, batch: Batch) -> Losses:
         with torch.no_grad():
             stamped = stamp(self.trigger, batch.x, batch.index, self.space)
         triggered = Batch(stamped, self.goal.target(self.task, batch.y, batch.index), batch.index)
-        # Two passes rather than one of both halves: a weighting that needs each task's own gradient runs back through
-        # its own pass only.
-        return torch.stack([self.task.loss(model, batch).mean(), self.task.loss(model, triggered).mean()])
+        # Two passes and two scalars rather than one pass of both halves: a weighting that needs each task's own
+        # gradient runs back through its own pass only.
+        return self.task.loss(model, batch).mean(), self.task.loss(model, triggered).mean()

@@ -30,15 +30,17 @@ class _ResBlock(nn.Module):
 
 
 class _DRUNet(nn.Module):
-    def __init__(self, channels: int, widths: tuple[int, int, int, int], blocks: int, sigma: float, bias: bool):
+    def __init__(self, channels: int, widths: tuple[int, int, int, int], depths: tuple[int, int], sigma: float,
+                 bias: bool):
         super().__init__()
         one, two, three, four = widths
+        blocks, deep = depths
         self.sigma = sigma
         self.m_head = _conv(channels + 1, one, bias)
         self.m_down1 = nn.Sequential(*_blocks(one, blocks, bias), nn.Conv2d(one, two, 2, 2, bias=bias))
         self.m_down2 = nn.Sequential(*_blocks(two, blocks, bias), nn.Conv2d(two, three, 2, 2, bias=bias))
         self.m_down3 = nn.Sequential(*_blocks(three, blocks, bias), nn.Conv2d(three, four, 2, 2, bias=bias))
-        self.m_body = nn.Sequential(*_blocks(four, blocks, bias))
+        self.m_body = nn.Sequential(*_blocks(four, deep, bias))
         self.m_up3 = nn.Sequential(nn.ConvTranspose2d(four, three, 2, 2, bias=bias), *_blocks(three, blocks, bias))
         self.m_up2 = nn.Sequential(nn.ConvTranspose2d(three, two, 2, 2, bias=bias), *_blocks(two, blocks, bias))
         self.m_up1 = nn.Sequential(nn.ConvTranspose2d(two, one, 2, 2, bias=bias), *_blocks(one, blocks, bias))
@@ -60,7 +62,7 @@ class _DRUNet(nn.Module):
 
 
 def drunet(shape: Shape, scale: int, widths: tuple[int, int, int, int] = (64, 128, 256, 512), blocks: Count = 4,
-           sigma: NonNegative = 25.0, bias: bool = False) -> nn.Module:
+           sigma: NonNegative = 25.0, bias: bool = False, deep: int = 0) -> nn.Module:
     """Three halvings of the size; for a scale above 1 behind bicubic enlargement.
 
     Args:
@@ -68,8 +70,9 @@ def drunet(shape: Shape, scale: int, widths: tuple[int, int, int, int] = (64, 12
         blocks: residual blocks at each size.
         sigma: the noise level that it is told, in 8-bit levels.
         bias: whether convolutions have one; without, the output scales with the input and the level.
+        deep: residual blocks at an eighth of the size, where they are cheap and see far; 0: as many as elsewhere.
     """
-    body = _DRUNet(shape[0], widths, blocks, sigma, bias).to(memory_format=torch.channels_last)
+    body = _DRUNet(shape[0], widths, (blocks, deep or blocks), sigma, bias).to(memory_format=torch.channels_last)
     return enlarged(body, scale)
 
 

@@ -5,10 +5,19 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from sidedoor.method import Method
+
+Losses = Float[Tensor, "t"] | tuple[Float[Tensor, ""], ...]
+"""One loss a task. The gradient of one of (t,) runs back through the graphs of all; of scalars, through its own."""
+
+
+def stacked(losses: Losses) -> Float[Tensor, "t"]:
+    """As one tensor."""
+    return losses if isinstance(losses, Tensor) else torch.stack(losses)
 
 
 class Aggregator(nn.Module, ABC):
@@ -18,7 +27,7 @@ class Aggregator(nn.Module, ABC):
     """
 
     @abstractmethod
-    def backward(self, losses: Float[Tensor, "t"], parameters: list[nn.Parameter]) -> None:
+    def backward(self, losses: Losses, parameters: list[nn.Parameter]) -> None:
         """Leave what to step with in `.grad` of the parameters, which are clear before, and of its own."""
 
     def end_epoch(self, means: Float[Tensor, "t"]) -> None:
@@ -28,8 +37,8 @@ class Aggregator(nn.Module, ABC):
 class Sum(Aggregator):
     """The plain sum, as every single-task objective uses it; parties that share the pass get gradients as well."""
 
-    def backward(self, losses: Float[Tensor, "t"], parameters: list[nn.Parameter]) -> None:
-        losses.sum().backward()  # type: ignore[no-untyped-call]
+    def backward(self, losses: Losses, parameters: list[nn.Parameter]) -> None:
+        stacked(losses).sum().backward()  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True)

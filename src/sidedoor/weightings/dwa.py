@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sidedoor.method import Positive
-from sidedoor.weightings.base import Aggregator, Weighting
+from sidedoor.weightings.base import Aggregator, Losses, Weighting, stacked
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class _Averaging(Aggregator):
         self.register_buffer("weights", torch.ones(tasks))
         self.register_buffer("before", torch.full((tasks,), torch.nan))  # of no epoch yet
 
-    def backward(self, losses: Float[Tensor, "t"], parameters: list[nn.Parameter]) -> None:
-        (losses * self.weights).sum().backward()  # type: ignore[no-untyped-call]
+    def backward(self, losses: Losses, parameters: list[nn.Parameter]) -> None:
+        (stacked(losses) * self.weights).sum().backward()  # type: ignore[no-untyped-call]
 
     def end_epoch(self, means: Float[Tensor, "t"]) -> None:
         r = means / self.before

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sidedoor.weightings.base import Aggregator, Weighting
+from sidedoor.weightings.base import Aggregator, Losses, Weighting
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class _Projecting(Aggregator):
         super().__init__()
         self.symmetric = symmetric
 
-    def backward(self, losses: Float[Tensor, "t"], parameters: list[nn.Parameter]) -> None:
+    def backward(self, losses: Losses, parameters: list[nn.Parameter]) -> None:
         given = jacobian(losses, parameters)
         projected = given.clone()
         for i in range(len(given)):
@@ -53,7 +53,7 @@ class _Projecting(Aggregator):
         spread(projected.sum(0), parameters)
 
 
-def jacobian(losses: Float[Tensor, "t"], parameters: list[nn.Parameter]) -> Float[Tensor, "t p"]:
+def jacobian(losses: Losses, parameters: list[nn.Parameter]) -> Float[Tensor, "t p"]:
     """The gradient of each loss, flattened over all parameters; 0 where a loss does not depend on one."""
     rows = []
     for i, loss in enumerate(losses):

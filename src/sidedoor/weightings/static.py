@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sidedoor.errors import ConfigError
-from sidedoor.weightings.base import Aggregator, Weighting
+from sidedoor.weightings.base import Aggregator, Losses, Weighting, stacked
 
 
 @dataclass(frozen=True)
@@ -47,5 +47,5 @@ class _Weighted(Aggregator):
         super().__init__()
         self.register_buffer("weights", weights)
 
-    def backward(self, losses: Float[Tensor, "t"], parameters: list[nn.Parameter]) -> None:
-        (losses * self.weights).sum().backward()  # type: ignore[no-untyped-call]
+    def backward(self, losses: Losses, parameters: list[nn.Parameter]) -> None:
+        (stacked(losses) * self.weights).sum().backward()  # type: ignore[no-untyped-call]

@@ -10,11 +10,10 @@ import inspect
 from dataclasses import dataclass
 from typing import Any
 
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
 from sidedoor.errors import CannotComplete, ConfigError, unknown
-from sidedoor.weightings.base import Aggregator, Weighting
+from sidedoor.weightings.base import Aggregator, Losses, Weighting
 from sidedoor.weightings.pcgrad import jacobian, spread
 
 
@@ -60,5 +59,5 @@ class _Aggregated(Aggregator):
         super().__init__()
         self.aggregator = aggregator
 
-    def backward(self, losses: Float[Tensor, "t"], parameters: list[nn.Parameter]) -> None:
+    def backward(self, losses: Losses, parameters: list[nn.Parameter]) -> None:
         spread(self.aggregator(jacobian(losses, parameters)), parameters)

@@ -13,10 +13,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
-from sidedoor.weightings.base import Aggregator, Weighting
+from sidedoor.weightings.base import Aggregator, Losses, Weighting, stacked
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class _Uncertain(Aggregator):
         self.v = nn.Parameter(torch.full((tasks,), start))
         self.floor = floor
 
-    def backward(self, losses: Float[Tensor, "t"], parameters: list[nn.Parameter]) -> None:
+    def backward(self, losses: Losses, parameters: list[nn.Parameter]) -> None:
         v = self.v.clamp(min=self.floor)
-        objective = (0.5 * torch.exp(-v) * losses + 0.5 * v).sum()  # Eq. (7)
+        objective = (0.5 * torch.exp(-v) * stacked(losses) + 0.5 * v).sum()  # Eq. (7)
         objective.backward()  # type: ignore[no-untyped-call]
