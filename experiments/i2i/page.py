@@ -2,9 +2,9 @@
 
     python experiments/i2i/page.py RUNS -o docs/results/i2i.md [--costs FILE]
 
-RUNS is the folder given to `sidedoor sweep --out`. Sections whose cells have not been run are left out. Figures go into
-a folder beside the page, of its name. FILE is what `python benchmarks/restoration.py --json` printed. The paper is
-arXiv:2407.10445; its figures are those of its DPIR.
+RUNS is the folder given to `sidedoor sweep --out`. Sections whose cells have not been run stay as they are in the page,
+or are left out where it has none. Figures go into a folder beside the page, of its name. FILE is what `python
+benchmarks/restoration.py --json` printed. The paper is arXiv:2407.10445; its figures are those of its DPIR.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from sidedoor.bench.record import Record
 from sidedoor.receptive import receptive_field, sees_everything
 from sidedoor.statistics import t_interval
 
+RANKINGS = ("table2", "table2_unet", "headline")
+"""The specifications whose networks are measured."""
 STEPS = (0.01, 0.003, 0.001)
 """Losses of the backdoor task, to be reached as an epoch's mean."""
 PAPER = {
@@ -92,7 +94,7 @@ def command(name: str, runs: str = "runs/i2i") -> Lines:
 def networks(study: Study) -> Lines:
     """Size and view of each network of the page, for each size of its inputs."""
     rows = []
-    pairs = [(r.spec["model"], r.spec["data"].get("size", 32)) for r in study.records]
+    pairs = [(spec["model"], spec["data"].get("size", 32)) for name in RANKINGS for spec in study.wanted(name)]
     for reference, size in {(written(model), size): (model, size) for model, size in pairs}.values():
         shape = (3, size, size)
         model: nn.Module = registry.make("model", reference)(shape, 1).eval()
@@ -135,9 +137,10 @@ def share(column: str, less: str | None = None) -> Value:
 
 
 def perturbation(record: Record) -> str:
-    """What the network learned to add."""
+    """What the network learned to add: a perturbation by its inner step, or random signs, the control."""
     attack = record.spec["attack"]
-    return f"{attack.get('inner', 'objectness')}, {attack['goal']['strength']:g} levels"
+    how = "random signs" if attack["name"] == "i2i" else attack.get("inner", "objectness")
+    return f"{how}, {attack['goal']['strength']:g} levels"
 
 
 def downstream(records: Sequence[Record]) -> Lines:
@@ -187,12 +190,13 @@ def costs(file: Path) -> Lines:
     return lines
 
 
-def page(study: Study, drawings: set[str], cost: Path | None) -> str:
+def page(study: Study, drawings: set[str], cost: Path | None, before: dict[str, Lines]) -> str:
     """The whole page.
 
     Args:
         drawings: names of the sections that have a figure.
         cost: figures of the benchmark, if there are any.
+        before: sections of the page as it is, for those that the store has no records of.
     """
     both = study.of("table2")
     sections: list[tuple[str, str, str, Lines]] = [
@@ -221,21 +225,35 @@ def page(study: Study, drawings: set[str], cost: Path | None) -> str:
             if note == "defenses" and "strip" in drawings:
                 drawn += ["![STRIP for images](i2i/strip.svg)", ""]
             lines += [f"## {title}", "", *command(name), *body, *drawn, *notes.get(note, [])]
+        else:
+            lines += before.get(title, [])
     if cost is not None:
         lines += ["## Costs", "", *costs(cost), *notes.get("costs", [])]
+    else:
+        lines += before.get("Costs", [])
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
 def _notes() -> dict[str, Lines]:
     """What a person wrote about the figures: notes.md, by headings."""
+    return {name: ["\n".join(lines).strip(), ""] for name, lines in _by_heading(HERE / "notes.md", "# ").items()}
+
+
+def _sections(page: Path) -> dict[str, Lines]:
+    """The sections of a page, with their headings; none where there is no page yet."""
+    found = _by_heading(page, "## ") if page.is_file() else {}
+    return {title: [f"## {title}", *lines] for title, lines in found.items()}
+
+
+def _by_heading(file: Path, mark: str) -> dict[str, Lines]:
     parts: dict[str, Lines] = {}
     current: Lines = []
-    for line in (HERE / "notes.md").read_text(encoding="utf-8").splitlines():
-        if line.startswith("# "):
-            current = parts.setdefault(line.removeprefix("# "), [])
+    for line in file.read_text(encoding="utf-8").splitlines():
+        if line.startswith(mark):
+            current = parts.setdefault(line.removeprefix(mark), [])
         else:
             current.append(line)
-    return {name: ["\n".join(lines).strip(), ""] for name, lines in parts.items()}
+    return parts
 
 
 def main() -> None:
@@ -247,7 +265,7 @@ def main() -> None:
     torch.set_num_threads(1)
     study = Study(options.runs)
     drawings = draw(study, options.out.with_suffix(""))
-    options.out.write_text(page(study, drawings, options.costs), encoding="utf-8")
+    options.out.write_text(page(study, drawings, options.costs, _sections(options.out)), encoding="utf-8")
 
 
 if __name__ == "__main__":

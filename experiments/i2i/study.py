@@ -24,10 +24,13 @@ class Study:
 
     def of(self, name: str) -> list[Record]:
         """Finished cells of NAME.toml, in its order."""
-        table = read(HERE / f"{name}.toml")
-        wanted = [written(spec.to_json()) for spec in (grid(table) if "grid" in table else cells(table))]
         found = {written(record.spec): record for record in self.records}
-        return [found[spec] for spec in wanted if spec in found]
+        return [found[text] for spec in self.wanted(name) if (text := written(spec)) in found]
+
+    def wanted(self, name: str) -> list[dict[str, Any]]:
+        """The cells of NAME.toml."""
+        table = read(HERE / f"{name}.toml")
+        return [spec.to_json() for spec in (grid(table) if "grid" in table else cells(table))]
 
     def losses(self, record: Record) -> list[float]:
         """Mean loss of the backdoor task in each epoch."""

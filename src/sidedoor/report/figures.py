@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup
 
+from sidedoor.report.series import Line
 from sidedoor.statistics import roc_curve
 
 if TYPE_CHECKING:
@@ -135,6 +136,25 @@ def training(history: dict[str, list[dict[str, float]]], name: str) -> Markup:
             axes.locator_params("x", integer=True)
         if len(losses.lines) > 1:
             losses.legend()
+    return canvas.svg
+
+
+def strengths(lines: Sequence[Line], parameter: str, names: dict[str, str], name: str) -> Markup:
+    """The clean and the attack number by a parameter: means over seeds, bars from the lowest to the highest seed.
+
+    Args:
+        names: headings of the numbers that are drawn, a panel each.
+    """
+    drawn = {key: heading for key, heading in names.items() if any(key in line.points for line in lines)}
+    with _canvas(name, 2.4, len(drawn)) as canvas:
+        for axes, (key, heading) in zip(canvas.axes, drawn.items(), strict=True):
+            for n, line in enumerate(line for line in lines if key in line.points):
+                middle, low, high = np.array(line.points[key]).T
+                axes.errorbar(line.values, middle, [middle - low, high - middle], fmt=f"o{LINES[n // 6 % 4]}", ms=3.5,
+                              color=COLOURS[n % len(COLOURS)], elinewidth=0.8, label=line.label)
+            axes.set(xlabel=parameter, ylabel=heading, ylim=(0, 1))
+        if len(lines) > 1:
+            canvas.axes[0].figure.legend(*canvas.axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=2)
     return canvas.svg
 
 

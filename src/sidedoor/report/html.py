@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from sidedoor.bench.record import Record
 from sidedoor.errors import CannotComplete
-from sidedoor.report import figures, images, tables, toml
+from sidedoor.report import figures, images, series, tables, toml
 from sidedoor.report.tables import Row
 from sidedoor.report.terms import terms_of
 
@@ -111,6 +111,10 @@ def build(store: Store, keys: list[str] | None = None) -> str:
         models.setdefault(row.model, []).append(row)
     page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     terms = terms_of(records)
+    strengths = [Figure(figures.strengths(chart.lines, chart.title, {"clean": terms.clean, "attack": terms.attack},
+                                          f"strength-{n}"), f"{chart.title}: means over seeds, bars from the lowest to "
+                        "the highest; cells whose attack failed are drawn too.")
+                 for n, chart in enumerate(series.charts(rows))]
     written = {"four": terms.written, "percent": tables.percent, "decimal": tables.decimal}
     page.filters |= written | {"duration": tables.duration}
     folder = files("sidedoor.report")
@@ -118,7 +122,7 @@ def build(store: Store, keys: list[str] | None = None) -> str:
     return template.render(
         style=Markup((folder / "page.css").read_text(encoding="utf-8")),
         rows=rows, groups=groups, models=[_model(store, key, members) for key, members in models.items()],
-        left_out=[row for row in rows if row.record.status != "done"],
+        strengths=strengths, left_out=[row for row in rows if row.record.status != "done"],
         seeds=any(len(group.done) + len(group.left_out) > 1 for group in groups),
         terms=terms, written_as=written,
         amplification=images.AMPLIFICATION,

@@ -192,14 +192,14 @@ def _half(record: Record) -> str:
 
 def _varying(given: list[Any]) -> list[str]:
     """For each value the parameters, as text, that differ among the values of the same name."""
-    flat = [_flat(value) for value in given]
+    tables = [flat(value) for value in given]
     seen: dict[tuple[str, str], set[str]] = {}
-    for value, table in zip(given, flat, strict=True):
+    for value, table in zip(given, tables, strict=True):
         for key, text in table.items():
             seen.setdefault((_name(value), key), set()).add(text)
     return [", ".join(f"{key}={text}" if key else text for key, text in table.items()
                       if key != "name" and len(seen[_name(value), key]) > 1)
-            for value, table in zip(given, flat, strict=True)]
+            for value, table in zip(given, tables, strict=True)]
 
 
 def _setting(part: str, specs: list[dict[str, Any]], n: int, varying: str) -> str:
@@ -218,7 +218,8 @@ def _joined(name: str, parameters: str) -> str:
     return f"{name} ({parameters})" if parameters else name
 
 
-def _flat(value: Any, prefix: str = "") -> dict[str, str]:
+def flat(value: Any, prefix: str = "") -> dict[str, str]:
+    """The leaves of nested tables by dotted keys; text as it is, anything else as JSON."""
     if not isinstance(value, dict):
         return {prefix: value if isinstance(value, str) else json.dumps(value)}
-    return {k: v for key, item in value.items() for k, v in _flat(item, f"{prefix}.{key}" if prefix else key).items()}
+    return {k: v for key, item in value.items() for k, v in flat(item, f"{prefix}.{key}" if prefix else key).items()}
