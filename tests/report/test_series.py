@@ -21,7 +21,8 @@ def purified(quality: int, seed: int, attack: float, **values: Any) -> Record:
 
 
 def jpegs() -> list[Record]:
-    return [purified(quality, seed, attack) for quality, attacks in ((30, (0.2, 0.4)), (60, (0.5, 0.7)), (90, (0.8, 0.8)))
+    by_seed = {30: (0.2, 0.4), 60: (0.5, 0.7), 90: (0.8, 0.8)}
+    return [purified(quality, seed, attack) for quality, attacks in by_seed.items()
             for seed, attack in enumerate(attacks)]
 
 

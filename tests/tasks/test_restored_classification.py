@@ -208,5 +208,5 @@ def test_a_victim_with_weights_is_taken_as_it_is(tmp_path: Path) -> None:
     assert any(not torch.equal(value, state[key]) for key, value in trained.state_dict().items())
     task = RestoredClassification(victims=("small_cnn:4@kept.pth",))
     assert [*task.prepared(data, run).judges] == ["small_cnn"]
-    with pytest.raises(CannotComplete, match="nothing.pth"):
+    with pytest.raises(CannotComplete, match=r"nothing\.pth"):
         classifier("small_cnn:4@nothing.pth", data, run, recipe)
