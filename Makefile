@@ -29,13 +29,13 @@ check: .venv/installed-dev  ## lint and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# table6.toml needs the weights that it names, full.toml a GPU: run them by hand.
+# full.toml needs a GPU: run it by hand.
 study: .venv/installed  ## the figures of docs/results; data sets are looked for in SIDEDOOR_DATA
 	$(BIN)/sidedoor sweep experiments/digits.toml --workers 2 --out runs/digits
 	$(BIN)/sidedoor sweep experiments/attacks.toml --workers 2 --out runs/attacks
 	$(BIN)/sidedoor run experiments/fashion.toml --out runs/fashion
 	$(BIN)/sidedoor run experiments/demo.toml --out runs/demo
-	for file in $(filter-out %/full.toml %/table6.toml,$(wildcard experiments/i2i/*.toml)); do \
+	for file in $(filter-out %/full.toml,$(wildcard experiments/i2i/*.toml)); do \
 	  $(BIN)/sidedoor sweep $$file --workers 2 --out runs/i2i || exit 1; done
 	$(BIN)/python experiments/i2i/page.py runs/i2i -o docs/results/i2i.md
 	for name in demo digits attacks fashion; do $(BIN)/sidedoor report runs/$$name -o docs/results/$$name.md; done

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from sidedoor.data.base import ArrayDataset
 from sidedoor.engine import Run
+from sidedoor.errors import CannotComplete
 from sidedoor.evaluate import evaluate, intervals
 from sidedoor.goals.one_image import OneImage
 from sidedoor.metrics import ssim
@@ -88,3 +92,13 @@ def test_what_counts_as_failed() -> None:
     assert TASK.failed(fine, {"clean": 0.82}) is None
     assert "effect 0.500 is below 0.8" in str(TASK.failed(fine | {"attack": 0.5}, {"clean": 0.82}))
     assert "fell by 0.100" in str(TASK.failed(fine, {"clean": 0.90}))
+
+
+def test_weights_are_found_below_the_data_root(tmp_path: Path) -> None:
+    (tmp_path / "kept.pth").write_bytes(b"")
+    run = replace(Run.local(), root=tmp_path)
+    task = Restoration(measure="features", weights="kept.pth")
+    assert task.prepared(photographs(), run).weights == str((tmp_path / "kept.pth").resolve())
+    assert TASK.prepared(photographs(), run) == TASK
+    with pytest.raises(CannotComplete, match=r"kept\.pth"):
+        task.prepared(photographs(), Run.local())
