@@ -49,9 +49,11 @@ def network(name: str | Mapping[str, Any], data: Dataset, scale: int = 1) -> Bui
 
 
 def detector(name: str | Mapping[str, Any], data: Dataset) -> Build:
-    """A function that builds a registered detector for a data set."""
-    build: Build = registry.make("detector", name, classes=len(data.classes), shape=data.shape)
-    return build
+    """A function that builds a registered detector for a data set; the key `weights` names a file to start from."""
+    given = {"name": name} if isinstance(name, str) else dict(name)
+    weights = given.pop("weights", None)
+    make = registry.make("detector", given, classes=len(data.classes), shape=data.shape)
+    return functools.partial(_weighted, make, weights) if weights else make
 
 
 def with_weights(given: str) -> tuple[str, str]:

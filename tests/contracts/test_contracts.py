@@ -64,6 +64,8 @@ def test_every_data_set_keeps_its_contract(name: str, tmp_path: Path) -> None:
             pytest.skip(str(error))
     elif name == "folder":
         check(name, path=str(folder(tmp_path)))
+    elif name == "yolo":
+        check(name, path=str(boxed(tmp_path)), size=16)
     elif name == "npz":
         check(name, path=str(archive(tmp_path)))
     else:
@@ -77,6 +79,20 @@ def folder(root: Path) -> Path:
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(file)
     return root / "mine"
+
+
+def boxed(root: Path) -> Path:
+    """The same images, each with one box."""
+    source = folder(root)
+    for i, file in enumerate(sorted(source.rglob("*.png"))):
+        part = "train" if i % 3 else "val"
+        image, label = (root / "boxed" / kind / part / f"{i}.{suffix}" for kind, suffix in
+                        (("images", "png"), ("labels", "txt")))
+        for made in (image, label):
+            made.parent.mkdir(parents=True, exist_ok=True)
+        file.rename(image)
+        label.write_text(f"{i // 3 % 3} 0.5 0.5 0.5 0.25")
+    return root / "boxed"
 
 
 def archive(root: Path) -> Path:

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from sidedoor import registry
+from sidedoor import names, registry
 from sidedoor.attacks.i2i import Misleading
 from sidedoor.data.base import Dataset
 from sidedoor.engine import Run
@@ -40,7 +40,7 @@ class I2IDetector(Misleading):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        registry.reference("detector", self.surrogate)
+        registry.reference("detector", names.with_weights(self.surrogate)[0])
 
     def perturbation(self, photographs: Dataset, run: Run) -> Tensor:
         model = detector(self.surrogate, photographs, run, recipe(self.surrogate_epochs, self.surrogate_lr))

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from sidedoor import boxes, names, registry
 from sidedoor.data.base import Dataset
 from sidedoor.data.boxed import Boxed
+from sidedoor.data.where import Where
 from sidedoor.detectors.base import Detector
 from sidedoor.engine import Objective, Recipe, Run
 from sidedoor.errors import ConfigError
@@ -42,7 +43,12 @@ SEEN = "seen"
 
 @dataclass(frozen=True)
 class RestoredDetection(Restored):
-    """Restore images that detectors then look at; "name:WORD" gives one's first parameter, as in "tiny_yolo:plain"."""
+    """Restore images that detectors then look at.
+
+    "name:WORD" gives a detector's first parameter, as in "tiny_yolo:plain". "NAME@FILE" is a detector with published
+    weights, which are not trained further unless it is to be a robust one; files are looked for below the current
+    folder, then below the data root.
+    """
 
     victims: tuple[str, ...] = ("tiny_yolo:residual", "tiny_yolo:depthwise")
     lr: Positive = 2e-3
@@ -50,8 +56,9 @@ class RestoredDetection(Restored):
     right: ClassVar[str] = "f1"
 
     def label(self, victim: str) -> str:
-        registry.reference("detector", victim)
-        return victim
+        named, _ = names.with_weights(victim)
+        registry.reference("detector", named)
+        return named
 
     def judge(self, victim: str, photographs: Dataset, run: Run, adversarial: bool) -> nn.Module:
         return detector(victim, photographs, run, recipe(self.epochs, self.lr), adversarial)
@@ -135,11 +142,16 @@ def detector(victim: str, photographs: Dataset, run: Run, how: Recipe, adversari
 
     Raises:
         ConfigError: photographs without boxes.
+        CannotComplete: its weights are not there or do not fit.
     """
     located(photographs)
-    given = registry.reference("detector", victim)
-    build = names.detector(given, photographs)
-    key: dict[str, Any] = {"detector": given, "data": photographs.fingerprint(), "seed": run.seed,
+    named, weights = names.with_weights(victim)
+    given = registry.reference("detector", named)
+    found = {"weights": str(Where(run.root).locate(weights))} if weights else {}
+    build = names.detector(given | found, photographs)
+    if weights and not adversarial:
+        return _ready(run.placed(build()))
+    key: dict[str, Any] = {"detector": given, "weights": weights, "data": photographs.fingerprint(), "seed": run.seed,
                            "recipe": asdict(how), "adversarial": adversarial}
 
     def make(there: Run) -> nn.Module:
@@ -148,6 +160,9 @@ def detector(victim: str, photographs: Dataset, run: Run, how: Recipe, adversari
         return plain.fit(plain.build(build), Boxed(photographs, torch.arange(len(photographs))), objective,
                          name="detector", recipe=how)
 
-    model = run.artefact(key, build, make)
+    return _ready(run.artefact(key, build, make))
+
+
+def _ready(model: nn.Module) -> Detector:
     assert isinstance(model, Detector)
-    return model
+    return model.eval()

@@ -1,0 +1,136 @@
+"""A folder of images with boxes of your own, in the layout that YOLO's tools use.
+
+`DIR/images/train*` and `DIR/images/val*` (or `test*`) hold images, `DIR/labels/...` a text file of the same name for
+each: a line an object, with its class and the centre, width and height of its box as shares of the image's sides. An
+image without such a file, or with an empty one, has no object. Class names come from `names.json` (a list, or a table
+by number) or `classes.txt` (a line each), else classes are called by their numbers.
+
+Images are stretched to a square. The label of an image is the class of its largest object, the first class without one.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.ops import box_convert
+
+from sidedoor.data.base import ArrayDataset, Splits
+from sidedoor.data.decode import SUFFIXES, Unreadable, pixels
+from sidedoor.data.where import Where
+from sidedoor.errors import ConfigError
+from sidedoor.method import Count
+
+log = logging.getLogger("sidedoor")
+Boxes = list[list[float]]
+FIELDS = 5
+
+
+def yolo(where: Where, path: str, size: Count = 352) -> Splits:
+    """Read both parts into memory. Images that cannot be read are named in a warning and left out.
+
+    Args:
+        path: the folder, absolute or below the current folder or the data root.
+        size: pixels a side to stretch images to.
+
+    Raises:
+        CannotComplete: the folder does not exist.
+        ConfigError: a part is missing or has no readable image, or labels are broken.
+    """
+    top = where.locate(path)
+    parts = [_read(top, _part(top, names), size) for names in (("train",), ("val", "test"))]
+    found = [row for _, labels in parts for rows in labels for row in rows]
+    classes = _classes(top, int(max((row[0] for row in found), default=0)) + 1)
+    most = max(1, *(len(rows) for _, labels in parts for rows in labels))
+    return Splits(*(_data(images, labels, classes, (size, most), top.name) for images, labels in parts))
+
+
+def _part(top: Path, names: Sequence[str]) -> Path:
+    """The folder of images that begins with one of the names."""
+    images = top / "images"
+    for name in names:
+        found = sorted(folder for folder in images.glob(f"{name}*") if folder.is_dir())
+        if found:
+            return found[0]
+    raise ConfigError(f"{images} has no folder {' or '.join(f'{name}*' for name in names)}; expected images/train and "
+                      "images/val beside labels/train and labels/val")
+
+
+def _read(top: Path, folder: Path, size: int) -> tuple[np.ndarray, list[Boxes]]:
+    images, labels = [], []
+    for file in sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES):
+        try:
+            images.append(pixels(file, 3, (size, size)))
+        except Unreadable as error:
+            log.warning("%s is not used: %s", file, error)
+            continue
+        labels.append(_objects(top / "labels" / folder.name / f"{file.stem}.txt"))
+    if not images:
+        raise ConfigError(f"{folder} has no readable image")
+    return np.stack(images), labels
+
+
+def _objects(file: Path) -> Boxes:
+    """The lines of a label file: class, centre, width and height.
+
+    Raises:
+        ConfigError: a line of another form, or a box outside the image.
+    """
+    rows = []
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines() if file.is_file() else (), 1):
+        try:
+            row = [float(word) for word in line.split()]
+        except ValueError:
+            row = []
+        inside = len(row) == FIELDS and row[0] >= 0 and row[0].is_integer() and all(0 <= v <= 1 for v in row[1:])
+        if line.strip() and not inside:
+            raise ConfigError(f"{file}, line {number}: {line[:60]!r} given; expected a class number, and the centre, "
+                              "width and height of a box as shares in [0, 1]")
+        rows += [row] if row else []
+    return rows
+
+
+def _classes(top: Path, seen: int) -> tuple[str, ...]:
+    """Names of the classes, by number.
+
+    Raises:
+        ConfigError: a broken file of names, or labels beyond it.
+    """
+    listed, text = top / "names.json", top / "classes.txt"
+    names: tuple[str, ...] = tuple(map(str, range(seen)))
+    if listed.is_file():
+        try:
+            given = json.loads(listed.read_text(encoding="utf-8"))
+            names = tuple(str(given[str(k)]) for k in range(len(given))) if isinstance(given, dict) else tuple(given)
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConfigError(f"{listed} cannot be used: {error!r}; expected a list of names, or a table from \"0\" "
+                              "upwards") from error
+    elif text.is_file():
+        names = tuple(line.strip() for line in text.read_text(encoding="utf-8").splitlines() if line.strip())
+    if seen > len(names):
+        raise ConfigError(f"{top}: a label of class {seen - 1}, but names for {len(names)} classes")
+    return names
+
+
+def _data(images: np.ndarray, labels: list[Boxes], classes: tuple[str, ...], sizes: tuple[int, int],
+          name: str) -> ArrayDataset:
+    size, most = sizes
+    boxes = torch.full((len(images), most, FIELDS), -1.0)
+    for i, rows in enumerate(labels):
+        if rows:
+            given = torch.tensor(rows)
+            corners = (box_convert(given[:, 1:], "cxcywh", "xyxy") * size).clamp(0, size)
+            boxes[i, : len(rows)] = torch.cat([given[:, :1], corners], 1)
+    return ArrayDataset(images, _largest(boxes), classes, name, boxes=boxes)
+
+
+def _largest(boxes: Tensor) -> Tensor:
+    """The class of each image's largest object, 0 without one."""
+    areas = (boxes[..., 3] - boxes[..., 1]) * (boxes[..., 4] - boxes[..., 2])
+    areas = torch.where(boxes[..., 0] >= 0, areas, -torch.ones_like(areas))
+    return boxes[torch.arange(len(boxes)), areas.argmax(1), 0].long().clamp(min=0)

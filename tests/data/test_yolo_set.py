@@ -1,0 +1,87 @@
+"""Folders with boxes: pixels and boxes of every image, and what is wrong with a broken one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sidedoor import names
+from sidedoor.data.sets.yolo import yolo
+from sidedoor.data.where import Where
+from sidedoor.errors import CannotComplete, ConfigError
+
+
+def made(root: Path, labels: dict[str, str], classes: object = ("cat", "dog", "owl")) -> Path:
+    """Two images a part, of 40×20 pixels; labels by "train/a" and the like."""
+    top = root / "mine"
+    for part in ("train", "val"):
+        for n, name in enumerate("ab"):
+            file = top / "images" / part / f"{name}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((20, 40, 3), 60 * (n + 1), np.uint8)).save(file)
+    for name, text in labels.items():
+        file = top / "labels" / f"{name}.txt"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    if classes is not None:
+        (top / "names.json").write_text(json.dumps(classes))
+    return top
+
+
+def test_boxes_are_in_pixels_of_the_stretched_image(tmp_path: Path) -> None:
+    top = made(tmp_path, {"train/a": "1 0.5 0.5 0.5 0.25\n0 0.1 0.1 0.2 0.2\n", "val/b": "2 0.5 0.5 1 1\n"})
+    train, test = yolo(Where(None), str(top), size=64)
+    assert train.boxes is not None
+    assert test.boxes is not None
+    assert train.boxes[0, 0].tolist() == pytest.approx([1, 16, 24, 48, 40])
+    assert train.boxes[0, 1].tolist() == pytest.approx([0, 0, 0, 12.8, 12.8], abs=1e-5)
+    assert train.boxes[1].tolist() == [[-1] * 5] * 2
+    assert test.boxes[1, 0].tolist() == [2, 0, 0, 64, 64]
+    assert train.classes == ("cat", "dog", "owl")
+    assert (train.targets.tolist(), test.targets.tolist()) == ([1, 0], [0, 2])
+    assert train.shape == (3, 64, 64)
+    assert train.fetch(train.targets.new_tensor([1])).x.unique().tolist() == [pytest.approx(120 / 255)]
+
+
+def test_names_may_be_a_table_a_list_of_lines_or_missing(tmp_path: Path) -> None:
+    labels = {"train/a": "1 0.5 0.5 0.5 0.5"}
+    assert yolo(Where(None), str(made(tmp_path / "1", labels, {"0": "x", "1": "y"}))).train.classes == ("x", "y")
+    assert yolo(Where(None), str(made(tmp_path / "2", labels, None))).train.classes == ("0", "1")
+    top = made(tmp_path / "3", labels, None)
+    (top / "classes.txt").write_text("x\ny\n")
+    assert yolo(Where(None), str(top)).train.classes == ("x", "y")
+
+
+@pytest.mark.parametrize(("line", "classes", "expected"), [
+    ("1 0.5 0.5 0.5", ("a", "b"), r"a\.txt, line 1"), ("one 0.5 0.5 0.5 0.5", ("a", "b"), r"a\.txt, line 1"),
+    ("1 0.5 0.5 1.5 0.5", ("a", "b"), r"a\.txt, line 1"), ("1.5 0.5 0.5 0.5 0.5", ("a", "b"), r"a\.txt, line 1"),
+    ("-1 0.5 0.5 0.5 0.5", ("a", "b"), r"a\.txt, line 1"), ("nan 0.5 0.5 0.5 0.5", ("a", "b"), r"a\.txt, line 1"),
+    ("2 0.5 0.5 0.5 0.5", ("a", "b"), "a label of class 2, but names for 2"),
+    ("0 0.5 0.5 0.5 0.5", {"1": "b"}, r"names\.json cannot be used"), ("0 0.5 0.5 0.5 0.5", 3, r"names\.json cannot"),
+])
+def test_broken_labels_are_said(line: str, classes: object, expected: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=expected):
+        yolo(Where(None), str(made(tmp_path, {"train/a": line}, classes)))
+
+
+def test_broken_images_are_left_out_with_their_labels(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    top = made(tmp_path, {"train/a": "1 0.5 0.5 0.5 0.5", "train/b": "2 0.5 0.5 0.5 0.5"})
+    (top / "images/train/a.png").write_bytes(b"no image")
+    train, _ = yolo(Where(None), str(top), size=32)
+    assert train.targets.tolist() == [2]
+    assert "a.png is not used" in caplog.text
+    (top / "images/train/b.png").write_bytes(b"no image")
+    with pytest.raises(ConfigError, match="no readable image"):
+        yolo(Where(None), str(top), size=32)
+
+
+def test_missing_folders_are_said(tmp_path: Path) -> None:
+    with pytest.raises(CannotComplete, match="nowhere"):
+        names.load({"name": "yolo", "path": "nowhere"}, tmp_path)
+    (tmp_path / "empty" / "images").mkdir(parents=True)
+    with pytest.raises(ConfigError, match=r"no folder train\*"):
+        names.load({"name": "yolo", "path": "empty"}, tmp_path)
