@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 from figures import draw
-from study import HERE, Study, Value, defense, drop, grouped, total, trigger, weighting, written
+from study import HERE, Study, Value, defense, drop, grouped, network, total, trigger, weighting, written
 from torch import nn
 
 from sidedoor import registry
@@ -99,7 +99,7 @@ def networks(study: Study) -> Lines:
         shape = (3, size, size)
         model: nn.Module = registry.make("model", reference)(shape, 1).eval()
         high, wide = receptive_field(model, shape)
-        rows.append([str(reference["name"]), f"{sum(p.numel() for p in model.parameters()):,}", f"{size}×{size}",
+        rows.append([network(reference), f"{sum(p.numel() for p in model.parameters()):,}", f"{size}×{size}",
                      f"{high}×{wide}", "yes" if sees_everything(model, shape) else "no"])
     return table(["Network", "Parameters", "Input", "Seen by the central output pixel",
                   "Last output pixel sees the first input pixel"], rows)
@@ -207,7 +207,8 @@ def page(study: Study, drawings: set[str], cost: Path | None, before: dict[str, 
         ("Convergence of the weightings", "table2", "convergence",
          converged([r for r in both if trigger(r) == "uap"], study)),
         ("A second network", "table2_unet", "unet", ranking(study.of("table2_unet"), trigger, "uap")),
-        ("The headline at 64×64, trained for longer", "headline", "headline", plain(study.of("headline"), trigger)),
+        ("The headline at 64×64, trained for longer", "headline", "headline",
+         plain(study.of("headline"), lambda r: f"{network(r.spec['model'])}, {trigger(r)}")),
         ("Super-resolution (×2)", "table3", "table3", plain(study.of("table3"), trigger)),
         ("Static weights (Figure 5)", "figure5", "figure5",
          plain([*study.of("figure5"), *(r for r in both if weighting(r) == "static 0.9, 0.1")], weighting)),

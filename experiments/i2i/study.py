@@ -44,6 +44,12 @@ def written(spec: dict[str, Any]) -> str:
     return json.dumps(json.loads(json.dumps(spec)), sort_keys=True)
 
 
+def network(reference: dict[str, Any]) -> str:
+    """The name of a network, with what tells the small ones of this study apart."""
+    deep = f", {reference['deep']} blocks deep" if reference.get("deep") else ""
+    return f"{reference['name']}{deep}"
+
+
 def trigger(record: Record) -> str:
     return str(record.spec["attack"]["trigger"]["name"])
 
