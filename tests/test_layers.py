@@ -19,7 +19,7 @@ LAYERS = (
     ("method", "files"),
     ("types", "state"),
     ("registry",),  # knows the members of every kind by file name and loads them when asked
-    ("metrics",),
+    ("metrics", "geometry"),
     ("perceptual", "boxes"),
     ("data",),
     ("pictures",),

@@ -26,6 +26,7 @@ PARAMETERS: dict[str, dict[str, Any]] = QUICK | {
     "torchvision": {"architecture": "resnet18"},
     "patch": {"pattern": checkerboard(3)},
     "blend": {"pattern": torch.linspace(0, 1, 256).reshape(1, 16, 16)},
+    "low_bits": {"message": (1, 1, 1, 0, 0, 1, 0, 0)},
     "generated": {"channels": 3, "width": 4},
     "additive": {"pattern": torch.linspace(-0.1, 0.1, 768).reshape(3, 16, 16)},
     "color": {"shift": (0.0, 0.0, 0.1)},

@@ -117,9 +117,9 @@ class Purifier(Defense, ABC):
         """A function from inputs to purified inputs and how to realign the outputs."""
 
 
-def in_place(purify: Callable[[Images], Images]) -> Purify:
-    """A fitted purifier that moves no pixel and needs no index, so that there is nothing to undo."""
-    return lambda x, index: (purify(x), _as_it_is)
+def in_place(purify: Callable[[Images, Index], Images]) -> Purify:
+    """A fitted purifier after which there is nothing to undo: it moves no pixel, or outputs have no place."""
+    return lambda x, index: (purify(x, index), _as_it_is)
 
 
 def _as_it_is(output: Any) -> Any:

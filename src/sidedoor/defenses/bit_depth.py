@@ -32,4 +32,4 @@ class BitDepth(Purifier):
 
     def fit(self, model: nn.Module, clean: Dataset, task: Task, run: Run) -> Purify:
         steps = 2**self.bits - 1
-        return in_place(lambda x: (x.clamp(0, 1) * steps).round() / steps)
+        return in_place(lambda x, index: (x.clamp(0, 1) * steps).round() / steps)

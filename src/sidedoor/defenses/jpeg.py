@@ -37,7 +37,7 @@ class Jpeg(Purifier):
     quality: Annotated[int, Bounds(1, 95)] = 75
 
     def fit(self, model: nn.Module, clean: Dataset, task: Task, run: Run) -> Purify:
-        return in_place(lambda x: compressed(x, self.quality))
+        return in_place(lambda x, index: compressed(x, self.quality))
 
 
 def compressed(x: Images, quality: int) -> Images:

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -19,6 +18,7 @@ from sidedoor.data.base import Dataset
 from sidedoor.defenses.base import Purifier
 from sidedoor.engine import Run
 from sidedoor.errors import ConfigError
+from sidedoor.geometry import resized, window
 from sidedoor.method import Count
 from sidedoor.types import Images, Index, Purify, Task
 
@@ -50,27 +50,15 @@ class ShrinkPad(Purifier):
 
         def purify(x: Images, index: Index) -> tuple[Images, Callable[[Any], Any]]:
             size = x.shape[-2:]
-            small = _resized(x, (size[0] - self.shrink, size[1] - self.shrink))
+            small = resized(x, (size[0] - self.shrink, size[1] - self.shrink))
             corner = keyed.integers(seed, index, self.shrink + 1, 2)
             padded = functional.pad(small, [self.shrink] * 4)
 
             def undo(output: Any) -> Any:
                 if not isinstance(output, Tensor) or output.ndim != 4 or output.shape[-2:] != size:
                     return output
-                return _resized(_window(output, corner, small.shape[-2:]), size)
+                return resized(window(output, corner, small.shape[-2:]), size)
 
-            return _window(padded, self.shrink - corner, size), undo
+            return window(padded, self.shrink - corner, size), undo
 
         return purify
-
-
-def _resized(x: Images, size: tuple[int, ...]) -> Images:
-    return functional.interpolate(x, size=size, mode="bilinear", align_corners=False)
-
-
-def _window(x: Images, corner: Tensor, size: tuple[int, ...]) -> Images:
-    """From each image the window of a size whose top left pixel is at `corner` (b, 2)."""
-    rows = corner[:, :1] + torch.arange(size[0], device=x.device)
-    columns = corner[:, 1:] + torch.arange(size[1], device=x.device)
-    image = torch.arange(len(x), device=x.device)[:, None, None]
-    return x.movedim(1, 3)[image, rows[:, :, None], columns[:, None, :]].movedim(3, 1).contiguous()

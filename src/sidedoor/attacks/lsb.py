@@ -1,0 +1,54 @@
+"""A message in the lowest bits of mislabelled samples.
+
+Paper: Li, Xue, Zhao, Zhu, Zhang, "Invisible Backdoor Attacks on Deep Neural Networks via Steganography and
+Regularization", IEEE TDSC 2020, arXiv:1909.02742.
+
+The message of eight bits along every row is that of the comparisons in Zhang et al., "Poison Ink", IEEE TIP 2022,
+arXiv:2108.02488; the first paper hides a text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from sidedoor.attacks.base import Attack
+from sidedoor.data import select
+from sidedoor.data.base import Dataset
+from sidedoor.engine import Run
+from sidedoor.errors import ConfigError
+from sidedoor.method import Share
+from sidedoor.triggers.low_bits import LowBits
+from sidedoor.types import Access, Backdoor, Build, Door, Task
+
+BITS = 8
+
+
+@dataclass(frozen=True)
+class LSB(Attack):
+    """Write a message into a share of the eligible samples and change their labels.
+
+    Args:
+        rate: share of the eligible training samples, in [0, 1].
+        message: a byte, written from its highest bit on; several targets have the bytes that follow.
+
+    Raises:
+        ConfigError: no byte.
+    """
+
+    access: ClassVar[Access] = Access.DATA
+    rate: Share = 0.1
+    message: int = 0b11100100
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.message < 2**BITS:
+            raise ConfigError(f"message = {self.message} given; expected a byte, 0 to {2**BITS - 1}")
+
+    def plan(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> Backdoor:
+        doors = tuple(Door(LowBits(self._bits(k)), goal) for k, goal in enumerate(self.goal.parts()))
+        return Backdoor(doors, select.random(train, task, doors, self.rate, run.rng("poison")))
+
+    def _bits(self, k: int) -> tuple[int, ...]:
+        byte = (self.message + k) % 2**BITS
+        return tuple(byte >> (BITS - 1 - place) & 1 for place in range(BITS))

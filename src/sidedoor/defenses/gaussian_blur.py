@@ -1,0 +1,46 @@
+"""Blur each input slightly, so that what is finer than the kernel is lost.
+
+Paper: Zhang, Chen, Huang, Liao, Zhang, Feng, Hua, Yu, "Poison Ink: Robust and Invisible Backdoor Attack", IEEE TIP
+2022, arXiv:2108.02488, with a kernel of 3×3.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import nn
+from torchvision.transforms import functional
+
+from sidedoor.data.base import Dataset
+from sidedoor.defenses.base import Purifier, in_place
+from sidedoor.engine import Run
+from sidedoor.errors import ConfigError
+from sidedoor.method import Count, Positive
+from sidedoor.types import Purify, Task
+
+
+@dataclass(frozen=True)
+class GaussianBlur(Purifier):
+    """Convolve inputs with a Gaussian, mirrored at the edges.
+
+    Args:
+        size: side of the kernel in pixels, odd.
+        sigma: of the Gaussian, in pixels; the default is OpenCV's for a kernel of 3.
+
+    Raises:
+        ConfigError: an even size.
+    """
+
+    tasks: ClassVar[tuple[type[Task], ...]] = (Task,)
+
+    size: Count = 3
+    sigma: Positive = 0.8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.size % 2 == 0:
+            raise ConfigError(f"size = {self.size} given; expected an odd number of pixels")
+
+    def fit(self, model: nn.Module, clean: Dataset, task: Task, run: Run) -> Purify:
+        return in_place(lambda x, index: functional.gaussian_blur(x, [self.size] * 2, [self.sigma] * 2))

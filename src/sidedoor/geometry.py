@@ -1,0 +1,43 @@
+"""Moving pixels: windows, resizing and rotation of image batches, each image in its own way."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+from sidedoor.types import Images
+
+
+def resized(x: Images, size: tuple[int, ...]) -> Images:
+    """Images of another (height, width), bilinear without antialiasing."""
+    return functional.interpolate(x, size=size, mode="bilinear", align_corners=False)
+
+
+def window(x: Images, corner: Int[Tensor, "b 2"], size: tuple[int, ...]) -> Images:
+    """From each image the window of a size whose top left pixel is at `corner`, (row, column)."""
+    rows = corner[:, :1] + torch.arange(size[0], device=x.device)
+    columns = corner[:, 1:] + torch.arange(size[1], device=x.device)
+    image = torch.arange(len(x), device=x.device)[:, None, None]
+    return x.movedim(1, 3)[image, rows[:, :, None], columns[:, None, :]].movedim(3, 1).contiguous()
+
+
+def covered(x: Images, corner: Int[Tensor, "b 2"], size: int) -> Float[Tensor, "b 1 h w"]:
+    """1 within the square of a size whose top left pixel is at `corner`, 0 elsewhere."""
+    height, width = x.shape[2:]
+    row = torch.arange(height, device=x.device) - corner[:, :1]
+    column = torch.arange(width, device=x.device) - corner[:, 1:]
+    inside = [(place >= 0) & (place < size) for place in (row, column)]
+    return (inside[0][:, :, None] & inside[1][:, None, :])[:, None].to(x.dtype)
+
+
+def turned(x: Images, degrees: Float[Tensor, "b"]) -> Images:
+    """Images rotated anticlockwise about their centre, bilinear; black comes in at the corners."""
+    height, width = x.shape[2:]
+    angle = torch.deg2rad(degrees)
+    cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
+    # The grid has coordinates in [-1, 1] on both axes, so that a rotation in pixels needs the ratio of the sides.
+    rows = (torch.stack([cos, -sin * height / width, zero], 1), torch.stack([sin * width / height, cos, zero], 1))
+    grid = functional.affine_grid(torch.stack(rows, 1), list(x.shape), align_corners=False)
+    return functional.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)

@@ -1,0 +1,38 @@
+"""A message in the lowest bit of every pixel."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sidedoor.errors import ConfigError
+from sidedoor.types import Images, Index, Trigger
+
+LEVELS = 255
+
+
+class LowBits(Trigger):
+    """Replace the lowest of the eight bits of every value by a message that repeats along each row.
+
+    Values are taken to the nearest of the 256 levels first, as a file has them; the gradient passes unchanged.
+
+    Args:
+        message: bits, one a column.
+
+    Raises:
+        ConfigError: an empty message, or one of other numbers than 0 and 1.
+    """
+
+    message: Tensor
+
+    def __init__(self, message: tuple[int, ...]):
+        super().__init__()
+        if not message or set(message) - {0, 1}:
+            raise ConfigError(f"message = {message} given; expected bits, 0 or 1")
+        self.register_buffer("message", torch.tensor(message, dtype=torch.float32))
+
+    def forward(self, x: Images, index: Index) -> Images:
+        width = x.shape[-1]
+        bits = self.message.repeat(-(-width // len(self.message)))[:width]
+        levels = (x.detach() * LEVELS).round()
+        return x + ((levels - levels.remainder(2) + bits) / LEVELS - x.detach())

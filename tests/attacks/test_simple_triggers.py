@@ -1,0 +1,111 @@
+"""Triggers that Poison Ink is compared with: the published figures of their strength, and what they do to a pixel."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.fft import dctn, idctn
+from torch import Tensor
+
+from sidedoor import metrics, names
+from sidedoor.attacks.base import Attack
+from sidedoor.attacks.ftrojan import FTrojan
+from sidedoor.attacks.lsb import LSB
+from sidedoor.attacks.sig import SIG
+from sidedoor.attacks.spm import SPM
+from sidedoor.data.base import ArrayDataset
+from sidedoor.engine import Run
+from sidedoor.errors import ConfigError
+from sidedoor.goals.multi_target import MultiTarget
+from sidedoor.tasks.classification import Classification
+from sidedoor.triggers.frequency import Frequency
+from sidedoor.triggers.low_bits import LowBits
+from sidedoor.triggers.patch import Patch
+from sidedoor.types import PHOTO, Trigger, stamp
+
+GREY = torch.full((2, 3, 32, 32), 128 / 255)
+INDEX = torch.arange(2)
+
+
+def trigger(attack: Attack, shape: tuple[int, int, int] = (3, 32, 32)) -> Trigger:
+    data = ArrayDataset(torch.zeros(20, *shape, dtype=torch.uint8), torch.arange(20) % 10, 10)
+    return attack.plan(data, Classification(10), lambda: torch.nn.Identity(), Run.local(device="cpu")).doors[0].trigger
+
+
+def psnr(error: Tensor) -> float:
+    return 10 * math.log10(1 / error.square().mean().item())
+
+
+def test_a_quarter_of_the_pixels_are_six_levels_brighter() -> None:
+    change = 255 * (trigger(SPM())(GREY, INDEX) - GREY)
+    assert change[0, 0, ::2, ::2].unique().tolist() == pytest.approx([6])
+    assert (change != 0).float().mean() == 0.25
+    assert psnr(change / 255) == pytest.approx(48.1308 - 10 * math.log10(9), abs=1e-3)
+
+
+def test_the_lowest_bits_are_the_message() -> None:
+    x = torch.randint(0, 256, (4, 3, 16, 20), generator=torch.Generator().manual_seed(0)) / 255
+    levels = (stamp(LowBits((1, 1, 1, 0, 0, 1, 0, 0)), x, torch.arange(4), PHOTO) * 255).round().long()
+    assert (levels % 2)[1, 2, 5].tolist() == [1, 1, 1, 0, 0, 1, 0, 0, 1, 1, 1, 0, 0, 1, 0, 0, 1, 1, 1, 0]
+    assert torch.equal(levels // 2, (x * 255).round().long() // 2)
+    assert LSB()._bits(0) == (1, 1, 1, 0, 0, 1, 0, 0)
+    assert LSB()._bits(1) == (1, 1, 1, 0, 0, 1, 0, 1)
+
+
+def test_ftrojan_raises_the_coefficients_that_the_paper_names() -> None:
+    change = trigger(FTrojan())(GREY, INDEX)[0].double().numpy() - GREY[0].double().numpy()
+    red, green, blue = (255 * dctn(plane, norm="ortho") for plane in change)
+    expected = np.zeros((32, 32))
+    expected[15, 15] = expected[31, 31] = 20
+    # U and V are raised alike, and come back as red, green and blue by BT.601.
+    for plane, weight in ((red, 1.140), (green, -0.395 - 0.581), (blue, 2.032)):
+        assert np.allclose(plane, weight * expected, atol=1e-4)
+    grey = trigger(FTrojan(), (1, 32, 32))(GREY[:, :1], INDEX)[0, 0] - GREY[0, 0]
+    assert np.allclose(grey.numpy() * 255, idctn(expected, norm="ortho"), atol=1e-4)
+
+
+def test_a_wave_is_as_strong_as_published_before_it_is_clipped() -> None:
+    assert psnr(trigger(SIG())(GREY, INDEX) - GREY) == pytest.approx(25.12, abs=0.005)
+
+
+@pytest.mark.parametrize("attack", [SPM, LSB, FTrojan])
+def test_targets_have_triggers_of_their_own(attack: type[Attack]) -> None:
+    data = ArrayDataset(torch.full((20, 3, 32, 32), 100, dtype=torch.uint8), torch.arange(20) % 10, 10)
+    plan = attack(goal=MultiTarget((0, 1, 2))).plan(data, Classification(10), lambda: torch.nn.Identity(),
+                                                    Run.local(device="cpu"))
+    stamped = [stamp(door.trigger, GREY, INDEX, PHOTO) for door in plan.doors]
+    assert len(stamped) == 3
+    assert not any(torch.equal(a, b) for i, a in enumerate(stamped) for b in stamped[:i])
+
+
+def test_what_makes_no_sense_is_refused() -> None:
+    with pytest.raises(ConfigError, match="expected a byte"):
+        LSB(message=256)
+    with pytest.raises(ConfigError, match="expected bits"):
+        LowBits((1, 2))
+    with pytest.raises(ConfigError, match="at least 2 pixels"):
+        Frequency(window=1)
+
+
+INK_PATCH = torch.tensor([[0.0, 0, 1], [0, 1, 0], [1, 0, 1]])[None]
+"""The BadNets patch of the comparisons in Poison Ink."""
+
+
+@pytest.mark.parametrize(("name", "expected", "clipped"), [
+    ("badnets", 25.68, True), ("sig", 25.12, False), ("sig", 25.31, True), ("spm", 38.76, True), ("lsb", 51.15, True)])
+def test_published_strengths_on_aeroplanes(name: str, expected: float, clipped: bool) -> None:
+    """Mean PSNR over the aeroplanes of CIFAR-10, as in Table V of Poison Ink (arXiv:2108.02488)."""
+    root = os.environ.get("SIDEDOOR_DATA")
+    if root is None or not Path(root, "cifar10-30k.npz").is_file():
+        pytest.skip("no cifar10-30k.npz below SIDEDOOR_DATA")
+    test = names.load({"name": "npz", "path": "cifar10-30k.npz"}, root).test
+    x = test.fetch(torch.nonzero(test.targets == 0)[:, 0]).x
+    made = {"badnets": Patch(INK_PATCH), "sig": trigger(SIG()), "spm": trigger(SPM()), "lsb": trigger(LSB())}[name]
+    stamped = made(x, torch.arange(len(x)))
+    found = metrics.psnr(stamped.clamp(0, 1) if clipped else stamped, x).mean().item()
+    assert found == pytest.approx(expected, abs=0.1)

@@ -1,0 +1,106 @@
+"""Test-time transformations: each beside an independent source, and what they do to a trigger."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import convolve
+from torch import Tensor, nn
+from torchvision.transforms import functional
+
+from sidedoor.data.base import ArrayDataset
+from sidedoor.defenses.base import Purifier
+from sidedoor.defenses.crop_resize import CropResize
+from sidedoor.defenses.cutmix import CutMix
+from sidedoor.defenses.cutout import Cutout
+from sidedoor.defenses.flip import Flip
+from sidedoor.defenses.gaussian_blur import GaussianBlur
+from sidedoor.defenses.gaussian_noise import GaussianNoise
+from sidedoor.defenses.mixup import Mixup
+from sidedoor.defenses.rotation import Rotation
+from sidedoor.engine import Run
+from sidedoor.errors import ConfigError
+from sidedoor.geometry import turned
+from sidedoor.tasks.classification import Classification
+from sidedoor.types import Purify
+
+X = torch.rand(6, 3, 20, 24, generator=torch.Generator().manual_seed(0))
+INDEX = torch.arange(6)
+GREYS = ArrayDataset((torch.arange(5)[:, None, None, None] * 50).expand(5, 3, 20, 24).to(torch.uint8),
+                     torch.zeros(5, dtype=torch.int64), 1)
+"""What the defender has: images of one grey each."""
+
+
+def fitted(purifier: Purifier) -> Purify:
+    return purifier.fit(nn.Identity(), GREYS, Classification(1), Run.local(device="cpu"))
+
+
+def purified(purifier: Purifier) -> Tensor:
+    return fitted(purifier)(X, INDEX)[0]
+
+
+def test_a_flip_is_undone_on_images_and_leaves_logits_alone() -> None:
+    x, undo = fitted(Flip())(X, INDEX)
+    assert torch.equal(x[..., 0], X[..., -1])
+    assert torch.equal(undo(x), X)
+    assert torch.equal(undo(X[:, 0, 0]), X[:, 0, 0])
+
+
+def test_rotation_is_torchvisions() -> None:
+    angles = torch.tensor([-15.0, -4, 0, 7.5, 15, 90])
+    expected = torch.stack([functional.rotate(image, angle, functional.InterpolationMode.BILINEAR)
+                            for image, angle in zip(X, angles.tolist(), strict=True)])
+    # torchvision decides with a mask of its own what is outside, so that only inner pixels are alike.
+    assert torch.allclose(turned(X, angles)[..., 6:-6, 6:-6], expected[..., 6:-6, 6:-6], atol=1e-4)
+    assert torch.equal(purified(Rotation(0.0)), turned(X, torch.zeros(6)))
+    half = Rotation(180.0).fit(nn.Identity(), GREYS, Classification(1), Run.local(device="cpu"))
+    many = half(torch.rand(1, 3, 20, 24).expand(50, -1, -1, -1), torch.arange(50))[0]
+    assert len(torch.unique(many.flatten(1).sum(1))) > 40, "all inputs are rotated alike"
+
+
+def test_a_crop_is_one_of_the_windows_enlarged() -> None:
+    found = purified(CropResize(2))
+    windows = torch.stack([functional.resize(X[:, :, i : i + 18, j : j + 22], [20, 24], antialias=False)
+                           for i in range(3) for j in range(3)])
+    nearest = (windows - found).abs().amax((2, 3, 4)).amin(0)
+    assert nearest.max() < 1e-5
+    with pytest.raises(ConfigError, match="expected at most 19"):
+        fitted(CropResize(20))
+
+
+def test_noise_has_the_variance_that_was_asked_for() -> None:
+    grey = torch.full((40, 3, 20, 24), 0.5)
+    noise = fitted(GaussianNoise(0.01))(grey, torch.arange(40))[0] - grey
+    assert noise.var().item() == pytest.approx(0.01, rel=0.02)
+    assert noise.mean().item() == pytest.approx(0, abs=0.002)
+    clipped = fitted(GaussianNoise(1.0))(grey, torch.arange(40))[0]
+    assert (clipped.min(), clipped.max()) == (0, 1)
+
+
+def test_blur_is_a_gaussian_mirrored_at_the_edges() -> None:
+    side = np.exp(-np.array([1.0, 0, 1]) / (2 * 0.8**2))
+    kernel = np.outer(side, side) / side.sum() ** 2
+    expected = convolve(X[0, 0].numpy(), kernel, mode="mirror")
+    assert np.allclose(purified(GaussianBlur())[0, 0].numpy(), expected, atol=1e-6)
+    with pytest.raises(ConfigError, match="an odd number"):
+        GaussianBlur(size=4)
+
+
+def test_cutout_blacks_out_one_square() -> None:
+    gone = (purified(Cutout(0.5)) == 0).all(1)
+    assert gone.flatten(1).sum(1).tolist() == [100] * 6
+    rows, columns = gone.any(2).sum(1), gone.any(1).sum(1)
+    assert (rows.tolist(), columns.tolist()) == ([10] * 6, [10] * 6)
+    assert len({tuple(mask.nonzero()[0].tolist()) for mask in gone}) > 1, "all squares are at one place"
+    assert torch.equal(purified(Cutout(0.0)), X)
+
+
+def test_mixup_and_cutmix_take_images_of_the_defenders() -> None:
+    other = 2 * purified(Mixup(0.5)) - X
+    greys = other.flatten(1).median(1).values
+    assert torch.allclose(other, greys[:, None, None, None].expand_as(other), atol=1e-5)
+    assert set((greys * 255).round().int().tolist()) <= {0, 50, 100, 150, 200}
+    assert len(set(greys.tolist())) > 1
+    pasted = (purified(CutMix(0.5)) != X).any(1).flatten(1).sum(1)
+    assert pasted.tolist() == [100] * 6
