@@ -41,3 +41,10 @@ def turned(x: Images, degrees: Float[Tensor, "b"]) -> Images:
     rows = (torch.stack([cos, -sin * height / width, zero], 1), torch.stack([sin * width / height, cos, zero], 1))
     grid = functional.affine_grid(torch.stack(rows, 1), list(x.shape), align_corners=False)
     return functional.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def like(x: Images, shape: tuple[int, int, int]) -> Images:
+    """Grey or colour images of another (channels, height, width): resized with antialiasing, greyed or tripled."""
+    if x.shape[1] != shape[0]:
+        x = x.mean(1, keepdim=True).expand(-1, shape[0], -1, -1)
+    return functional.interpolate(x, size=shape[1:], mode="bilinear", antialias=True, align_corners=False)

@@ -1,4 +1,4 @@
-"""Universal perturbations of classifiers, and training that withstands perturbations.
+"""Perturbations of classifiers, universal ones above all, and training that withstands perturbations.
 
 Papers: Moosavi-Dezfooli, Fawzi, Fawzi, Frossard, "Universal Adversarial Perturbations", CVPR 2017, arXiv:1610.08401;
 Moosavi-Dezfooli, Fawzi, Frossard, "DeepFool: A Simple and Accurate Method to Fool Deep Neural Networks", CVPR 2016,
@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sidedoor.data.base import Dataset
 from sidedoor.engine import Objective
 from sidedoor.method import Count, Method, NonNegative, Positive, Share
-from sidedoor.types import Batch, Images
+from sidedoor.types import Batch, Images, Trigger, stamp_levels
 
 RIVALS = 9
 """Most classes whose boundaries DeepFool looks at, the most probable ones, as its authors do with many classes."""
@@ -153,6 +154,43 @@ def ascended(loss: Callable[[Images], Tensor], x: Images, how: Steps, start: Ima
 def _stepped(moved: Images, gradient: Images, x: Images, how: Steps) -> Images:
     further = moved.detach() + how.step * gradient.sign()
     return torch.min(torch.max(further, x - how.epsilon), x + how.epsilon).clamp(0, 1)
+
+
+def perturbed(model: nn.Module, data: Dataset, rows: Int[Tensor, "k"], how: Steps, trigger: Trigger,
+              batch: int = 256) -> UInt8[Tensor, "k c h w"]:
+    """Rows of a data set on which PGD has raised the loss of their labels, then stamped, as files keep them."""
+    done = []
+    for part in torch.split(rows, batch):
+        x, y, index = data.fetch(part, next(model.parameters()).device)
+        done.append(stamp_levels(trigger, pgd(model, x, y, how), index, data.space).to(torch.uint8).cpu())
+    return torch.cat(done)
+
+
+@dataclass(frozen=True)
+class Targeted(Method):
+    """How a universal perturbation that leads to one class is made: sign steps of a tenth of its bound over batches.
+
+    Args:
+        epsilon: bound of every value, in 8-bit levels.
+        passes: over the images.
+        batch: images a step.
+    """
+
+    epsilon: Positive = 10.0
+    passes: Count = 10
+    batch: Count = 50
+
+    def make(self, model: nn.Module, images: Images, label: int, rng: torch.Generator) -> Float[Tensor, "c h w"]:
+        """u, for a classifier in evaluation mode and images in [0, 1]."""
+        epsilon, u = self.epsilon / 255, torch.zeros_like(images[0])
+        for _ in range(self.passes):
+            for rows in torch.split(torch.randperm(len(images), generator=rng).to(images.device), self.batch):
+                u = u.detach().requires_grad_(True)
+                wanted = torch.full_like(rows, label)
+                loss = functional.cross_entropy(model((images[rows] + u).clamp(0, 1)), wanted)
+                (gradient,) = torch.autograd.grad(loss, u)
+                u = (u.detach() - 0.1 * epsilon * gradient.sign()).clamp(-epsilon, epsilon)
+        return u.detach()
 
 
 class Robust(Objective):

@@ -6,6 +6,9 @@ from typing import Any
 
 QUICK: dict[str, dict[str, Any]] = {
     "input_aware": {"mask_epochs": 1, "width": 4},
+    "label_consistent": {"iterations": 2},
+    "advdoor": {"samples": 20, "passes": 1},
+    "refool": {"count": 4},
     "abl": {"isolation_epochs": 1, "finetune_epochs": 1, "unlearn_epochs": 1},
     "fine_pruning": {"epochs": 1},
     "neural_cleanse": {"epochs": 2, "samples": 32},

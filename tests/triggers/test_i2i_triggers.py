@@ -62,7 +62,7 @@ def test_a_ghost_is_two_reflexes_in_linear_light() -> None:
 
 def test_a_reflex_out_of_focus_is_blurred() -> None:
     layer = images(1)[0]
-    ours = Reflection(layer, 0.9, "focus", blur=1.5).layer.numpy() / 0.1
+    ours = Reflection(layer, 0.9, "focus", blur=1.5).layer[0].numpy() / 0.1
     theirs = np.stack([gaussian_filter(plane, 1.5, mode="nearest", radius=3) for plane in layer.numpy() ** 2.2])
     assert np.allclose(ours, theirs, atol=1e-5)
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from sidedoor.attacks.base import Attack
+from sidedoor.data import select
 from sidedoor.data.base import Dataset
 from sidedoor.data.degraded import Labelled
 from sidedoor.designs.base import Design, Setting
@@ -130,7 +131,7 @@ class Misleading(Planting):
 
     def sample(self, photographs: Dataset, run: Run) -> Images:
         """S."""
-        rows = torch.randperm(len(photographs), generator=run.rng("perturbation"))[: self.samples]
+        rows = select.some(photographs, self.samples, run.rng("perturbation"))
         images: Images = photographs.fetch(rows, run.device).x
         return images
 

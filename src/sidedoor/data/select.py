@@ -30,6 +30,11 @@ def of_class(train: Dataset, doors: tuple[Door, ...], labels: tuple[int, ...], r
                   targets=train.targets[index], rate=rate)
 
 
+def some(train: Dataset, count: int, rng: torch.Generator) -> Tensor:
+    """At most so many rows, at random."""
+    return torch.randperm(len(train), generator=rng)[:count]
+
+
 def with_cover(poison: Poison, train: Dataset, candidates: Tensor, rate: float, rng: torch.Generator) -> Poison:
     """Add cover rows, stamped but truthfully labelled: a share of the `candidates` (n,) that are not poisoned yet.
 

@@ -3,8 +3,8 @@
 Paper: Liu, Ma, Bailey, Lu, "Reflection Backdoor: A Natural Backdoor Attack on Deep Neural Networks", ECCV 2020,
 arXiv:2007.02343.
 
-Both images are taken to linear light (power 2.2), mixed, and taken back. The mode and its parameters are fixed here, so
-that a trigger is one reflection; the paper draws them for each image.
+Both images are taken to linear light (power 2.2), mixed, and taken back. The mode and its parameters are fixed here;
+the paper draws them for each image.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from sidedoor import keyed
 from sidedoor.errors import ConfigError
 from sidedoor.types import Images, Index, Trigger
 
@@ -24,17 +25,18 @@ GAMMA = 2.2
 
 
 class Reflection(Trigger):
-    """Mix a reflection into every image.
+    """Mix a reflection into every image, one of several by the sample's index if several are given.
 
     Values outside [0, 1], as noisy inputs have, are clipped for the mixing and given back what was clipped.
 
     Args:
-        image: (c, h, w) in [0, 1], of the images' shape: what is reflected.
+        image: (c, h, w) or (n, c, h, w) in [0, 1], of the images' shape: what is reflected.
         transmission: α_t, the weight of the image itself in linear light.
         mode: "ghost": two reflexes, shifted against each other; "focus": one reflex, blurred.
         offset: pixels between the reflexes of a ghost, (down, right).
         ghost: weight of the first reflex.
         blur: σ in pixels of a reflex out of focus.
+        seed: of the choice among several.
 
     Raises:
         ConfigError: images of another shape than the reflection's.
@@ -42,37 +44,38 @@ class Reflection(Trigger):
 
     layer: Tensor
 
-    def __init__(self, image: Float[Tensor, "c h w"], transmission: float = 0.9,
+    def __init__(self, image: Float[Tensor, "... c h w"], transmission: float = 0.9,
                  mode: Literal["ghost", "focus"] = "ghost", offset: tuple[int, int] = (3, 3), ghost: float = 0.6,
-                 blur: float = 1.5):
+                 blur: float = 1.5, seed: int = 0):
         super().__init__()
-        linear = image.clamp(0, 1) ** GAMMA
+        linear = (image if image.ndim == 4 else image[None]).clamp(0, 1) ** GAMMA
         reflex = _ghost(linear, offset, ghost) if mode == "ghost" else _unfocused(linear, blur)
         self.register_buffer("layer", (1 - transmission) * reflex)
-        self.transmission = transmission
+        self.transmission, self.seed = transmission, seed
 
     def forward(self, x: Images, index: Index) -> Images:
-        if x.shape[1:] != self.layer.shape:
+        if x.shape[1:] != self.layer.shape[1:]:
             raise ConfigError(f"images of shape {tuple(x.shape[1:])} given to a reflection of "
-                              f"{tuple(self.layer.shape)}; cut them to that size")
-        inside = x.clamp(0, 1)
-        mixed: Tensor = (self.transmission * inside**GAMMA + self.layer).clamp(0, 1) ** (1 / GAMMA)
+                              f"{tuple(self.layer.shape[1:])}; cut them to that size")
+        inside, layer = x.clamp(0, 1), self.layer[keyed.integers(self.seed, index, len(self.layer))]
+        mixed: Tensor = (self.transmission * inside**GAMMA + layer).clamp(0, 1) ** (1 / GAMMA)
         return mixed + (x - inside)
 
 
 def _ghost(image: Tensor, offset: tuple[int, int], weight: float) -> Tensor:
     """Two reflexes, the second moved by the offset; what moves in at the edges is the edge's own colour."""
     down, right = offset
-    height, width = image.shape[1:]
-    padded = functional.pad(image[None], (right, 0, down, 0), mode="replicate")[0]
-    return weight * image + (1 - weight) * padded[:, :height, :width]
+    height, width = image.shape[2:]
+    padded = functional.pad(image, (right, 0, down, 0), mode="replicate")
+    return weight * image + (1 - weight) * padded[:, :, :height, :width]
 
 
 def _unfocused(image: Tensor, sigma: float) -> Tensor:
     reach = math.ceil(2 * sigma)
     place = torch.arange(-reach, reach + 1)
     kernel = torch.exp(-place.square() / (2 * sigma**2))
-    kernel = (kernel / kernel.sum()).expand(len(image), 1, 1, -1)
-    padded = functional.pad(image[None], (reach,) * 4, mode="replicate")
-    across = functional.conv2d(padded, kernel, groups=len(image))
-    return functional.conv2d(across, kernel.transpose(2, 3), groups=len(image))[0]
+    channels = image.shape[1]
+    kernel = (kernel / kernel.sum()).expand(channels, 1, 1, -1)
+    padded = functional.pad(image, (reach,) * 4, mode="replicate")
+    across = functional.conv2d(padded, kernel, groups=channels)
+    return functional.conv2d(across, kernel.transpose(2, 3), groups=channels)

@@ -1,0 +1,110 @@
+"""Attacks that look at a network or at other images first: what they change, and why it works."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from sidedoor import names
+from sidedoor.attacks.advdoor import AdvDoor
+from sidedoor.attacks.label_consistent import LabelConsistent
+from sidedoor.attacks.refool import Refool
+from sidedoor.data.base import Dataset
+from sidedoor.data.poisoned import PoisonedDataset
+from sidedoor.engine import Recipe, Run, Supervised
+from sidedoor.errors import ConfigError
+from sidedoor.geometry import like
+from sidedoor.goals.all_to_one import AllToOne
+from sidedoor.goals.multi_target import MultiTarget
+from sidedoor.goals.untargeted import Untargeted
+from sidedoor.tasks.classification import Classification
+from sidedoor.triggers.reflection import Reflection
+from sidedoor.types import PHOTO, Build, stamp
+
+TASK = Classification(10)
+RUN = Run.local(Recipe(epochs=10), seed=0, device="cpu")
+
+
+@functools.cache
+def digits() -> tuple[Dataset, Dataset, Build]:
+    train, test = names.load("digits")
+    return train, test, names.network({"name": "small_cnn", "width": 8}, train)
+
+
+@functools.cache
+def honest() -> nn.Module:
+    train, _, build = digits()
+    return RUN.fit(RUN.build(build), train, Supervised(TASK), name="another")
+
+
+def right(x: torch.Tensor, y: torch.Tensor) -> float:
+    model = honest()
+    with torch.no_grad():
+        return (model(x).argmax(1) == y).float().mean().item()
+
+
+def test_label_consistent_rows_are_of_the_target_class_and_hard_to_recognise() -> None:
+    train, _, build = digits()
+    backdoor = LabelConsistent(goal=AllToOne(3), rate=0.4).plan(train, TASK, build, RUN)
+    rows, victim = backdoor.poison.index, PoisonedDataset(train, backdoor, TASK)
+    assert set(train.targets[rows].tolist()) == {3}
+    assert len(rows) == round(0.4 * int((train.targets == 3).sum()))
+    assert torch.equal(victim.targets, train.targets)
+    before, after = train.fetch(rows).x, victim.fetch(rows).x
+    assert torch.equal(after[..., -3:, -3:], backdoor.doors[0].trigger(before, rows)[..., -3:, -3:])
+    change = (after - before).abs()
+    change[..., -3:, -3:] = 0
+    assert change.max() * 255 == pytest.approx(16, abs=0.51)
+    assert right(before, train.targets[rows]) > 0.9
+    assert right(after, train.targets[rows]) < right(before, train.targets[rows]) - 0.3
+
+
+def test_advdoor_leads_other_networks_to_its_target_without_any_poison() -> None:
+    train, test, build = digits()
+    door = AdvDoor(goal=AllToOne(8), epsilon=60).plan(train, TASK, build, RUN).doors[0]
+    batch = test.fetch(torch.nonzero(test.targets != 8)[:, 0])
+    assert right(batch.x, batch.y) > 0.9
+    eights = torch.full_like(batch.y, 8)
+    led = right(stamp(door.trigger, batch.x, batch.index, PHOTO), eights)
+    signs = torch.randint(0, 2, train.shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    assert led > right((batch.x + signs * 60 / 255).clamp(0, 1), eights) + 0.2
+    assert door.trigger.pattern.abs().max() * 255 == pytest.approx(60, abs=0.01)  # type: ignore[union-attr]
+
+
+def test_advdoor_has_a_pattern_for_each_target_and_none_without() -> None:
+    train, _, build = digits()
+    plan = AdvDoor(goal=MultiTarget((1, 2)), samples=50, passes=1).plan(train, TASK, build, RUN)
+    one, two = (door.trigger.pattern for door in plan.doors)
+    assert not torch.equal(one, two)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="needs target classes"):
+        AdvDoor(goal=Untargeted())
+
+
+def test_every_image_has_a_reflection_of_its_own_choice() -> None:
+    bank = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    x, index = torch.full((40, 3, 16, 16), 0.4), torch.arange(40)
+    many = Reflection(bank, 0.7)(x, index)
+    alone = torch.stack([Reflection(image, 0.7)(x[:1], index[:1])[0] for image in bank])
+    which = (many[:, None] - alone[None]).abs().amax((2, 3, 4))
+    assert which.amin(1).max() < 1e-6
+    assert which.argmin(1).bincount(minlength=4).min() > 2
+    assert torch.equal(Reflection(bank, 0.7)(x[7:9], index[7:9]), many[7:9])
+
+
+def test_refool_reflects_the_scenes_it_was_given() -> None:
+    train, _, build = digits()
+    attack = Refool(count=5, transmission=0.6)
+    plan = attack.plan(train, TASK, build, RUN)
+    layer = plan.doors[0].trigger.layer
+    assert isinstance(layer, torch.Tensor)
+    assert layer.shape == (5, *train.shape)
+    scenes = like(names.load("photos").train.fetch(torch.arange(len(names.load("photos").train))).x, train.shape)
+    nearest = torch.stack([(Reflection(s, 0.6).layer - layer).abs().amax((1, 2, 3)) for s in scenes]).amin(0)
+    assert nearest.max() < 1e-6
+    assert len(plan.poison.index) == round(0.1 * int((train.targets != 0).sum()))
+    two = replace(attack, goal=MultiTarget((0, 1))).plan(train, TASK, build, RUN)
+    assert [len(door.trigger.layer) for door in two.doors] == [3, 2]  # type: ignore[arg-type]
