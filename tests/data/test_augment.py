@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
-from sidedoor.data.augment import Chain, Crop, Flip, augmentation
+from sidedoor.data.augment import Chain, Crop, Flip, Noise, augmentation
 from sidedoor.errors import ConfigError
 from sidedoor.types import Batch
 
@@ -90,3 +90,13 @@ def test_augmentations_of_a_specification() -> None:
     assert augmentation(("flip", "crop")) == Chain((Flip(), Crop()))
     with pytest.raises(ConfigError, match="unknown augmentation 'flop'; did you mean flip"):
         augmentation(("crop", "flop"))
+
+
+def test_noise_is_of_a_strength_of_its_own_for_each_image() -> None:
+    grey = Batch(torch.full((400, 1, 16, 16), 0.5), torch.zeros(400), torch.arange(400))
+    deviation = 255 * (Noise(16.0)(grey).x - 0.5).flatten(1).std(1)
+    assert deviation.max().item() == pytest.approx(16, rel=0.1)
+    assert deviation.min() < 1
+    assert stats.kstest(deviation.numpy() / 16, "uniform").pvalue > 0.001
+    bright = Noise(60.0)(grey._replace(x=torch.ones(20, 1, 16, 16))).x
+    assert bright.max() == 1

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from sidedoor.errors import ConfigError, unknown
-from sidedoor.method import Count, Method
+from sidedoor.method import Count, Method, Positive
 from sidedoor.types import Batch
 
 
@@ -48,6 +48,21 @@ class Flip(Method):
 
 
 @dataclass(frozen=True)
+class Noise(Method):
+    """Add Gaussian noise to each image, of a strength of its own, and clip it to [0, 1]; targets stay as they are.
+
+    Args:
+        most: largest standard deviation, in 8-bit levels; it is uniform from 0.
+    """
+
+    most: Positive = 16.0
+
+    def __call__(self, batch: Batch) -> Batch:
+        deviation = torch.rand(len(batch.x), 1, 1, 1, device=batch.x.device) * self.most / 255
+        return batch._replace(x=(batch.x + deviation * torch.randn_like(batch.x)).clamp(0, 1))
+
+
+@dataclass(frozen=True)
 class Chain(Method):
     """Augmentations one after another."""
 
@@ -59,7 +74,7 @@ class Chain(Method):
         return batch
 
 
-AUGMENTATIONS: dict[str, Callable[[], Callable[[Batch], Batch]]] = {"crop": Crop, "flip": Flip}
+AUGMENTATIONS: dict[str, Callable[[], Callable[[Batch], Batch]]] = {"crop": Crop, "flip": Flip, "noise": Noise}
 
 
 def augmentation(names: tuple[str, ...]) -> Callable[[Batch], Batch] | None:

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from sidedoor import boxes, names, registry
+from sidedoor.data.augment import augmentation
 from sidedoor.data.base import Dataset
 from sidedoor.data.boxed import Boxed
 from sidedoor.data.where import Where
@@ -37,6 +38,8 @@ from sidedoor.types import Batch
 
 SURE = 0.2
 """Score from which on a detection counts."""
+AUGMENT = ("noise",)
+"""How every detector here sees its training images: one that never saw noise finds objects in any."""
 SEEN = "seen"
 """Detections on the three kinds of images, kept until the whole set is through."""
 
@@ -152,12 +155,12 @@ def detector(victim: str, photographs: Dataset, run: Run, how: Recipe, adversari
     if weights and not adversarial:
         return _ready(run.placed(build()))
     key: dict[str, Any] = {"detector": given, "weights": weights, "data": photographs.fingerprint(), "seed": run.seed,
-                           "recipe": asdict(how), "adversarial": adversarial}
+                           "recipe": asdict(how), "augment": AUGMENT, "adversarial": adversarial}
 
     def make(there: Run) -> nn.Module:
         objective = Robust(_losses) if adversarial else _Locate()
-        plain = replace(there, augment=None)
-        return plain.fit(plain.build(build), Boxed(photographs, torch.arange(len(photographs))), objective,
+        own = replace(there, augment=augmentation(AUGMENT))
+        return own.fit(own.build(build), Boxed(photographs, torch.arange(len(photographs))), objective,
                          name="detector", recipe=how)
 
     return _ready(run.artefact(key, build, make))
