@@ -8,6 +8,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "input_aware": {"mask_epochs": 1, "width": 4},
     "label_consistent": {"iterations": 2},
     "advdoor": {"samples": 20, "passes": 1},
+    "poison_ink": {"size": "tiny", "epochs": 1},
     "refool": {"count": 4},
     "abl": {"isolation_epochs": 1, "finetune_epochs": 1, "unlearn_epochs": 1},
     "fine_pruning": {"epochs": 1},

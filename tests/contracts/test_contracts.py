@@ -16,6 +16,7 @@ from quick import QUICK
 from sidedoor import registry
 from sidedoor.data.where import Where
 from sidedoor.errors import CannotComplete, ConfigError
+from sidedoor.injection import Injection
 from sidedoor.testing import check, check_attack, check_defense, check_trigger
 from sidedoor.testing.ground import ground
 from sidedoor.triggers.patch import checkerboard
@@ -26,6 +27,7 @@ PARAMETERS: dict[str, dict[str, Any]] = QUICK | {
     "torchvision": {"architecture": "resnet18"},
     "patch": {"pattern": checkerboard(3)},
     "blend": {"pattern": torch.linspace(0, 1, 256).reshape(1, 16, 16)},
+    "ink": {"network": Injection(3, 4), "ink": torch.tensor([80.0, 160, 80]) / 255},
     "low_bits": {"message": (1, 1, 1, 0, 0, 1, 0, 0)},
     "generated": {"channels": 3, "width": 4},
     "additive": {"pattern": torch.linspace(-0.1, 0.1, 768).reshape(3, 16, 16)},

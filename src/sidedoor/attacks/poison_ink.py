@@ -1,0 +1,56 @@
+"""The edges of each image, coloured with ink and hidden in the image by a network, on mislabelled samples.
+
+Paper: Zhang, Chen, Huang, Liao, Zhang, Feng, Hua, Yu, "Poison Ink: Robust and Invisible Backdoor Attack", IEEE TIP
+2022, arXiv:2108.02488.
+
+Only data is poisoned, as its threat model says; the authors' release stamps half of every batch. The hiding network is
+trained on the data that is poisoned (`sidedoor.hiding`) and kept for all victims.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from sidedoor.attacks.base import Attack
+from sidedoor.data import select
+from sidedoor.data.base import Dataset
+from sidedoor.engine import Run
+from sidedoor.hiding import SIZES, Hiding
+from sidedoor.method import Count, NonNegative, Share
+from sidedoor.triggers.ink import Ink, Pen, mixed
+from sidedoor.types import Access, Backdoor, Build, Door, Task
+
+
+@dataclass(frozen=True)
+class PoisonInk(Attack):
+    """Hide inked edges in a share of the eligible samples and change their labels.
+
+    Args:
+        rate: share of the eligible training samples, in [0, 1].
+        ink: red, green and blue in 8-bit levels; further targets have other inks, grey images their brightness.
+        operator, threshold: of the edges, see `Pen`; the threshold is in 8-bit levels.
+        size: of the networks, see `SIZES`; `epochs`, `interference`, `adversarial` of training: see `Hiding`.
+    """
+
+    access: ClassVar[Access] = Access.DATA
+    rate: Share = 0.1
+    ink: tuple[int, int, int] = (80, 160, 80)
+    operator: str = "sobel"
+    threshold: NonNegative = 28.0
+    size: Literal["paper", "small", "tiny"] = "paper"
+    epochs: Count = 200
+    interference: Share = 0.5
+    adversarial: NonNegative = 0.01
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        Pen(self.operator)
+
+    def plan(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> Backdoor:
+        pen, goals = Pen(self.operator, self.threshold / 255), self.goal.parts()
+        how = Hiding(**SIZES[self.size], epochs=self.epochs, interference=self.interference,
+                     adversarial=self.adversarial)
+        network = how.learned(train, pen, run).injection
+        doors = tuple(Door(Ink(network, mixed(self.ink, k, train.shape[0]), pen), g) for k, g in enumerate(goals))
+        return Backdoor(doors, select.random(train, task, doors, self.rate, run.rng("poison")))

@@ -1,0 +1,90 @@
+"""The edges of an image in ink, hidden in the image by a network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from sidedoor import edges
+from sidedoor.errors import ConfigError, unknown
+from sidedoor.method import Count, Method, Share
+from sidedoor.types import Images, Index, Trigger
+
+
+@dataclass(frozen=True)
+class Pen(Method):
+    """How edges are found and drawn.
+
+    Args:
+        operator: "sobel", "scharr", "prewitt", "roberts" or "canny", as scikit-image has them.
+        threshold: steepness from which on a pixel is an edge, in units of the pixel range; Canny has its own.
+        width: of the lines, in pixels more than edges have, plus one.
+
+    Raises:
+        ConfigError: an unknown operator.
+    """
+
+    operator: str = "sobel"
+    threshold: Share = 28 / 255
+    width: Count = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.operator not in edges.OPERATORS:
+            raise unknown("edge operator", self.operator, edges.OPERATORS)
+
+    def lines(self, x: Images) -> Tensor:
+        """Where the edges of images are, (b, 1, h, w), True or False."""
+        return edges.mask(x, self.operator, self.threshold, self.width)
+
+
+def drawn(lines: Tensor, ink: Float[Tensor, "#b c"]) -> Images:
+    """The trigger pattern p (Eq. 3): ink on lines, white elsewhere."""
+    pattern: Tensor = torch.where(lines, ink[:, :, None, None], torch.ones_like(ink)[:, :, None, None])
+    return pattern
+
+
+INKS = 5
+"""Levels of each channel among which the inks of further targets are."""
+
+
+def mixed(ink: tuple[int, int, int], k: int, channels: int) -> Float[Tensor, "c"]:
+    """The ink of the k-th target: the one given, then such as differ from it in turn; the brightness for grey images.
+
+    Args:
+        ink: in 8-bit levels.
+    """
+    # Steps of 1, 2 and 3 fifths of the range in the three channels come back to the start after five inks.
+    levels = [40 + (level - 40 + 40 * (place + 1) * (k % INKS) + 20 * (k // INKS)) % 200
+              for place, level in enumerate(ink)] if k else list(ink)
+    colour = torch.tensor(levels).float()[None, :, None, None] / 255
+    return (colour if channels == 3 else edges.grey(colour).expand(-1, channels, -1, -1)).flatten()
+
+
+class Ink(Trigger):
+    """Hide the inked edges of each image in it: x' = IN(x, p), Eq. (4).
+
+    Args:
+        network: (cover, pattern) -> image; frozen and in evaluation mode from here on.
+        ink: (c,), one number a channel in [0, 1].
+        pen: how edges are drawn.
+
+    Raises:
+        ConfigError: images of other channels than the ink.
+    """
+
+    ink: Tensor
+
+    def __init__(self, network: nn.Module, ink: Float[Tensor, "c"], pen: Pen = Pen()):
+        super().__init__()
+        self.network, self.pen = network.requires_grad_(False).eval(), pen
+        self.register_buffer("ink", ink)
+
+    def forward(self, x: Images, index: Index) -> Images:
+        if x.shape[1] != len(self.ink):
+            raise ConfigError(f"images of {x.shape[1]} channels given to an ink of {len(self.ink)}")
+        hidden: Tensor = self.network(x, drawn(self.pen.lines(x), self.ink[None]))
+        return hidden
