@@ -24,7 +24,7 @@ def draw(study: Study, folder: Path) -> set[str]:
     folder.mkdir(parents=True, exist_ok=True)
     both = study.of("table2")
     uap = [r for r in both if trigger(r) == "uap"]
-    static = [r for r in [*study.of("figure5"), *uap] if weighting(r).startswith("static") and _sums_to_one(r)]
+    static = [r for r in study.of("figure5") if _sums_to_one(r)]
     figures: dict[str, tuple[Callable[[Path], None], Sequence[Any]]] = {}
     shown = list({trigger(r): r for r in both if r.spec["seed"] == 0 and weighting(r) == "pcgrad"}.values())
     figures["triggers"] = (lambda file: gallery(study, shown, file), shown)
