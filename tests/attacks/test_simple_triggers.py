@@ -119,7 +119,7 @@ def test_published_strengths_on_aeroplanes(name: str, expected: float, clipped: 
         pytest.skip("no cifar10-30k.npz below SIDEDOOR_DATA")
     test = names.load({"name": "npz", "path": "cifar10-30k.npz"}, root).test
     x = test.fetch(torch.nonzero(test.targets == 0)[:, 0]).x
-    made = {"badnets": trigger(BadNets(pattern=INK_PATCH)), "sig": trigger(SIG()), "spm": trigger(SPM()), "lsb": trigger(LSB())}[name]
-    stamped = made(x, torch.arange(len(x)))
+    attacks = {"badnets": BadNets(pattern=INK_PATCH), "sig": SIG(), "spm": SPM(), "lsb": LSB()}
+    stamped = trigger(attacks[name])(x, torch.arange(len(x)))
     found = metrics.psnr(stamped.clamp(0, 1) if clipped else stamped, x).mean().item()
     assert found == pytest.approx(expected, abs=0.1)
