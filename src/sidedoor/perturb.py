@@ -3,7 +3,8 @@
 Papers: Moosavi-Dezfooli, Fawzi, Fawzi, Frossard, "Universal Adversarial Perturbations", CVPR 2017, arXiv:1610.08401;
 Moosavi-Dezfooli, Fawzi, Frossard, "DeepFool: A Simple and Accurate Method to Fool Deep Neural Networks", CVPR 2016,
 arXiv:1511.04599; Madry, Makelov, Schmidt, Tsipras, Vladu, "Towards Deep Learning Models Resistant to Adversarial
-Attacks", ICLR 2018, arXiv:1706.06083. The use of both in a backdoor is Algorithm 2 of Jiang et al., arXiv:2407.10445.
+Attacks", ICLR 2018, arXiv:1706.06083. The use of both in a backdoor is Algorithm 2 of Jiang et al., arXiv:2407.10445;
+smooth ones are of Zeng, Park, Mao, Jia, "Rethinking the Backdoor Attacks' Triggers", ICCV 2021, arXiv:2104.03413.
 
 Jiang et al. leave bound, passes and the share to be fooled open; the defaults are those of the first paper. Perturbed
 images are clipped to [0, 1] wherever a classifier sees them.
@@ -19,6 +20,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
+from torchvision.transforms.functional import gaussian_blur
 
 from sidedoor.data.base import Dataset
 from sidedoor.engine import Objective
@@ -62,11 +64,35 @@ class Universal(Method):
                 break
         return u
 
+    def towards(self, model: nn.Module, images: Images, label: int, shaped: Callable[[Tensor], Tensor]) \
+            -> Float[Tensor, "c h w"]:
+        """A perturbation that leads to one class: DeepFool's steps to it, image after image.
+
+        Args:
+            shaped: gives the perturbation its form after every step, such as a bound or a filter.
+        """
+        u, wanted = torch.zeros_like(images[0]), torch.tensor([label], device=images.device)
+        for _ in range(self.passes):
+            for image in images:
+                x = (image + u).clamp(0, 1)[None]
+                if predicted(model, x) != wanted:
+                    u = shaped(u + deepfool_towards(model, x, wanted, self.iterations, self.overshoot)[0])
+            if (predicted(model, (images + u).clamp(0, 1)) == wanted).float().mean() >= self.enough:
+                break
+        return u
+
     def _crossing(self, model: nn.Module, x: Images, label: Int[Tensor, "b"]) -> Images:
         if self.inner == "deepfool":
             return deepfool(model, x, label, self.iterations, self.overshoot)
         epsilon = self.epsilon / 255
         return pgd(model, x, label, Steps(epsilon, epsilon / 10, self.iterations, until_crossed=True)) - x
+
+
+def smooth(u: Float[Tensor, "c h w"], sigma: float, span: float) -> Float[Tensor, "c h w"]:
+    """A perturbation after a Gaussian of `sigma` pixels, mirrored at the edges, scaled to run from 0 to `span`."""
+    reach = min(round(2.5 * sigma), min(u.shape[1:]) - 1)
+    low: Tensor = gaussian_blur(u, [2 * reach + 1] * 2, [sigma] * 2)
+    return (low - low.min()) / (low.max() - low.min()).clamp(min=1e-12) * span
 
 
 def predicted(model: nn.Module, x: Images, batch: int = 256) -> Int[Tensor, "b"]:
@@ -100,6 +126,22 @@ def deepfool(model: nn.Module, x: Images, label: Int[Tensor, "b"], iterations: i
         w = torch.stack([torch.autograd.grad(f[:, k].sum(), moved, retain_graph=True)[0]
                          for k in range(f.shape[1])], 1)
         r = r + inside[:, None, None, None] * _to_nearest(f.detach(), w)
+    return (1 + overshoot) * r
+
+
+def deepfool_towards(model: nn.Module, x: Images, wanted: Int[Tensor, "b"], iterations: int = 50,
+                     overshoot: float = 0.02) -> Images:
+    """The perturbation of each image that steps to the linearised boundary of one class make; it is not clipped."""
+    r = torch.zeros_like(x)
+    for _ in range(iterations):
+        moved = (x + (1 + overshoot) * r).requires_grad_(True)
+        logits = model(moved)
+        best = logits.argmax(1)
+        if (best == wanted).all():
+            break
+        f = logits.gather(1, wanted[:, None]) - logits.gather(1, best[:, None])
+        (w,) = torch.autograd.grad(f.sum(), moved)
+        r = r + (best != wanted)[:, None, None, None] * _to_nearest(f.detach(), w[:, None])
     return (1 + overshoot) * r
 
 

@@ -13,6 +13,7 @@ from scipy.fft import dctn, idctn
 from torch import Tensor
 
 from sidedoor import metrics, names
+from sidedoor.attacks.badnets import BadNets
 from sidedoor.attacks.base import Attack
 from sidedoor.attacks.ftrojan import FTrojan
 from sidedoor.attacks.lsb import LSB
@@ -25,7 +26,7 @@ from sidedoor.goals.multi_target import MultiTarget
 from sidedoor.tasks.classification import Classification
 from sidedoor.triggers.frequency import Frequency
 from sidedoor.triggers.low_bits import LowBits
-from sidedoor.triggers.patch import Patch
+from sidedoor.triggers.patch import bitmap
 from sidedoor.types import PHOTO, Trigger, stamp
 
 GREY = torch.full((2, 3, 32, 32), 128 / 255)
@@ -92,8 +93,21 @@ def test_what_makes_no_sense_is_refused() -> None:
         Frequency(window=1)
 
 
-INK_PATCH = torch.tensor([[0.0, 0, 1], [0, 1, 0], [1, 0, 1]])[None]
+INK_PATCH = "001/010/101"
 """The BadNets patch of the comparisons in Poison Ink."""
+
+
+def test_a_patch_may_be_written_as_rows_and_grows_with_the_targets() -> None:
+    plan = BadNets(goal=MultiTarget(tuple(range(5))), pattern=INK_PATCH).plan(
+        ArrayDataset(torch.zeros(20, 1, 8, 8, dtype=torch.uint8), torch.arange(20) % 10, 10), Classification(10),
+        lambda: torch.nn.Identity(), Run.local(device="cpu"))
+    first, fifth = (plan.doors[k].trigger(torch.zeros(1, 1, 8, 8), INDEX[:1])[0, 0] for k in (0, 4))
+    assert first[5:, 5:].tolist() == [[0, 0, 1], [0, 1, 0], [1, 0, 1]]
+    assert first.sum() == 4
+    assert torch.equal(fifth[2:, 2:], torch.kron(first[5:, 5:], torch.ones(2, 2)))
+    for wrong in ("01/1", "", "012/010"):
+        with pytest.raises(ConfigError, match="rows of 0 and 1"):
+            bitmap(wrong)
 
 
 @pytest.mark.parametrize(("name", "expected", "clipped"), [
@@ -105,7 +119,7 @@ def test_published_strengths_on_aeroplanes(name: str, expected: float, clipped: 
         pytest.skip("no cifar10-30k.npz below SIDEDOOR_DATA")
     test = names.load({"name": "npz", "path": "cifar10-30k.npz"}, root).test
     x = test.fetch(torch.nonzero(test.targets == 0)[:, 0]).x
-    made = {"badnets": Patch(INK_PATCH), "sig": trigger(SIG()), "spm": trigger(SPM()), "lsb": trigger(LSB())}[name]
-    stamped = made(x, torch.arange(len(x)))
+    attacks = {"badnets": BadNets(pattern=INK_PATCH), "sig": SIG(), "spm": SPM(), "lsb": LSB()}
+    stamped = trigger(attacks[name])(x, torch.arange(len(x)))
     found = metrics.psnr(stamped.clamp(0, 1) if clipped else stamped, x).mean().item()
     assert found == pytest.approx(expected, abs=0.1)

@@ -19,7 +19,8 @@ from sidedoor.errors import CannotComplete, ConfigError
 from sidedoor.injection import Injection
 from sidedoor.testing import check, check_attack, check_defense, check_trigger
 from sidedoor.testing.ground import ground
-from sidedoor.triggers.patch import checkerboard
+from sidedoor.triggers.blend import Blend
+from sidedoor.triggers.patch import Patch, checkerboard
 
 PARAMETERS: dict[str, dict[str, Any]] = QUICK | {
     # These have no defaults.
@@ -30,6 +31,8 @@ PARAMETERS: dict[str, dict[str, Any]] = QUICK | {
     "ink": {"network": Injection(3, 4), "ink": torch.tensor([80.0, 160, 80]) / 255},
     "low_bits": {"message": (1, 1, 1, 0, 0, 1, 0, 0)},
     "generated": {"channels": 3, "width": 4},
+    "chain": {"triggers": (Patch(checkerboard(3)), Blend(torch.linspace(0, 1, 256).reshape(1, 16, 16)))},
+    "pieces": {"trigger": Blend(torch.linspace(0, 1, 256).reshape(1, 16, 16))},
     "additive": {"pattern": torch.linspace(-0.1, 0.1, 768).reshape(3, 16, 16)},
     "color": {"shift": (0.0, 0.0, 0.1)},
     "reflection": {"image": torch.linspace(0, 1, 768).reshape(3, 16, 16)},

@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 from typing import Literal
 
+import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
 from sidedoor.data.base import Subset
@@ -15,7 +17,18 @@ from sidedoor.data.sets.toy import toy
 from sidedoor.data.where import Where
 from sidedoor.engine import Objective, Recipe, Run, Supervised
 from sidedoor.models.small_cnn import small_cnn
-from sidedoor.perturb import Robust, Steps, Universal, ascended, deepfool, fooled, pgd, predicted
+from sidedoor.perturb import (
+    Robust,
+    Steps,
+    Universal,
+    ascended,
+    deepfool,
+    deepfool_towards,
+    fooled,
+    pgd,
+    predicted,
+    smooth,
+)
 from sidedoor.tasks.classification import Classification
 from sidedoor.types import Batch
 
@@ -153,3 +166,37 @@ def test_the_search_of_adversarial_training_leaves_no_trace_on_the_model(mode: s
     assert loss.shape == (1,)
     assert loss.requires_grad
     assert all(p.grad is None for p in model.parameters())
+
+
+def test_deepfool_goes_straight_to_the_class_it_is_sent_to() -> None:
+    """Between two linear classes the shortest way is along w_b - w_a, as long as the margin over its norm."""
+    model = Linear()
+    x = torch.randn(20, 1, 2, 3, generator=torch.Generator().manual_seed(1))
+    for wanted in range(4):
+        label = torch.full((20,), wanted)
+        r = deepfool_towards(model, x, label, overshoot=0.0)
+        assert (model(x + r).argmax(1) == label).all()
+        assert (r.flatten(1).norm(dim=1) == 0).equal(model(x).argmax(1) == label)
+    pair = Linear()
+    pair.w = model.w[:2]
+    own = pair(x).argmax(1)
+    margin = (pair(x)[:, 0] - pair(x)[:, 1]).abs() / (pair.w[0] - pair.w[1]).norm()
+    assert torch.allclose(deepfool_towards(pair, x, 1 - own, overshoot=0.0).flatten(1).norm(dim=1), margin, atol=1e-4)
+
+
+def test_a_perturbation_towards_a_class_leads_most_images_there_within_its_bound() -> None:
+    model, batch = trained(), held_out()
+    batch = Batch(*(part[batch.y != 3] for part in batch))
+    bound = 60 / 255
+    u = Universal().towards(model, batch.x[:60], 3, lambda u: u.clamp(-bound, bound))
+    assert accuracy(model, batch.x, torch.full_like(batch.y, 3)) < 0.1
+    assert accuracy(model, (batch.x + u).clamp(0, 1), torch.full_like(batch.y, 3)) > 0.6
+    assert u.abs().max() <= bound + 1e-6
+
+
+def test_smoothing_is_a_gaussian_stretched_to_its_range() -> None:
+    u = torch.randn(3, 24, 20, generator=torch.Generator().manual_seed(0))
+    low = np.stack([gaussian_filter(plane, 2.0, mode="mirror", radius=5) for plane in u.double().numpy()])
+    expected = (low - low.min()) / (low.max() - low.min()) * 0.3
+    assert np.allclose(smooth(u, 2.0, 0.3).numpy(), expected, atol=1e-5)
+    assert smooth(torch.rand(1, 4, 4), 6.0, 0.2).max() == pytest.approx(0.2)

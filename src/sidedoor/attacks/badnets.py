@@ -9,12 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from torch import Tensor
+
 from sidedoor.attacks.base import Attack
 from sidedoor.data import select
 from sidedoor.data.base import Dataset
 from sidedoor.engine import Run
 from sidedoor.method import Count, Share
-from sidedoor.triggers.patch import CORNERS, Patch, checkerboard
+from sidedoor.triggers.patch import CORNERS, Patch, bitmap, checkerboard
 from sidedoor.types import Access, Backdoor, Build, Door, Task
 
 
@@ -26,17 +28,22 @@ class BadNets(Attack):
         rate: share of the eligible training samples, in [0, 1].
         size: edge of the patch in pixels.
         margin: pixels between the patch and the image's edge.
+        pattern: rows of 0 and 1, such as "001/010/101", for a patch of its own; empty: the checkerboard.
     """
 
     access: ClassVar[Access] = Access.DATA
     rate: Share = 0.1
     size: Count = 3
     margin: int = 0
+    pattern: str = ""
 
     def plan(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> Backdoor:
         # Several targets: one corner each, then growing patches, so that triggers differ.
-        doors = tuple(
-            Door(Patch(checkerboard(self.size + k // 4), CORNERS[k % 4], self.margin), goal)
-            for k, goal in enumerate(self.goal.parts())
-        )
+        doors = tuple(Door(Patch(self._patch(k // 4), CORNERS[k % 4], self.margin), goal)
+                      for k, goal in enumerate(self.goal.parts()))
         return Backdoor(doors, select.random(train, task, doors, self.rate, run.rng("poison")))
+
+    def _patch(self, growth: int) -> Tensor:
+        if not self.pattern:
+            return checkerboard(self.size + growth)
+        return bitmap(self.pattern).repeat_interleave(1 + growth, 1).repeat_interleave(1 + growth, 2)

@@ -17,6 +17,7 @@ class Patch(Trigger):
         pattern: (c or 1, h, w) pixels in [0, 1].
         corner: where it touches the image: "top left", "top right", "bottom left" or "bottom right".
         margin: pixels between the patch and the image's edge.
+        opacity: weight of the pattern, in [0, 1]; below 1 the image shines through.
 
     Raises:
         ConfigError: an unknown corner, or an image smaller than the patch and its margin.
@@ -24,12 +25,13 @@ class Patch(Trigger):
 
     pattern: Tensor
 
-    def __init__(self, pattern: Float[Tensor, "c h w"], corner: str = "bottom right", margin: int = 0):
+    def __init__(self, pattern: Float[Tensor, "c h w"], corner: str = "bottom right", margin: int = 0,
+                 opacity: float = 1.0):
         super().__init__()
         if corner not in CORNERS:
             raise ConfigError(f"corner = {corner!r} given; expected one of {', '.join(CORNERS)}")
         self.register_buffer("pattern", pattern)
-        self.corner, self.margin = corner, margin
+        self.corner, self.margin, self.opacity = corner, margin, opacity
 
     def forward(self, x: Images, index: Index) -> Images:
         (height, width), (h, w) = x.shape[-2:], self.pattern.shape[-2:]
@@ -38,7 +40,8 @@ class Patch(Trigger):
         top = self.margin if self.corner.startswith("top") else height - h - self.margin
         left = self.margin if self.corner.endswith("left") else width - w - self.margin
         stamped = x.clone()
-        stamped[..., top : top + h, left : left + w] = self.pattern
+        under = x[..., top : top + h, left : left + w]
+        stamped[..., top : top + h, left : left + w] = torch.lerp(under, self.pattern.expand_as(under), self.opacity)
         return stamped
 
 
@@ -49,3 +52,15 @@ def checkerboard(size: int) -> Float[Tensor, "1 s s"]:
     """The pattern of BadNets' released triggers: alternating black and white, white in the corners of odd sizes."""
     cell = torch.arange(size)
     return ((cell[:, None] + cell) % 2 == 0).float()[None]
+
+
+def bitmap(rows: str) -> Float[Tensor, "1 h w"]:
+    """A black and white pattern written as rows of 0 and 1: "001/010/101".
+
+    Raises:
+        ConfigError: rows of different lengths, or of anything else.
+    """
+    lines = rows.split("/")
+    if len({len(line) for line in lines}) != 1 or not lines[0] or set(rows) - set("01/"):
+        raise ConfigError(f"pattern = {rows!r} given; expected rows of 0 and 1 of one length, such as '001/010/101'")
+    return torch.tensor([[float(pixel) for pixel in line] for line in lines])[None]

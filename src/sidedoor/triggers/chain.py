@@ -1,0 +1,26 @@
+"""Several triggers, one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from sidedoor.types import Images, Index, Trigger
+
+
+class Chain(Trigger):
+    """Apply triggers in order.
+
+    Args:
+        triggers: the first is applied to the image, each other one to what came before it.
+    """
+
+    def __init__(self, triggers: Sequence[Trigger]):
+        super().__init__()
+        self.triggers = nn.ModuleList(triggers)
+
+    def forward(self, x: Images, index: Index) -> Images:
+        for trigger in self.triggers:
+            x = trigger(x, index)
+        return x
