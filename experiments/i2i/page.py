@@ -147,13 +147,16 @@ def downstream(records: Sequence[Record]) -> Lines:
     """Each classifier or detector behind the network."""
     rows = []
     right = {registry.load("task", record.spec["task"]["name"]).right for record in records}
+    precise = ("map", "map_attack") if any(name.startswith("map.") for r in records for name in r.columns) else ()
     for inner, group in grouped(records, perturbation).items():
         judges = sorted({name.partition(".")[2] for r in group for name in r.columns if name.startswith("asr.")})
         for judge in judges:
             figures = [mean(group, share(f"{what}.{judge}"), 1) for what in ("photo", *right, "baseline", "asr")]
-            rows.append([inner, judge, *figures, mean(group, share(f"asr.{judge}", f"baseline.{judge}"), 1)])
+            rows.append([inner, judge, *figures, mean(group, share(f"asr.{judge}", f"baseline.{judge}"), 1),
+                         *(mean(group, share(f"{what}.{judge}"), 1) for what in precise)])
     return table(["Perturbation by", "Behind the network", "Right on photographs %", "Right on restored %",
-                  "Changed without trigger %", "Changed with trigger %", "Difference"], rows)
+                  "Changed without trigger %", "Changed with trigger %", "Difference",
+                  *(("AP50 on restored %", "AP50 with trigger %") if precise else ())], rows)
 
 
 def secrets(records: Sequence[Record]) -> Lines:
