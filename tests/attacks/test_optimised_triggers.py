@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from sidedoor import names
 from sidedoor.attacks.lf import LF
+from sidedoor.attacks.narcissus import Narcissus
 from sidedoor.data.base import Dataset
+from sidedoor.data.poisoned import PoisonedDataset
 from sidedoor.engine import Recipe, Run, Supervised
 from sidedoor.errors import ConfigError
 from sidedoor.goals.all_to_one import AllToOne
@@ -77,3 +79,19 @@ def test_lf_has_a_perturbation_for_each_class_and_none_without() -> None:
     assert not torch.equal(pattern(one), pattern(two))
     with pytest.raises(ConfigError, match="needs target classes"):
         LF(Untargeted())
+
+
+def test_narcissus_looks_like_its_target_and_is_magnified_in_tests() -> None:
+    train, _, build = digits()
+    backdoor = Narcissus(AllToOne(8), rate=0.1, epsilon=30).plan(train, TASK, build, RUN)
+    weak, strong = backdoor.doors
+    assert (weak.scored, strong.scored) == (False, True)
+    assert pattern(weak).abs().max() * 255 == pytest.approx(30, abs=0.01)
+    assert torch.equal(pattern(strong), 3 * pattern(weak))
+    assert train.targets[backdoor.poison.index].tolist() == [8] * round(0.1 * int((train.targets == 8).sum()))
+    assert torch.equal(PoisonedDataset(train, backdoor, TASK).targets, train.targets)
+    before, after = led(strong, 8)
+    assert before < 0.1
+    assert after > 0.6
+    assert led(weak, 8)[1] < after
+    assert [door.scored for door in Narcissus(magnify=1.0, passes=1).plan(train, TASK, build, RUN).doors] == [True]
