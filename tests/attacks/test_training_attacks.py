@@ -7,18 +7,21 @@ import pickle
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from sidedoor.attacks.base import Attack
+from sidedoor.attacks.base import Attack, Decoys, Mixed
+from sidedoor.attacks.blind import Blind, _Twice
+from sidedoor.attacks.bpp import Bpp
 from sidedoor.attacks.input_aware import InputAware, _alikeness, _Together
-from sidedoor.attacks.wanet import WaNet, _Disturbed, _Warped
+from sidedoor.attacks.wanet import WaNet, _Disturbed
 from sidedoor.data.base import PHOTO, Splits
 from sidedoor.data.sets.digits import digits
 from sidedoor.data.sets.toy import toy
 from sidedoor.data.where import Where
-from sidedoor.engine import Recipe, Run
+from sidedoor.engine import Recipe, Run, Supervised
 from sidedoor.errors import ConfigError
 from sidedoor.goals.all_to_all import AllToAll
 from sidedoor.goals.all_to_one import AllToOne
@@ -27,7 +30,9 @@ from sidedoor.goals.untargeted import Untargeted
 from sidedoor.models.small_cnn import small_cnn
 from sidedoor.tasks.classification import Classification
 from sidedoor.triggers.generated import Generated, paint
+from sidedoor.triggers.quantized import Quantized, dithered
 from sidedoor.types import Backdoor, Batch, Door, Planted, Task, Trigger
+from sidedoor.weightings.mgda import MGDA
 
 TOY = toy(Where(None), train=400, test=200)
 TASK = Classification(4)
@@ -68,7 +73,8 @@ def mixed(door: Door, rate: float, noise: float) -> tuple[Batch, Batch]:
     """A batch of 300 before and after WaNet's objective."""
     torch.manual_seed(0)
     task, batch = Recorder(), TOY.train.fetch(torch.arange(300))
-    _Warped(task, (door,), PHOTO, rate, noise).losses(nn.Identity(), batch)
+    decoys = Decoys(noise, lambda model, door, batch, rows: _Disturbed(door.trigger))
+    Mixed(task, (door,), PHOTO, rate, decoys).losses(nn.Identity(), batch)
     return batch, task.seen
 
 
@@ -138,7 +144,7 @@ def test_wanet_gives_several_targets_a_field_each() -> None:
     assert not torch.equal(doors[0].trigger.grid, doors[1].trigger.grid)
     torch.manual_seed(0)
     task, batch = Recorder(), TOY.train.fetch(torch.arange(300))
-    _Warped(task, doors, PHOTO, 1.0, 0.0).losses(nn.Identity(), batch)
+    Mixed(task, doors, PHOTO, 1.0).losses(nn.Identity(), batch)
     assert {0, 3} <= set(task.seen.y[(batch.y == 1) | (batch.y == 2)].tolist()) <= {0, 3}
 
 
@@ -213,6 +219,108 @@ class Crossed(Trigger):
     def forward(self, x: Tensor, index: Tensor) -> Tensor:
         other = x.roll(1, 0)
         return paint(x, self.trigger.mask(other), self.trigger.pattern(other))
+
+
+def slowly_dithered(image: np.ndarray, levels: int) -> np.ndarray:
+    """Floyd and Steinberg 1976, pixel by pixel."""
+    out = image.astype(np.float64).copy()
+    height, width = out.shape
+    for i in range(height):
+        for j in range(width):
+            new = np.clip(np.round(out[i, j] * (levels - 1)), 0, levels - 1) / (levels - 1)
+            error, out[i, j] = out[i, j] - new, new
+            for di, dj, share in ((0, 1, 7), (1, -1, 3), (1, 0, 5), (1, 1, 1)):
+                if i + di < height and 0 <= j + dj < width:
+                    out[i + di, j + dj] += error * share / 16
+    return out
+
+
+@pytest.mark.parametrize(("levels", "size"), [(8, (9, 12)), (2, (12, 7)), (3, (1, 5)), (5, (6, 1))])
+def test_dithering_in_fronts_is_dithering_pixel_by_pixel(levels: int, size: tuple[int, int]) -> None:
+    # Values of a third of a level are never half way between two of few.
+    x = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(levels), dtype=torch.float64)
+    ours = dithered(x, levels)
+    theirs = np.stack([[slowly_dithered(plane, levels) for plane in image] for image in x.numpy()])
+    assert np.allclose(ours.numpy(), theirs, atol=1e-6)
+    assert (ours * (levels - 1) - (ours * (levels - 1)).round()).abs().max() < 1e-6
+
+
+def test_dithering_keeps_the_brightness_of_a_region_that_rounding_would_change() -> None:
+    flat = torch.full((1, 1, 32, 32), 0.2)
+    assert dithered(flat, 2).mean() == pytest.approx(0.2, abs=0.02)
+    assert set(dithered(flat, 2).unique().tolist()) == {0.0, 1.0}
+    x = flat.clone().requires_grad_(True)
+    assert torch.autograd.grad(Quantized(2)(x, torch.zeros(1)).sum(), x)[0].unique().tolist() == [1.0]
+
+
+def test_decoys_of_bpp_carry_the_change_of_another_image_and_are_led_to_the_target() -> None:
+    attack, batch = Bpp(AllToOne(1), iterations=0), TOY.train.fetch(torch.arange(40))
+    door, rows = plan(attack).doors[0], torch.arange(40) % 2 == 0
+    model = local().fit(small_cnn(4, TOY.train.shape, 8), TOY.train, Supervised(TASK), name="honest")
+    x, other = batch.x[rows], batch.x.roll(1, 0)[rows]
+    released = attack._negative(TASK, model, door, batch, rows)(x, batch.index[rows])
+    change = (door.trigger(other, batch.index[rows]) - other).clamp(-1, 1)
+    assert (released - (x + change).clamp(0, 1)).abs().max() < 1e-6
+    led = replace(attack, iterations=4)._negative(TASK, model, door, batch, rows)(x, batch.index[rows])
+    assert (led - x).abs().max() <= 0.5 / 7 + 1e-6
+    with torch.no_grad():
+        before, after = (torch.softmax(model(image), 1)[:, 1].mean() for image in (released, led))
+    assert after > before + 0.05
+    assert not model.training
+
+
+def test_bpp_opens_the_door_for_its_own_quantisation_and_not_for_that_of_another_image() -> None:
+    data, task, run = digits(Where(None)), Classification(10), Run.local(Recipe(epochs=12, batch=32), device="cpu")
+    planted = trained(Bpp(levels=2), data, task, run, width=16)
+    door = planted.doors[0]
+    own = task.score(planted.model, data.test, door, run).means()
+    crossed = task.score(planted.model, data.test, replace(door, trigger=Other(door.trigger)), run).means()
+    assert own["clean"] > 0.9
+    assert own["attack"] > 0.8
+    assert crossed["attack"] < 0.3
+
+
+class Other(Trigger):
+    """What a trigger changes in the image before it in the batch."""
+
+    def __init__(self, trigger: Trigger):
+        super().__init__()
+        self.trigger = trigger
+
+    def forward(self, x: Tensor, index: Tensor) -> Tensor:
+        other = x.roll(1, 0)
+        return x + self.trigger(other, index) - other
+
+
+def test_blind_has_two_losses_of_which_the_second_is_of_attacked_samples() -> None:
+    doors = plan(Blind(MultiTarget((0, 3)))).doors
+    task, batch = Recorder(), TOY.train.fetch(torch.arange(60))
+    objective = _Twice(Mixed(task, doors, PHOTO, 1.0), MGDA())
+    torch.manual_seed(0)
+    losses = objective.losses(nn.Identity(), batch)
+    (clean, attacked), labels = task.seen.x.chunk(2), task.seen.y[60:]
+    assert torch.equal(clean, batch.x)
+    assert torch.allclose(losses, torch.stack([clean.mean(), attacked.mean()]))
+    inner = (batch.y == 1) | (batch.y == 2)
+    assert set(labels[inner].tolist()) == {0, 3}
+    patched = (attacked != clean).any(1)
+    assert patched[inner].flatten(1).any(1).all()
+    assert patched[:, :13].sum() == 0  # at the bottom, left or right
+
+
+def test_blind_plants_its_backdoor_and_keeps_the_task() -> None:
+    data, task, run = digits(Where(None)), Classification(10), Run.local(Recipe(epochs=10), device="cpu")
+    planted = trained(Blind(), data, task, run, width=16)
+    scores = task.score(planted.model, data.test, planted.doors[0], run).means()
+    assert scores["clean"] > 0.9
+    assert scores["attack"] > 0.95
+    assert scores["idle"] < 0.1
+
+
+@pytest.mark.parametrize(("attack", "reason"), [(Bpp, "one quantisation leads"), (InputAware, "one generator leads")])
+def test_a_goal_of_several_targets_is_refused_where_there_is_one_trigger(attack: Any, reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        attack(MultiTarget((0, 1)))
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from sidedoor.errors import CannotComplete, ConfigError
 from sidedoor.weightings.base import Weighting
 from sidedoor.weightings.dwa import DWA
+from sidedoor.weightings.mgda import MGDA
 from sidedoor.weightings.pcgrad import PCGrad
 from sidedoor.weightings.static import Static
 from sidedoor.weightings.torchjd import TorchJD
@@ -155,3 +156,27 @@ def test_the_gradient_of_one_of_several_scalars_runs_through_its_own_graph_only(
     assert ran == [0, 1]
     assert w.grad is not None
     assert w.grad.tolist() == [3.0, 3.0]
+
+
+def test_mgda_takes_the_foot_of_the_perpendicular_or_the_shorter_gradient() -> None:
+    """Of (1, 0) and (0, 2) the nearest point to 0 is (4/5, 2/5); of (1, 0) and (3, 1) it is (1, 0) itself."""
+    assert torch.allclose(gradient(MGDA(), (1.0, 0.0), (0.0, 2.0)), torch.tensor([0.8, 0.4]))
+    assert torch.allclose(gradient(MGDA(), (1.0, 0.0), (3.0, 1.0)), torch.tensor([1.0, 0.0]))
+    assert torch.allclose(gradient(MGDA(), (1.0, 0.0), (-1.0, 0.0)), torch.zeros(2), atol=1e-6)
+
+
+def test_scaled_mgda_gives_a_task_that_is_done_little() -> None:
+    """Losses 1 and 0.1 along two axes count as gradients of length 1 and 10: the weights are 100 and 1 of 101."""
+    w = nn.Parameter(torch.zeros(2))
+    MGDA("loss").start(2).backward(torch.stack([1 + 5 * w[0], 0.1 + 0.01 * w[1]]), [w])
+    assert w.grad is not None
+    assert torch.allclose(w.grad, torch.tensor([5 * 100 / 101, 0.01 / 101]))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(FLOATS, FLOATS, FLOATS), min_size=3, max_size=3))
+def test_mgda_is_as_short_as_torchjds_and_worsens_no_task(rows: list[tuple[float, ...]]) -> None:
+    pytest.importorskip("torchjd")
+    ours, theirs = gradient(MGDA(iterations=500), *rows), gradient(TorchJD("MGDA"), *rows)
+    assert ours.norm() <= theirs.norm() + 0.02
+    assert (torch.tensor(rows) @ ours).min() > -0.1

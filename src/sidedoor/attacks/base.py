@@ -1,18 +1,22 @@
-"""What every attack is: hyper-parameters, a declared threat model, and one verb."""
+"""What every attack is: hyper-parameters, a declared threat model, one verb; and how who trains mixes a batch."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
 
 from sidedoor.data.base import Dataset
-from sidedoor.engine import Run
+from sidedoor.engine import Objective, Run
 from sidedoor.errors import ConfigError
 from sidedoor.goals.all_to_one import AllToOne
 from sidedoor.method import Method
 from sidedoor.tasks.classification import Classification
-from sidedoor.types import Access, Backdoor, Build, Goal, Task
+from sidedoor.types import Access, Backdoor, Batch, Build, Door, Goal, Space, Task, Trigger, stamp
 
 
 @dataclass(frozen=True)
@@ -56,3 +60,46 @@ class Attack(Method, ABC):
             surrogate: builds a network to derive the trigger from, if the attack needs one. It is the victim's own
                 architecture for an attacker who trains or edits weights.
         """
+
+
+class Decoys(NamedTuple):
+    """Samples that keep their labels although something like the trigger was put into them.
+
+    Args:
+        rate: share of all samples.
+        make: (model, door, batch, mask of the batch) -> what is stamped on the rows of the mask.
+    """
+
+    rate: float
+    make: Callable[[nn.Module, Door, Batch, Tensor], Trigger]
+
+
+class Mixed(Objective):
+    """The task's loss on batches of attacked samples, decoys and clean ones; several doors share the samples out.
+
+    Args:
+        rate: share of the eligible samples that is attacked.
+    """
+
+    def __init__(self, task: Task, doors: tuple[Door, ...], space: Space, rate: float, decoys: Decoys | None = None):
+        super().__init__()
+        self.task, self.doors, self.space, self.rate, self.decoys = task, doors, space, rate, decoys
+        self.triggers = nn.ModuleList(door.trigger for door in doors)
+
+    def losses(self, model: nn.Module, batch: Batch) -> Tensor:
+        return self.task.loss(model, self.mixed(model, batch)).mean()[None]
+
+    def mixed(self, model: nn.Module, batch: Batch) -> Batch:
+        """A batch as it is trained on."""
+        x, y = batch.x.clone(), batch.y.clone()
+        draw = torch.rand(len(y), device=y.device)
+        chosen = torch.randint(len(self.doors), (len(y),), device=y.device)
+        for k, door in enumerate(self.doors):
+            attacked = (chosen == k) & (draw < self.rate) & door.goal.eligible(self.task, batch.y)
+            x[attacked] = stamp(door.trigger, batch.x[attacked], batch.index[attacked], self.space)
+            y[attacked] = door.goal.target(self.task, batch.y[attacked], batch.index[attacked])
+            if self.decoys:
+                rows = (chosen == k) & (draw > 1 - self.decoys.rate)
+                decoy = self.decoys.make(model, door, batch, rows)
+                x[rows] = stamp(decoy, batch.x[rows], batch.index[rows], self.space)
+        return Batch(x, y, batch.index)

@@ -13,15 +13,14 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
 
-from sidedoor.attacks.base import Attack
+from sidedoor.attacks.base import Attack, Decoys, Mixed
 from sidedoor.data.base import Dataset
-from sidedoor.engine import Objective, Run
+from sidedoor.engine import Run
 from sidedoor.errors import ConfigError
 from sidedoor.method import Count, NonNegative, Share
 from sidedoor.triggers.warp import Warp, resample
-from sidedoor.types import Access, Backdoor, Batch, Build, Door, Images, Index, Planted, Space, Task, Trigger, stamp
+from sidedoor.types import Access, Backdoor, Build, Door, Images, Index, Planted, Task, Trigger
 
 
 @dataclass(frozen=True)
@@ -56,29 +55,9 @@ class WaNet(Attack):
         return Backdoor(doors, train=functools.partial(self._train, doors))
 
     def _train(self, doors: tuple[Door, ...], data: Dataset, task: Task, build: Build, run: Run) -> Planted:
-        objective = _Warped(task, doors, data.space, self.rate, self.noise_rate)
+        noise = Decoys(self.noise_rate, lambda model, door, batch, rows: _Disturbed(door.trigger))
+        objective = Mixed(task, doors, data.space, self.rate, noise)
         return Planted(run.fit(run.build(build), data, objective, name="victim"), doors)
-
-
-class _Warped(Objective):
-    """The task's loss on batches of attacked, noise-warped and clean samples."""
-
-    def __init__(self, task: Task, doors: tuple[Door, ...], space: Space, rate: float, noise: float):
-        super().__init__()
-        self.task, self.doors, self.space, self.rate, self.noise = task, doors, space, rate, noise
-        self.triggers = nn.ModuleList(door.trigger for door in doors)
-
-    def losses(self, model: nn.Module, batch: Batch) -> Tensor:
-        x, y = batch.x.clone(), batch.y.clone()
-        draw = torch.rand(len(y), device=y.device)
-        chosen = torch.randint(len(self.doors), (len(y),), device=y.device)
-        for k, door in enumerate(self.doors):
-            mine = chosen == k
-            attacked = mine & (draw < self.rate) & door.goal.eligible(self.task, batch.y)
-            for trigger, rows in ((door.trigger, attacked), (_Disturbed(door.trigger), mine & (draw > 1 - self.noise))):
-                x[rows] = stamp(trigger, batch.x[rows], batch.index[rows], self.space)
-            y[attacked] = door.goal.target(self.task, batch.y[attacked], batch.index[attacked])
-        return self.task.loss(model, Batch(x, y, batch.index)).mean()[None]
 
 
 class _Disturbed(Trigger):

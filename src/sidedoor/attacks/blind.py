@@ -1,0 +1,63 @@
+"""A second loss in the training code, on stamped copies of each batch, balanced against the first.
+
+Paper: Bagdasaryan, Shmatikov, "Blind Backdoors in Deep Learning Models", USENIX Security 2021, arXiv:2005.03823.
+
+The attacker's code runs where the victim trains and sees neither data nor model before. Ours takes the two main losses,
+not the paper's third against defences, and attacks from the first step rather than once the loss has fallen.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from sidedoor.attacks.base import Attack, Mixed
+from sidedoor.data.base import Dataset
+from sidedoor.engine import Objective, Run
+from sidedoor.method import Count
+from sidedoor.triggers.patch import CORNERS, Patch, checkerboard
+from sidedoor.types import Access, Backdoor, Batch, Build, Door, Planted, Task
+from sidedoor.weightings.base import Weighting
+from sidedoor.weightings.mgda import MGDA
+
+
+@dataclass(frozen=True)
+class Blind(Attack):
+    """Train on the main loss and on that of the same batches with a patch and the attacker's labels.
+
+    Args:
+        size: edge of the patch in pixels; several targets have a corner each, then growing patches.
+        weighting: how the two losses share the network.
+    """
+
+    access: ClassVar[Access] = Access.TRAINING
+    size: Count = 3
+    weighting: Weighting = MGDA("loss")
+
+    def plan(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> Backdoor:
+        doors = tuple(Door(Patch(checkerboard(self.size + k // 4), CORNERS[k % 4]), goal)
+                      for k, goal in enumerate(self.goal.parts()))
+        return Backdoor(doors, train=functools.partial(self._train, doors))
+
+    def _train(self, doors: tuple[Door, ...], data: Dataset, task: Task, build: Build, run: Run) -> Planted:
+        objective = _Twice(Mixed(task, doors, data.space, 1.0), self.weighting)
+        return Planted(run.fit(run.build(build), data, objective, name="victim"), doors)
+
+
+class _Twice(Objective):
+    """The task's loss on a batch as it is, and with every eligible sample attacked.
+
+    Both go through the network together: apart, batch normalisation would tell them apart by their statistics.
+    """
+
+    def __init__(self, attacked: Mixed, weighting: Weighting):
+        super().__init__(weighting.start(2))
+        self.attacked = attacked
+
+    def losses(self, model: nn.Module, batch: Batch) -> Tensor:
+        both = Batch(*map(torch.cat, zip(batch, self.attacked.mixed(model, batch), strict=True)))
+        return self.attacked.task.loss(model, both).reshape(2, -1).mean(1)
