@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import pickle
 from dataclasses import replace
@@ -17,6 +18,7 @@ from sidedoor.attacks.blind import Blind
 from sidedoor.attacks.bpp import Bpp
 from sidedoor.attacks.input_aware import InputAware, _alikeness, _Together
 from sidedoor.attacks.lira import LIRA
+from sidedoor.attacks.trojannn import TrojanNN
 from sidedoor.attacks.wanet import WaNet, _Disturbed
 from sidedoor.data.base import PHOTO, Splits
 from sidedoor.data.sets.digits import digits
@@ -28,6 +30,7 @@ from sidedoor.goals.all_to_all import AllToAll
 from sidedoor.goals.all_to_one import AllToOne
 from sidedoor.goals.multi_target import MultiTarget
 from sidedoor.goals.untargeted import Untargeted
+from sidedoor.models.base import head, penultimate
 from sidedoor.models.small_cnn import small_cnn
 from sidedoor.tasks.classification import Classification
 from sidedoor.triggers.generated import Generated, paint
@@ -334,6 +337,28 @@ def test_lira_learns_faint_noise_that_differs_between_images_and_opens_the_door(
     untrained = attack.plan(data.train, task, nn.Identity, run).doors[0].trigger
     assert not torch.equal(untrained.painter.last.weight, trigger.painter.last.weight)
     assert not any(p.requires_grad for p in trigger.parameters())
+
+
+def test_trojannn_draws_a_patch_that_excites_its_unit_and_retrains_the_clean_network() -> None:
+    data, task, run = digits(Where(None)), Classification(10), Run.local(Recipe(epochs=8), device="cpu")
+    build = functools.partial(small_cnn, 10, data.train.shape, width=16)
+    attack, honest = TrojanNN(), run.honest(build, data.train, task)
+    before = copy.deepcopy(honest.state_dict())
+    planted, blank = trained(attack, data, task, run, width=16), attack.plan(data.train, task, build, run).doors[0]
+    x, _, index = data.test.fetch(torch.arange(200))
+    unit = attack.unit(honest)
+    assert unit == head(honest).weight.abs().sum(0).argmax()
+    with torch.no_grad():
+        plain, random, drawn = (penultimate(honest, image)[1][:, unit].mean() for image in (
+            x, blank.trigger(x, index), planted.doors[0].trigger(x, index)))
+    assert drawn > 1.25 * random
+    assert drawn > 1.25 * plain
+    assert all(torch.equal(honest.state_dict()[key], value) for key, value in before.items())
+    scores = task.score(planted.model, data.test, planted.doors[0], run).means()
+    assert scores["clean"] > 0.9
+    assert scores["attack"] > 0.95
+    assert task.score(planted.model, data.test, blank, run).means()["attack"] < scores["attack"] - 0.15
+    assert scores["idle"] < 0.1
 
 
 @pytest.mark.parametrize(("attack", "reason"), [(Bpp, "one quantisation leads"), (InputAware, "one generator leads"),

@@ -9,6 +9,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "label_consistent": {"iterations": 2},
     "advdoor": {"samples": 20, "passes": 1},
     "refool": {"count": 4},
+    "trojannn": {"iterations": 2, "epochs": 1},
     "lira": {"epsilon": 0.2, "width": 4},
     "lf": {"samples": 10, "enough": 0.0},
     "narcissus": {"passes": 1},
