@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import pickle
 from dataclasses import replace
@@ -12,10 +13,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sidedoor.attacks.base import Attack, Decoys, Mixed
-from sidedoor.attacks.blind import Blind, _Twice
+from sidedoor.attacks.base import Attack, Decoys, Mixed, Twice
+from sidedoor.attacks.blind import Blind
 from sidedoor.attacks.bpp import Bpp
 from sidedoor.attacks.input_aware import InputAware, _alikeness, _Together
+from sidedoor.attacks.lira import LIRA
+from sidedoor.attacks.trojannn import TrojanNN
 from sidedoor.attacks.wanet import WaNet, _Disturbed
 from sidedoor.data.base import PHOTO, Splits
 from sidedoor.data.sets.digits import digits
@@ -27,6 +30,7 @@ from sidedoor.goals.all_to_all import AllToAll
 from sidedoor.goals.all_to_one import AllToOne
 from sidedoor.goals.multi_target import MultiTarget
 from sidedoor.goals.untargeted import Untargeted
+from sidedoor.models.base import head, penultimate
 from sidedoor.models.small_cnn import small_cnn
 from sidedoor.tasks.classification import Classification
 from sidedoor.triggers.generated import Generated, paint
@@ -295,7 +299,7 @@ class Other(Trigger):
 def test_blind_has_two_losses_of_which_the_second_is_of_attacked_samples() -> None:
     doors = plan(Blind(MultiTarget((0, 3)))).doors
     task, batch = Recorder(), TOY.train.fetch(torch.arange(60))
-    objective = _Twice(Mixed(task, doors, PHOTO, 1.0), MGDA())
+    objective = Twice(Mixed(task, doors, PHOTO, 1.0), MGDA())
     torch.manual_seed(0)
     losses = objective.losses(nn.Identity(), batch)
     (clean, attacked), labels = task.seen.x.chunk(2), task.seen.y[60:]
@@ -317,7 +321,48 @@ def test_blind_plants_its_backdoor_and_keeps_the_task() -> None:
     assert scores["idle"] < 0.1
 
 
-@pytest.mark.parametrize(("attack", "reason"), [(Bpp, "one quantisation leads"), (InputAware, "one generator leads")])
+def test_lira_learns_faint_noise_that_differs_between_images_and_opens_the_door() -> None:
+    data, task, run = digits(Where(None)), Classification(10), Run.local(Recipe(epochs=6), device="cpu")
+    attack = LIRA(epsilon=0.1, generator_lr=3e-3, width=4)
+    planted = trained(attack, data, task, run, width=16)
+    trigger, x = planted.doors[0].trigger, data.test.fetch(torch.arange(60)).x
+    scores = task.score(planted.model, data.test, planted.doors[0], run).means()
+    assert scores["clean"] > 0.9
+    assert scores["attack"] > 0.9
+    assert scores["idle"] < 0.1
+    noise = trigger(x, torch.arange(60)) - x
+    assert 0.05 < noise.abs().max() <= 0.1 + 1e-6
+    assert (noise - noise.roll(1, 0)).abs().max() > 0.02
+    assert {phase: len(epochs) for phase, epochs in run.history.items()} == {"joint": 6, "victim": 6}
+    untrained = attack.plan(data.train, task, nn.Identity, run).doors[0].trigger
+    assert not torch.equal(untrained.painter.last.weight, trigger.painter.last.weight)
+    assert not any(p.requires_grad for p in trigger.parameters())
+
+
+def test_trojannn_draws_a_patch_that_excites_its_unit_and_retrains_the_clean_network() -> None:
+    data, task, run = digits(Where(None)), Classification(10), Run.local(Recipe(epochs=8), device="cpu")
+    build = functools.partial(small_cnn, 10, data.train.shape, width=16)
+    attack, honest = TrojanNN(), run.honest(build, data.train, task)
+    before = copy.deepcopy(honest.state_dict())
+    planted, blank = trained(attack, data, task, run, width=16), attack.plan(data.train, task, build, run).doors[0]
+    x, _, index = data.test.fetch(torch.arange(200))
+    unit = attack.unit(honest)
+    assert unit == head(honest).weight.abs().sum(0).argmax()
+    with torch.no_grad():
+        plain, random, drawn = (penultimate(honest, image)[1][:, unit].mean() for image in (
+            x, blank.trigger(x, index), planted.doors[0].trigger(x, index)))
+    assert drawn > 1.25 * random
+    assert drawn > 1.25 * plain
+    assert all(torch.equal(honest.state_dict()[key], value) for key, value in before.items())
+    scores = task.score(planted.model, data.test, planted.doors[0], run).means()
+    assert scores["clean"] > 0.9
+    assert scores["attack"] > 0.95
+    assert task.score(planted.model, data.test, blank, run).means()["attack"] < scores["attack"] - 0.15
+    assert scores["idle"] < 0.1
+
+
+@pytest.mark.parametrize(("attack", "reason"), [(Bpp, "one quantisation leads"), (InputAware, "one generator leads"),
+                                                (LIRA, "one network leads")])
 def test_a_goal_of_several_targets_is_refused_where_there_is_one_trigger(attack: Any, reason: str) -> None:
     with pytest.raises(ConfigError, match=reason):
         attack(MultiTarget((0, 1)))

@@ -10,6 +10,8 @@ QUICK: dict[str, dict[str, Any]] = {
     "advdoor": {"samples": 20, "passes": 1},
     "poison_ink": {"size": "tiny", "epochs": 1},
     "refool": {"count": 4},
+    "trojannn": {"iterations": 2, "epochs": 1},
+    "lira": {"epsilon": 0.2, "width": 4},
     "lf": {"samples": 10, "enough": 0.0},
     "narcissus": {"passes": 1},
     "abl": {"isolation_epochs": 1, "finetune_epochs": 1, "unlearn_epochs": 1},

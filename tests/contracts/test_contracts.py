@@ -31,6 +31,7 @@ PARAMETERS: dict[str, dict[str, Any]] = QUICK | {
     "ink": {"network": Injection(3, 4), "ink": torch.tensor([80.0, 160, 80]) / 255},
     "low_bits": {"message": (1, 1, 1, 0, 0, 1, 0, 0)},
     "generated": {"channels": 3, "width": 4},
+    "faint": {"channels": 3, "epsilon": 0.2, "width": 4},
     "chain": {"triggers": (Patch(checkerboard(3)), Blend(torch.linspace(0, 1, 256).reshape(1, 16, 16)))},
     "pieces": {"trigger": Blend(torch.linspace(0, 1, 256).reshape(1, 16, 16))},
     "additive": {"pattern": torch.linspace(-0.1, 0.1, 768).reshape(3, 16, 16)},

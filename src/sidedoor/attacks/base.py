@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from sidedoor.data.base import Dataset
-from sidedoor.engine import Objective, Run
+from sidedoor.engine import Objective, Player, Run
 from sidedoor.errors import ConfigError
 from sidedoor.goals.all_to_one import AllToOne
 from sidedoor.method import Method
 from sidedoor.tasks.classification import Classification
 from sidedoor.types import Access, Backdoor, Batch, Build, Door, Goal, Space, Task, Trigger, stamp
+from sidedoor.weightings.base import Weighting
 
 
 @dataclass(frozen=True)
@@ -103,3 +104,21 @@ class Mixed(Objective):
                 decoy = self.decoys.make(model, door, batch, rows)
                 x[rows] = stamp(decoy, batch.x[rows], batch.index[rows], self.space)
         return Batch(x, y, batch.index)
+
+
+class Twice(Objective):
+    """Two losses of the task: on a batch as it is, and as somebody mixes it.
+
+    Both go through the network together: apart, batch normalisation would tell them apart by their statistics.
+    """
+
+    def __init__(self, mixer: Mixed, weighting: Weighting, party: Player | None = None):
+        super().__init__(weighting.start(2))
+        self.mixer, self.party = mixer, party
+
+    def losses(self, model: nn.Module, batch: Batch) -> Tensor:
+        both = Batch(*map(torch.cat, zip(batch, self.mixer.mixed(model, batch), strict=True)))
+        return self.mixer.task.loss(model, both).reshape(2, -1).mean(1)
+
+    def players(self, model: nn.Module) -> list[Player]:
+        return [self.party] if self.party else []

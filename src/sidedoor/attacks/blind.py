@@ -12,15 +12,12 @@ import functools
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-from torch import Tensor, nn
-
-from sidedoor.attacks.base import Attack, Mixed
+from sidedoor.attacks.base import Attack, Mixed, Twice
 from sidedoor.data.base import Dataset
-from sidedoor.engine import Objective, Run
+from sidedoor.engine import Run
 from sidedoor.method import Count
 from sidedoor.triggers.patch import CORNERS, Patch, checkerboard
-from sidedoor.types import Access, Backdoor, Batch, Build, Door, Planted, Task
+from sidedoor.types import Access, Backdoor, Build, Door, Planted, Task
 from sidedoor.weightings.base import Weighting
 from sidedoor.weightings.mgda import MGDA
 
@@ -44,20 +41,5 @@ class Blind(Attack):
         return Backdoor(doors, train=functools.partial(self._train, doors))
 
     def _train(self, doors: tuple[Door, ...], data: Dataset, task: Task, build: Build, run: Run) -> Planted:
-        objective = _Twice(Mixed(task, doors, data.space, 1.0), self.weighting)
+        objective = Twice(Mixed(task, doors, data.space, 1.0), self.weighting)
         return Planted(run.fit(run.build(build), data, objective, name="victim"), doors)
-
-
-class _Twice(Objective):
-    """The task's loss on a batch as it is, and with every eligible sample attacked.
-
-    Both go through the network together: apart, batch normalisation would tell them apart by their statistics.
-    """
-
-    def __init__(self, attacked: Mixed, weighting: Weighting):
-        super().__init__(weighting.start(2))
-        self.attacked = attacked
-
-    def losses(self, model: nn.Module, batch: Batch) -> Tensor:
-        both = Batch(*map(torch.cat, zip(batch, self.attacked.mixed(model, batch), strict=True)))
-        return self.attacked.task.loss(model, both).reshape(2, -1).mean(1)

@@ -22,8 +22,8 @@ class Generated(Trigger):
 
     def __init__(self, channels: int, width: int = 32):
         super().__init__()
-        self.pattern = _Painter(channels, channels, width)
-        self.mask = nn.Sequential(_Painter(channels, 1, width), _Sharpen())
+        self.pattern = Painter(channels, channels, width)
+        self.mask = nn.Sequential(Painter(channels, 1, width), _Sharpen())
         self.requires_grad_(False).eval()
 
     def forward(self, x: Images, index: Index) -> Images:
@@ -35,7 +35,7 @@ def paint(x: Images, mask: Images, pattern: Images) -> Images:
     return torch.lerp(x, pattern, mask)
 
 
-class _Painter(nn.Module):
+class Painter(nn.Module):
     """An encoder and decoder of three levels with outputs in [0, 1]."""
 
     def __init__(self, channels: int, outputs: int, width: int):
