@@ -45,8 +45,8 @@ class AdaptiveBlend(Attack):
 
     def plan(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> Backdoor:
         goals, seed = self.goal.parts(), run.rng("pieces").initial_seed()
-        patterns = list(zip(keyed.uniform(0, torch.arange(len(goals)), *train.shape), goals, strict=True))
-        parts = tuple(Door(Pieces(Blend(p, self.ratio), self.grid, self.kept, seed), g, False) for p, g in patterns)
+        pairs = list(zip(keyed.uniform(0, torch.arange(len(goals)), *train.shape), goals, strict=True))
+        parts = tuple(Door(Pieces(Blend(p, self.ratio), self.grid, self.kept, seed), g, False) for p, g in pairs)
         poison = select.random(train, task, parts, self.rate, run.rng("poison"))
         poison = select.with_cover(poison, train, train.targets >= 0, self.cover_rate, run.rng("cover"))
-        return Backdoor((*parts, *(Door(Blend(p, self.test_ratio), g) for p, g in patterns)), poison)
+        return Backdoor((*parts, *(Door(Blend(p, self.test_ratio), g) for p, g in pairs)), poison)

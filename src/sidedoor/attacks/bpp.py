@@ -15,6 +15,7 @@ import functools
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from sidedoor.attacks.base import Attack, Decoys, Mixed
@@ -73,8 +74,9 @@ class Bpp(Attack):
         bound = 0.5 / (self.levels - 1)
         was_training = model.training
         model.eval()
-        made = ascended(lambda moved: -task.loss(model, target._replace(x=moved)).sum(), x,
-                        Steps(bound, bound / 2, self.iterations), x + door.trigger(other, index) - other)
+        with torch.enable_grad():  # also while a validation loss is taken
+            made = ascended(lambda moved: -task.loss(model, target._replace(x=moved)).sum(), x,
+                            Steps(bound, bound / 2, self.iterations), x + door.trigger(other, index) - other)
         model.train(was_training)
         return _Made(made)
 

@@ -16,7 +16,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from sidedoor import keyed
 from sidedoor.attacks.base import Attack, Mixed, Twice
 from sidedoor.data import select
 from sidedoor.data.base import Dataset
@@ -49,8 +48,7 @@ class TrojanNN(Attack):
     lr: Positive = 0.01
 
     def plan(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> Backdoor:
-        seed = run.rng("patch").initial_seed() % 2**31
-        blank = keyed.uniform(seed, torch.zeros(1, dtype=torch.int64), train.shape[0], self.size, self.size)[0]
+        blank = torch.rand(train.shape[0], self.size, self.size, generator=run.rng("patch"))
         return Backdoor((Door(Patch(blank), self.goal),), train=functools.partial(self._train, blank))
 
     def _train(self, blank: Tensor, data: Dataset, task: Task, build: Build, run: Run) -> Planted:
