@@ -22,6 +22,8 @@ from sidedoor.weightings.torchjd import TorchJD
 from sidedoor.weightings.uncertainty import Uncertainty
 
 FLOATS = st.floats(-3, 3, allow_nan=False, width=32)
+COARSE = FLOATS.map(lambda value: round(value, 3))
+"""For comparisons with torchjd, which divides by squares of tiny gradients; those underflow to zero."""
 
 
 def gradient(weighting: Weighting, *rows: tuple[float, ...]) -> Tensor:
@@ -57,7 +59,7 @@ def test_symmetric_pcgrad_projects_both_against_the_originals() -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.tuples(FLOATS, FLOATS, FLOATS), min_size=2, max_size=2))
+@given(st.lists(st.tuples(COARSE, COARSE, COARSE), min_size=2, max_size=2))
 def test_symmetric_pcgrad_is_torchjds(rows: list[tuple[float, ...]]) -> None:
     """Of two tasks the order in which they are drawn does not count, and torchjd's own implementation agrees."""
     assert torch.allclose(gradient(PCGrad("symmetric"), *rows), gradient(TorchJD("PCGrad"), *rows), atol=1e-4)
@@ -174,7 +176,7 @@ def test_scaled_mgda_gives_a_task_that_is_done_little() -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.tuples(FLOATS, FLOATS, FLOATS), min_size=3, max_size=3))
+@given(st.lists(st.tuples(COARSE, COARSE, COARSE), min_size=3, max_size=3))
 def test_mgda_is_as_short_as_torchjds_and_worsens_no_task(rows: list[tuple[float, ...]]) -> None:
     pytest.importorskip("torchjd")
     ours, theirs = gradient(MGDA(iterations=500), *rows), gradient(TorchJD("MGDA"), *rows)
