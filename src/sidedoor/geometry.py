@@ -39,7 +39,12 @@ def turned(x: Images, degrees: Float[Tensor, "b"]) -> Images:
     cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
     # The grid has coordinates in [-1, 1] on both axes, so that a rotation in pixels needs the ratio of the sides.
     rows = (torch.stack([cos, -sin * height / width, zero], 1), torch.stack([sin * width / height, cos, zero], 1))
-    grid = functional.affine_grid(torch.stack(rows, 1), list(x.shape), align_corners=False)
+    return warped(x, torch.stack(rows, 1))
+
+
+def warped(x: Images, theta: Float[Tensor, "b 2 3"]) -> Images:
+    """Images through affine maps of coordinates in [-1, 1], from output to input; bilinear, black outside."""
+    grid = functional.affine_grid(theta, list(x.shape), align_corners=False)
     return functional.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 

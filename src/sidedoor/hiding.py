@@ -12,16 +12,16 @@ squares.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional
 
 from sidedoor.data.base import Dataset
 from sidedoor.engine import Objective, Player, Recipe, Run
+from sidedoor.geometry import warped
 from sidedoor.injection import Critic, Extractor, Injection
 from sidedoor.method import Count, Method, NonNegative, Positive, Share
 from sidedoor.triggers.ink import Pen, drawn
@@ -77,7 +77,7 @@ class Hiding(Method):
         def make(there: Run) -> nn.Module:
             recipe = Recipe(optimizer="adam", lr=self.lr, momentum=0.5, weight_decay=0.0, schedule="cosine",
                             epochs=self.epochs, batch=32, clip=1.0)
-            plain = Run(there.fabric, recipe, there.seed, None, there.folder, there.progress, there.scope)
+            plain = replace(there, recipe=recipe, augment=None)
             critic = plain.within("critic").build(lambda: Critic(channels, self.width))
             assert isinstance(critic, Critic)
             objective = _Hide(self, pen, critic, recipe)
@@ -154,12 +154,6 @@ def interference(count: int, probability: float, device: torch.device) -> Float[
     shift = (2 * torch.rand(2, count, device=device) - 1) * (1 - scale).abs()
     cos, sin = angle.cos() * scale, angle.sin() * scale
     return torch.stack([torch.stack([sign * cos, -sin, shift[0]], 1), torch.stack([sign * sin, cos, shift[1]], 1)], 1)
-
-
-def warped(x: Images, theta: Float[Tensor, "b 2 3"]) -> Images:
-    """Images through affine maps, bilinear, black outside."""
-    grid = functional.affine_grid(theta, list(x.shape), align_corners=False)
-    return functional.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
 def _inks(count: int, channels: int, device: torch.device) -> Float[Tensor, "b c"]:

@@ -42,24 +42,26 @@ def network(name: str | Mapping[str, Any], data: Dataset, scale: int = 1) -> Bui
     Args:
         scale: height of the outputs over height of the inputs, for networks whose outputs are images.
     """
-    given = {"name": name} if isinstance(name, str) else dict(name)
-    weights, _ = given.pop("weights", None), given.pop("sha256", None)
-    make = registry.make("model", given, classes=len(data.classes), shape=data.shape, scale=scale)
-    return functools.partial(_weighted, make, weights) if weights else make
+    bare = name if isinstance(name, str) else {key: value for key, value in name.items() if key != "sha256"}
+    return _builder("model", bare, classes=len(data.classes), shape=data.shape, scale=scale)
 
 
 def detector(name: str | Mapping[str, Any], data: Dataset) -> Build:
     """A function that builds a registered detector for a data set; the key `weights` names a file to start from."""
-    given = {"name": name} if isinstance(name, str) else dict(name)
-    weights = given.pop("weights", None)
-    make = registry.make("detector", given, classes=len(data.classes), shape=data.shape)
-    return functools.partial(_weighted, make, weights) if weights else make
+    return _builder("detector", name, classes=len(data.classes), shape=data.shape)
 
 
 def with_weights(given: str) -> tuple[str, str]:
     """A network as written in a list, "NAME" or "NAME@FILE", as its name and the file to start from, "" for none."""
     name, _, weights = given.partition("@")
     return name, weights
+
+
+def _builder(kind: str, name: str | Mapping[str, Any], **leading: Any) -> Build:
+    given = {"name": name} if isinstance(name, str) else dict(name)
+    weights = given.pop("weights", None)
+    make: Build = registry.make(kind, given, **leading)
+    return functools.partial(_weighted, make, weights) if weights else make
 
 
 def _weighted(make: Build, weights: str) -> nn.Module:

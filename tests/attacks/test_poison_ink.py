@@ -15,8 +15,9 @@ from sidedoor.attacks.poison_ink import PoisonInk
 from sidedoor.data.base import ArrayDataset, Dataset
 from sidedoor.engine import Run
 from sidedoor.errors import ConfigError
+from sidedoor.geometry import warped
 from sidedoor.goals.multi_target import MultiTarget
-from sidedoor.hiding import Hiding, Pair, interference, warped
+from sidedoor.hiding import Hiding, Pair, interference
 from sidedoor.tasks.classification import Classification
 from sidedoor.triggers.ink import Ink, Pen, drawn, mixed
 from sidedoor.types import PHOTO, stamp

@@ -11,10 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from sidedoor.attacks.base import Attack
+from sidedoor.attacks.base import Attack, surrogate_of
 from sidedoor.data import select
 from sidedoor.data.base import Dataset
-from sidedoor.engine import Run, Supervised
+from sidedoor.engine import Run
 from sidedoor.goals.all_to_one import AllToOne
 from sidedoor.goals.multi_target import MultiTarget
 from sidedoor.method import Count, Positive, Share
@@ -42,7 +42,7 @@ class AdvDoor(Attack):
     passes: Count = 10
 
     def plan(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> Backdoor:
-        model = run.fit(run.build(surrogate), train, Supervised(task), name="surrogate")
+        model = surrogate_of(train, task, surrogate, run)
         how = Targeted(self.epsilon, self.passes)
         images = train.fetch(select.some(train, self.samples, run.rng("samples")), run.device).x
         doors = tuple(Door(Additive(how.make(model, images, goal.target_class, run.rng("order"))), goal)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sidedoor.data.base import Dataset
-from sidedoor.engine import Objective, Player, Run
+from sidedoor.engine import Objective, Player, Run, Supervised
 from sidedoor.errors import ConfigError
 from sidedoor.goals.all_to_one import AllToOne
 from sidedoor.method import Method
@@ -61,6 +61,22 @@ class Attack(Method, ABC):
             surrogate: builds a network to derive the trigger from, if the attack needs one. It is the victim's own
                 architecture for an attacker who trains or edits weights.
         """
+
+
+def surrogate_of(train: Dataset, task: Task, surrogate: Build, run: Run) -> nn.Module:
+    """The network that an attacker on data trains for himself, to derive something from."""
+    return run.fit(run.build(surrogate), train, Supervised(task), name="surrogate")
+
+
+def check_shares(**shares: float) -> None:
+    """Two shares of one batch.
+
+    Raises:
+        ConfigError: they add up to more than 1.
+    """
+    if sum(shares.values()) > 1:
+        given = " and ".join(f"{name} {share}" for name, share in shares.items())
+        raise ConfigError(f"{given} given; expected at most 1 together")
 
 
 class Decoys(NamedTuple):

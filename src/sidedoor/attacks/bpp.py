@@ -18,10 +18,9 @@ from typing import Annotated, ClassVar
 import torch
 from torch import Tensor, nn
 
-from sidedoor.attacks.base import Attack, Decoys, Mixed
+from sidedoor.attacks.base import Attack, Decoys, Mixed, check_shares
 from sidedoor.data.base import Dataset
 from sidedoor.engine import Run
-from sidedoor.errors import ConfigError
 from sidedoor.goals.all_to_all import AllToAll
 from sidedoor.goals.all_to_one import AllToOne
 from sidedoor.method import Bounds, Share
@@ -54,9 +53,7 @@ class Bpp(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.rate + self.negative_rate > 1:
-            raise ConfigError(f"rate {self.rate} and negative_rate {self.negative_rate} given; expected at most 1 "
-                              "together")
+        check_shares(rate=self.rate, negative_rate=self.negative_rate)
 
     def plan(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> Backdoor:
         doors = (Door(Quantized(self.levels), self.goal),)

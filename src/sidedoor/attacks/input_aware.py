@@ -19,10 +19,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sidedoor.attacks.base import Attack
+from sidedoor.attacks.base import Attack, check_shares
 from sidedoor.data.base import Dataset
 from sidedoor.engine import Objective, Player, Recipe, Run, seeded
-from sidedoor.errors import ConfigError
 from sidedoor.goals.all_to_all import AllToAll
 from sidedoor.goals.all_to_one import AllToOne
 from sidedoor.method import Count, NonNegative, Positive, Share
@@ -76,8 +75,7 @@ class InputAware(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.rate + self.cross_rate > 1:
-            raise ConfigError(f"rate {self.rate} and cross_rate {self.cross_rate} given; expected at most 1 together")
+        check_shares(rate=self.rate, cross_rate=self.cross_rate)
 
     def plan(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> Backdoor:
         with seeded(run.rng("generators").initial_seed(), run.device):

@@ -11,10 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from sidedoor.attacks.base import Attack
+from sidedoor.attacks.base import Attack, surrogate_of
 from sidedoor.data import select
 from sidedoor.data.base import Dataset
-from sidedoor.engine import Run, Supervised
+from sidedoor.engine import Run
 from sidedoor.goals.all_to_one import AllToOne
 from sidedoor.method import Count, Positive, Share
 from sidedoor.perturb import Steps, perturbed
@@ -44,6 +44,6 @@ class LabelConsistent(Attack):
         assert isinstance(self.goal, AllToOne)
         doors = (Door(Patch(checkerboard(self.size)), self.goal),)
         poison = select.of_class(train, doors, (self.goal.target_class,), self.rate, run.rng("poison"))
-        model = run.fit(run.build(surrogate), train, Supervised(task), name="surrogate")
+        model = surrogate_of(train, task, surrogate, run)
         how = Steps(self.epsilon / 255, self.epsilon / 2550, self.iterations)
         return Backdoor(doors, replace(poison, images=perturbed(model, train, poison.index, how, doors[0].trigger)))

@@ -13,10 +13,10 @@ import functools
 from dataclasses import dataclass
 from typing import ClassVar
 
-from sidedoor.attacks.base import Attack
+from sidedoor.attacks.base import Attack, surrogate_of
 from sidedoor.data import select
 from sidedoor.data.base import Dataset
-from sidedoor.engine import Run, Supervised
+from sidedoor.engine import Run
 from sidedoor.goals.all_to_one import AllToOne
 from sidedoor.goals.multi_target import MultiTarget
 from sidedoor.method import Count, Positive, Share
@@ -46,7 +46,7 @@ class LF(Attack):
     enough: Share = 0.2
 
     def plan(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> Backdoor:
-        model = run.fit(run.build(surrogate), train, Supervised(task), name="surrogate")
+        model = surrogate_of(train, task, surrogate, run)
         images = train.fetch(select.some(train, self.samples, run.rng("samples")), run.device).x
         shaped = functools.partial(smooth, sigma=self.sigma, span=self.strength)
         how, parts = Universal(enough=self.enough), [goal for goal in self.goal.parts() if isinstance(goal, AllToOne)]

@@ -14,10 +14,10 @@ from typing import ClassVar
 
 import torch
 
-from sidedoor.attacks.base import Attack
+from sidedoor.attacks.base import Attack, surrogate_of
 from sidedoor.data import select
 from sidedoor.data.base import Dataset
-from sidedoor.engine import Run, Supervised
+from sidedoor.engine import Run
 from sidedoor.goals.all_to_one import AllToOne
 from sidedoor.method import Count, Positive, Share
 from sidedoor.perturb import Targeted
@@ -45,7 +45,7 @@ class Narcissus(Attack):
 
     def plan(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> Backdoor:
         assert isinstance(self.goal, AllToOne)
-        model, label = run.fit(run.build(surrogate), train, Supervised(task), name="surrogate"), self.goal.target_class
+        model, label = surrogate_of(train, task, surrogate, run), self.goal.target_class
         images = train.fetch(torch.nonzero(train.targets == label)[:, 0], run.device).x
         u = Targeted(self.epsilon, self.passes).make(model, images, label, run.rng("order"))
         doors = tuple(Door(Additive(factor * u), self.goal, scored=factor == self.magnify)

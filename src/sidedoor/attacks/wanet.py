@@ -14,10 +14,9 @@ from typing import ClassVar
 
 import torch
 
-from sidedoor.attacks.base import Attack, Decoys, Mixed
+from sidedoor.attacks.base import Attack, Decoys, Mixed, check_shares
 from sidedoor.data.base import Dataset
 from sidedoor.engine import Run
-from sidedoor.errors import ConfigError
 from sidedoor.method import Count, NonNegative, Share
 from sidedoor.triggers.warp import Warp, resample
 from sidedoor.types import Access, Backdoor, Build, Door, Images, Index, Planted, Task, Trigger
@@ -45,8 +44,7 @@ class WaNet(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.rate + self.noise_rate > 1:
-            raise ConfigError(f"rate {self.rate} and noise_rate {self.noise_rate} given; expected at most 1 together")
+        check_shares(rate=self.rate, noise_rate=self.noise_rate)
 
     def plan(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> Backdoor:
         rng = run.rng("field")

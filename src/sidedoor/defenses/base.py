@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from sidedoor.data.base import Dataset
 from sidedoor.engine import Run
+from sidedoor.errors import ConfigError
 from sidedoor.method import Method
 from sidedoor.tasks.classification import Classification
 from sidedoor.types import Build, Images, Index, Purify, Task
@@ -115,6 +116,18 @@ class Purifier(Defense, ABC):
     @abstractmethod
     def fit(self, model: nn.Module, clean: Dataset, task: Task, run: Run) -> Purify:
         """A function from inputs to purified inputs and how to realign the outputs."""
+
+
+def require_room(name: str, pixels: int, data: Dataset) -> None:
+    """That images are larger than what is taken off their sides.
+
+    Raises:
+        ConfigError: they are not.
+    """
+    height, width = data.shape[1:]
+    if pixels >= min(height, width):
+        raise ConfigError(f"{name} = {pixels} given for images of {height}×{width}; "
+                          f"expected at most {min(height, width) - 1}")
 
 
 def in_place(purify: Callable[[Images, Index], Images]) -> Purify:

@@ -12,9 +12,8 @@ from torch import nn
 
 from sidedoor import keyed
 from sidedoor.data.base import Dataset
-from sidedoor.defenses.base import Purifier, in_place
+from sidedoor.defenses.base import Purifier, in_place, require_room
 from sidedoor.engine import Run
-from sidedoor.errors import ConfigError
 from sidedoor.geometry import resized, window
 from sidedoor.method import Count
 from sidedoor.types import Images, Index, Purify, Task
@@ -36,10 +35,7 @@ class CropResize(Purifier):
     crop: Count = 4
 
     def fit(self, model: nn.Module, clean: Dataset, task: Task, run: Run) -> Purify:
-        height, width = clean.shape[1:]
-        if self.crop >= min(height, width):
-            raise ConfigError(f"crop = {self.crop} given for images of {height}×{width}; "
-                              f"expected at most {min(height, width) - 1}")
+        require_room("crop", self.crop, clean)
         seed = run.rng("positions").initial_seed()
 
         def purify(x: Images, index: Index) -> Images:

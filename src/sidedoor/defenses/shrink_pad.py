@@ -15,9 +15,8 @@ from torch.nn import functional
 
 from sidedoor import keyed
 from sidedoor.data.base import Dataset
-from sidedoor.defenses.base import Purifier
+from sidedoor.defenses.base import Purifier, require_room
 from sidedoor.engine import Run
-from sidedoor.errors import ConfigError
 from sidedoor.geometry import resized, window
 from sidedoor.method import Count
 from sidedoor.types import Images, Index, Purify, Task
@@ -42,10 +41,7 @@ class ShrinkPad(Purifier):
     shrink: Count = 4
 
     def fit(self, model: nn.Module, clean: Dataset, task: Task, run: Run) -> Purify:
-        height, width = clean.shape[1:]
-        if self.shrink >= min(height, width):
-            raise ConfigError(f"shrink = {self.shrink} given for images of {height}×{width}; "
-                              f"expected at most {min(height, width) - 1}")
+        require_room("shrink", self.shrink, clean)
         seed = run.rng("positions").initial_seed()
 
         def purify(x: Images, index: Index) -> tuple[Images, Callable[[Any], Any]]:

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torchvision.models import mobilenet_v3_large
 
-from sidedoor.boxes import Found, Truth, real
+from sidedoor.boxes import Found, Truth, kept, padded, real
 from sidedoor.types import Images
 
 
@@ -50,6 +50,11 @@ def mobilenet(channels: int) -> nn.Module:
         layers[0][0] = nn.Conv2d(channels, layers[0][0].out_channels, 3, 2, 1, bias=False)
     found: nn.Module = layers
     return found
+
+
+def detections(found: list[dict[str, Tensor]], least: float) -> Found:
+    """What torchvision found in each image, as the house has it."""
+    return padded(kept(f["boxes"], f["scores"], f["labels"] - 1.0, least=least) for f in found)
 
 
 def targets(truth: Float[Tensor, "k 5"]) -> dict[str, Tensor]:

@@ -25,7 +25,7 @@ from torchvision.ops import MultiScaleRoIAlign
 
 from sidedoor import boxes
 from sidedoor.boxes import Found, Truth
-from sidedoor.detectors.base import TAPS, WIDTHS, Detector, mobilenet, targets
+from sidedoor.detectors.base import TAPS, WIDTHS, Detector, detections, mobilenet, targets
 from sidedoor.models.base import Normalize, Shape, require_size
 from sidedoor.types import Images
 
@@ -87,7 +87,7 @@ class _FasterRCNN(Detector):
         self.net.roi_heads.score_thresh = least
         proposals, _ = self.net.rpn(maps.listed(), maps.features)
         found, _ = self.net.roi_heads(maps.features, proposals, maps.listed().image_sizes)
-        return boxes.padded(boxes.kept(f["boxes"], f["scores"], f["labels"] - 1.0, least=least) for f in found)
+        return detections(found, least)
 
     def losses(self, said: _Maps, truth: Truth) -> Float[Tensor, "b"]:
         return torch.stack([self._loss(said.of(i), targets(truth[i])) for i in range(len(truth))])

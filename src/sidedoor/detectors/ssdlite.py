@@ -24,7 +24,7 @@ from torchvision.ops import box_iou
 
 from sidedoor import boxes
 from sidedoor.boxes import Found, Truth
-from sidedoor.detectors.base import TAPS, WIDTHS, Detector, mobilenet, targets
+from sidedoor.detectors.base import TAPS, WIDTHS, Detector, detections, mobilenet, targets
 from sidedoor.models.base import Normalize, Shape, require_size
 from sidedoor.types import Images
 
@@ -70,7 +70,7 @@ class _SSDLite(Detector):
         heads, anchors = self.raw(x)
         self.ssd.score_thresh = least
         found = self.ssd.postprocess_detections(heads, anchors, [(x.shape[2], x.shape[3])] * len(x))
-        return boxes.padded(boxes.kept(f["boxes"], f["scores"], f["labels"] - 1.0, least=least) for f in found)
+        return detections(found, least)
 
     def losses(self, said: tuple[Heads, list[Tensor]], truth: Truth) -> Float[Tensor, "b"]:
         heads, anchors = said
