@@ -37,7 +37,7 @@ study: .venv/installed  ## the figures of docs/results; data sets are looked for
 	$(BIN)/sidedoor run experiments/demo.toml --out runs/demo
 	for file in $(filter-out %/full.toml,$(wildcard experiments/i2i/*.toml)); do \
 	  $(BIN)/sidedoor sweep $$file --workers 2 --out runs/i2i || exit 1; done
-	$(BIN)/python experiments/i2i/page.py runs/i2i -o docs/results/i2i.md
+	$(BIN)/python -m experiments.i2i.page runs/i2i -o docs/results/i2i.md
 	for name in demo digits attacks fashion; do $(BIN)/sidedoor report runs/$$name -o docs/results/$$name.md; done
 
 bench: .venv/installed-dev  ## speed, as ratios against a baseline in the same run

@@ -11,8 +11,9 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from study import Study, Value, drop, grouped, trigger, weighting
 
+from experiments.i2i.grouping import losses, trigger, weighting
+from experiments.pages import Study, Value, drop, grouped
 from sidedoor.bench.record import Record
 
 ROWS = {"images_input": "input", "images_stamped": "with trigger", "images_output": "output, clean",
@@ -73,7 +74,7 @@ def convergence(study: Study, records: Sequence[Record], file: Path) -> None:
     with _canvas(file, 1, 1, (4.2, 2.6)) as axes:
         for n, (name, group) in enumerate(grouped(records, weighting).items()):
             for k, record in enumerate(group):
-                curve = study.losses(record)
+                curve = losses(study, record)
                 axes[0][0].plot(range(1, len(curve) + 1), curve, color=f"C{n}", lw=1, label=None if k else name)
         axes[0][0].set(yscale="log", xlabel="epoch", ylabel="loss of the backdoor task (MSE)")
         axes[0][0].legend()

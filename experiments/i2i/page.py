@@ -1,6 +1,6 @@
 """Write docs/results/i2i.md from the stores of the specifications beside this file, the paper's figures beside ours.
 
-    python experiments/i2i/page.py RUNS -o docs/results/i2i.md [--costs FILE]
+    python -m experiments.i2i.page RUNS -o docs/results/i2i.md [--costs FILE]
 
 RUNS is the folder given to `sidedoor sweep --out`. Sections whose cells have not been run stay as they are in the page,
 or are left out where it has none. Figures go into a folder beside the page, of its name. FILE is what `python
@@ -12,18 +12,18 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from figures import draw
-from study import HERE, Study, Value, defense, drop, grouped, network, total, trigger, weighting, written
 from torch import nn
 
+from experiments.i2i.figures import draw
+from experiments.i2i.grouping import defense, losses, network, total, trigger, weighting
+from experiments.pages import Lines, Study, Value, command, drop, grouped, mean, notes, sections, table, took, written
 from sidedoor import registry
 from sidedoor.bench.record import Record
 from sidedoor.receptive import receptive_field, sees_everything
-from sidedoor.statistics import t_interval
 
 RANKINGS = ("table2", "table2_unet", "headline")
 """The specifications whose networks are measured."""
@@ -39,20 +39,6 @@ PAPER_SECRET = {"none": 0.9887, "jpeg 80": 0.9851, "jpeg 60": 0.9720, "jpeg 40":
                 "bit_depth 5": 0.9852, "bit_depth 4": 0.9813}
 """Table 12."""
 
-Lines = list[str]
-
-
-def mean(records: Iterable[Record], value: Value, digits: int = 3) -> str:
-    """Mean over seeds ± half the 95 % interval."""
-    values = [v for record in records if (v := value(record)) is not None]
-    if not values:
-        return ""
-    middle, low, _ = t_interval(values)
-    return f"{middle:.{digits}f}" + ("" if low is None else f" ± {middle - low:.{digits}f}")
-
-
-def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Lines:
-    return [f"| {' | '.join(row)} |" for row in [list(headings), ["---"] * len(headings), *rows]] + [""]
 
 
 def paper(name: str) -> list[str]:
@@ -60,11 +46,6 @@ def paper(name: str) -> list[str]:
     if normal is None or effect is None:
         return ["", "", ""]
     return [f"{normal:.3f}", f"{effect:.3f}", f"{normal + effect:.3f}"]
-
-
-def took(records: Sequence[Record]) -> str:
-    """How many seeds of how many the protocol calls a success."""
-    return f"{sum(record.status == 'done' for record in records)} of {len(records)}"
 
 
 def ranking(records: Sequence[Record], key: Callable[[Record], str], first: str) -> Lines:
@@ -87,10 +68,6 @@ def ranking(records: Sequence[Record], key: Callable[[Record], str], first: str)
                   "PSNR of trigger, dB", "Paper: Normal", "Effect", "Total"], rows)
 
 
-def command(name: str, runs: str = "runs/i2i") -> Lines:
-    return [f"`sidedoor sweep experiments/i2i/{name}.toml --workers 2 --out {runs} --data-root DIR`", ""]
-
-
 def networks(study: Study) -> Lines:
     """Size and view of each network of the page, for each size of its inputs."""
     rows = []
@@ -109,7 +86,7 @@ def converged(records: Sequence[Record], study: Study) -> Lines:
     """Epochs until the backdoor loss is below each of `STEPS`."""
     rows = []
     for name, group in grouped(records, weighting).items():
-        curves = [curve for record in group if (curve := study.losses(record))]
+        curves = [curve for record in group if (curve := losses(study, record))]
         row = [name]
         for loss in STEPS:
             reached = [next((k for k, value in enumerate(curve, 1) if value < loss), None) for curve in curves]
@@ -202,7 +179,7 @@ def page(study: Study, drawings: set[str], cost: Path | None, before: dict[str, 
         before: sections of the page as it is, for those that the store has no records of.
     """
     both = study.of("table2")
-    sections: list[tuple[str, str, str, Lines]] = [
+    parts: list[tuple[str, str, str, Lines]] = [
         ("Triggers under PCGrad", "table2", "triggers",
          ranking([r for r in both if weighting(r) == "pcgrad"], trigger, "uap")),
         ("Weightings with the universal perturbation", "table2", "weightings",
@@ -220,43 +197,21 @@ def page(study: Study, drawings: set[str], cost: Path | None, before: dict[str, 
         ("Detectors downstream", "table10", "table10", downstream(study.of("table10"))),
         ("Steganography", "table12", "table12", secrets(study.of("table12"))),
     ]
-    notes = _notes()
-    lines = ["# Image-to-image backdoors: measured figures", "", *notes.get("introduction", []), *networks(study)]
-    for title, name, note, body in sections:
+    remarks = notes(study)
+    lines = ["# Image-to-image backdoors: measured figures", "", *remarks.get("introduction", []), *networks(study)]
+    for title, name, note, body in parts:
         if len(body) > 3:
             drawn = [f"![{title}](i2i/{note}.svg)", ""] if note in drawings else []
             if note == "defenses" and "strip" in drawings:
                 drawn += ["![STRIP for images](i2i/strip.svg)", ""]
-            lines += [f"## {title}", "", *command(name), *body, *drawn, *notes.get(note, [])]
+            lines += [f"## {title}", "", *command(study, name), *body, *drawn, *remarks.get(note, [])]
         else:
             lines += before.get(title, [])
     if cost is not None:
-        lines += ["## Costs", "", *costs(cost), *notes.get("costs", [])]
+        lines += ["## Costs", "", *costs(cost), *remarks.get("costs", [])]
     else:
         lines += before.get("Costs", [])
     return "\n".join(lines).rstrip("\n") + "\n"
-
-
-def _notes() -> dict[str, Lines]:
-    """What a person wrote about the figures: notes.md, by headings."""
-    return {name: ["\n".join(lines).strip(), ""] for name, lines in _by_heading(HERE / "notes.md", "# ").items()}
-
-
-def _sections(page: Path) -> dict[str, Lines]:
-    """The sections of a page, with their headings; none where there is no page yet."""
-    found = _by_heading(page, "## ") if page.is_file() else {}
-    return {title: [f"## {title}", *lines] for title, lines in found.items()}
-
-
-def _by_heading(file: Path, mark: str) -> dict[str, Lines]:
-    parts: dict[str, Lines] = {}
-    current: Lines = []
-    for line in file.read_text(encoding="utf-8").splitlines():
-        if line.startswith(mark):
-            current = parts.setdefault(line.removeprefix(mark), [])
-        else:
-            current.append(line)
-    return parts
 
 
 def main() -> None:
@@ -266,9 +221,9 @@ def main() -> None:
     parser.add_argument("--costs", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    study = Study(options.runs)
+    study = Study(options.runs, Path(__file__).parent)
     drawings = draw(study, options.out.with_suffix(""))
-    options.out.write_text(page(study, drawings, options.costs, _sections(options.out)), encoding="utf-8")
+    options.out.write_text(page(study, drawings, options.costs, sections(options.out)), encoding="utf-8")
 
 
 if __name__ == "__main__":

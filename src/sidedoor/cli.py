@@ -149,25 +149,80 @@ Folder = Annotated[Path, typer.Option("-o", "--out", help="Where to write the PN
 @stego.command("hide")
 def hide(images: Images, run: Pairs, out: Folder, key: Key = None) -> None:
     """Write photographs that carry the pattern, as NAME.hidden.png."""
-    from sidedoor.apps.stego import pair, read, write
+    from sidedoor.apps.stego import pair, read
+    from sidedoor.pictures import save_png
 
     shared = pair(_store(run), key)
     for image in images:
         path = out / f"{image.stem}.hidden.png"
-        write(shared.hide(read(image, shared.tile[0])), path)
+        save_png(shared.hide(read(image, shared.tile[0])), path)
         typer.echo(path)
 
 
 @stego.command("reveal")
 def reveal(images: Images, run: Pairs, out: Folder, key: Key = None) -> None:
     """Write what the network makes of photographs, as NAME.revealed.png: the secret if they carry the pattern."""
-    from sidedoor.apps.stego import pair, read, write
+    from sidedoor.apps.stego import pair, read
+    from sidedoor.pictures import save_png
 
     shared = pair(_store(run), key)
     for image in images:
         path = out / f"{image.stem.removesuffix('.hidden')}.revealed.png"
-        write(shared.reveal(read(image, shared.tile[0])), path)
+        save_png(shared.reveal(read(image, shared.tile[0])), path)
         typer.echo(path)
+
+
+study = typer.Typer(help="Ask people which of two images is the original, and compute the fooling rate.",
+                    no_args_is_help=True)
+app.add_typer(study, name="study")
+PairFolder = Annotated[Path, typer.Argument(help="A folder of pairs: original/NAME and METHOD/NAME.", metavar="PAIRS")]
+Answers = Annotated[Path, typer.Option("--answers", help="Where answers are kept, as JSON lines.")]
+
+
+@study.command("pairs")
+def pairs(spec: SpecFile, folder: Annotated[Path, typer.Option("--pairs", "-p", help="The folder to write to.")],
+          count: Annotated[int, typer.Option(min=1, help="Pairs of each attack.")] = 50, out: Out = Path("runs"),
+          settings: Settings = [], root: Root = None, download: Download = False,  # noqa: B006
+          device: Device = "auto") -> None:
+    """Write test images and what the attacks of a specification make of them, its first seed's."""
+    from sidedoor.bench.pairs import write_pairs
+    from sidedoor.bench.spec import cells, grid, read
+
+    table = read(spec, tuple(settings))
+    found = grid(table) if "grid" in table else cells(table)
+    first = [s for s in found if s.defense is None and s.seed == found[0].seed]
+    for made in write_pairs(first, _store(out), folder, count, _machine(root, download, device)):
+        typer.echo(made)
+
+
+@study.command("serve")
+def serve(folder: PairFolder, answers: Answers = Path("answers.jsonl"),
+          host: Annotated[str, typer.Option(help="0.0.0.0 lets others on the network take part.")] = "127.0.0.1",
+          port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+          seed: Annotated[int, typer.Option(help="Of orders and sides.")] = 0) -> None:
+    """Serve the questions as a web page until interrupted; answers are kept at once."""
+    from sidedoor.apps.study import Study, questions, serving
+
+    for address in serving(Study(questions(folder), answers, seed), host, port):
+        typer.echo(address)
+
+
+@study.command("rates")
+def rates(answers: Annotated[Path, typer.Argument(help="A file of answers.", metavar="ANSWERS.jsonl")],
+          as_json: AsJson = False) -> None:
+    """Print each method's fooling rate with its 95 % interval; 50 % is guessing."""
+    from sidedoor.apps import study as app_
+
+    if not answers.is_file():
+        raise CannotComplete(f"{answers} is no file; `sidedoor study serve` writes one")
+    found = app_.rates(app_.read(answers))
+    if as_json:
+        _emit(found)
+        return
+    for line in found:
+        rate, low, high = (f"{100 * line[key]:.1f}" for key in ("fooling_rate", "low", "high"))
+        typer.echo(f"{line['method']}: fooling rate {rate} % (95 % interval {low} to {high}), "
+                   f"{line['answers']} answers by {line['participants']} participants")
 
 
 @app.command()

@@ -32,14 +32,21 @@ def covered(x: Images, corner: Int[Tensor, "b 2"], size: int) -> Float[Tensor, "
     return (inside[0][:, :, None] & inside[1][:, None, :])[:, None].to(x.dtype)
 
 
-def turned(x: Images, degrees: Float[Tensor, "b"]) -> Images:
-    """Images rotated anticlockwise about their centre, bilinear; black comes in at the corners."""
+def turned(x: Images, degrees: Float[Tensor, "b"], scale: Float[Tensor, "b"] | float = 1.0,
+           shift: Float[Tensor, "b 2"] | float = 0.0) -> Images:
+    """Images rotated anticlockwise about their centre, bilinear; black comes in at the corners.
+
+    Args:
+        scale: of the window that is looked at, over the image; more than 1 makes the picture smaller.
+        shift: of the window, across and down, in halves of the side.
+    """
     height, width = x.shape[2:]
     angle = torch.deg2rad(degrees)
-    cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
+    cos, sin = angle.cos() * scale, angle.sin() * scale
     # The grid has coordinates in [-1, 1] on both axes, so that a rotation in pixels needs the ratio of the sides.
-    rows = (torch.stack([cos, -sin * height / width, zero], 1), torch.stack([sin * width / height, cos, zero], 1))
-    return warped(x, torch.stack(rows, 1))
+    rows = (torch.stack([cos, -sin * height / width], 1), torch.stack([sin * width / height, cos], 1))
+    offset = torch.zeros(len(x), 2, device=x.device) + shift
+    return warped(x, torch.cat([torch.stack(rows, 1), offset[:, :, None]], 2))
 
 
 def warped(x: Images, theta: Float[Tensor, "b 2 3"]) -> Images:

@@ -1,4 +1,4 @@
-"""Pictures by name: what attackers make networks paint, and what senders hide in them."""
+"""Pictures by name: what attackers make networks paint, and what senders hide in them; and pictures as files."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from sidedoor.data.decode import Unreadable, inspect, pixels
 from sidedoor.errors import CannotComplete, ConfigError
+from sidedoor.files import replacing
 
 _SIDE = 512
 """Pixels a side of what is drawn, before it is made smaller."""
@@ -47,6 +48,14 @@ def picture(name: str, shape: tuple[int, int, int]) -> Float[Tensor, "c h w"]:
         return torch.from_numpy(pixels(path, channels, (height, width))).float() / 255
     except Unreadable as error:
         raise CannotComplete(f"the picture {path} cannot be read: {error}") from error
+
+
+def save_png(image: UInt8[Tensor, "c h w"], path: Path) -> None:
+    """A PNG file, which keeps every pixel."""
+    array = image.numpy()
+    picture = Image.fromarray(array[0] if len(array) == 1 else np.ascontiguousarray(array.transpose(1, 2, 0)))
+    with replacing(path) as temporary:
+        picture.save(temporary, "PNG")
 
 
 def _stored(drawn: Image.Image, shape: tuple[int, int, int]) -> Tensor:

@@ -226,7 +226,7 @@ def name_of(method: object) -> str:
 
 
 _NESTED = {"sidedoor.types.Goal": "goal", "sidedoor.designs.base.Design": "design",
-           "sidedoor.weightings.base.Weighting": "weighting"}
+           "sidedoor.weightings.base.Weighting": "weighting", "sidedoor.attacks.base.Attack": "attack"}
 """Methods that are parameters of methods, by the type that a field declares."""
 
 

@@ -9,6 +9,8 @@ QUICK: dict[str, dict[str, Any]] = {
     "label_consistent": {"iterations": 2},
     "advdoor": {"samples": 20, "passes": 1},
     "poison_ink": {"size": "tiny", "epochs": 1},
+    "issba": {"bits": 4, "epochs": 1},
+    "trigger_first": {"epochs": 1},
     "refool": {"count": 4},
     "trojannn": {"iterations": 2, "epochs": 1},
     "lira": {"epsilon": 0.2, "width": 4},

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from scipy import stats
+from torch import Tensor
 
-from sidedoor.data.augment import Chain, Crop, Flip, Noise, augmentation
+from sidedoor.data.augment import Affine, Chain, Crop, Flip, Jitter, Noise, augmentation
 from sidedoor.errors import ConfigError
 from sidedoor.types import Batch
 
@@ -68,8 +71,8 @@ def test_flip_mirrors_about_half_of_the_images() -> None:
     assert stats.binomtest(int(kept.sum()), 1000).pvalue > 0.001
 
 
-@pytest.mark.parametrize("augment", [Crop(2), Flip(), Chain((Flip(), Crop()))])
-def test_the_input_is_left_alone_and_the_draw_follows_torchs_seed(augment: Crop | Flip | Chain) -> None:
+@pytest.mark.parametrize("augment", [Crop(2), Flip(), Jitter(), Affine(), Chain((Flip(), Crop()))])
+def test_the_input_is_left_alone_and_the_draw_follows_torchs_seed(augment: Any) -> None:
     before = batch(30)
     copy = before.x.clone()
     torch.manual_seed(1)
@@ -100,3 +103,42 @@ def test_noise_is_of_a_strength_of_its_own_for_each_image() -> None:
     assert stats.kstest(deviation.numpy() / 16, "uniform").pvalue > 0.001
     bright = Noise(60.0)(grey._replace(x=torch.ones(20, 1, 16, 16))).x
     assert bright.max() == 1
+
+
+def test_light_changes_in_proportion_and_contrast_about_the_mean() -> None:
+    before = batch(500)._replace(x=torch.rand(500, 3, 6, 8) * 0.2 + 0.4)
+    after = Jitter(0.2)(before).x
+    brightness = after.mean((1, 2, 3)) / before.x.mean((1, 2, 3))
+    spread = after.flatten(1).std(1) / before.x.flatten(1).std(1)
+    for factor, most in ((brightness, 0.2), (spread / brightness, 0.2)):
+        assert stats.kstest((factor - 1 + most).numpy() / (2 * most), "uniform").pvalue > 0.001
+    assert Jitter(1.0)(before._replace(x=torch.ones(500, 3, 6, 8))).x.max() == 1
+
+
+def test_a_picture_is_moved_resized_and_turned_within_the_bounds() -> None:
+    spots = torch.zeros(300, 1, 41, 41)
+    spots[:, :, 20, 28:31] = 1  # nine pixels to the right of the centre
+    rows, columns = torch.arange(41.0)[:, None] - 20, torch.arange(41.0) - 20
+
+    def centres(augment: Affine) -> tuple[Tensor, Tensor]:
+        x = augment(Batch(spots, torch.zeros(300), torch.arange(300))).x[:, 0]
+        mass = x.sum((1, 2))
+        return (x * rows).sum((1, 2)) / mass, (x * columns).sum((1, 2)) / mass
+
+    down, right = centres(Affine(30.0, 0.0, 1.0, 1.0))
+    assert torch.allclose((down.square() + right.square()).sqrt(), torch.tensor(9.0), atol=0.2)
+    degrees = torch.rad2deg(torch.atan2(down, right))
+    assert stats.kstest((degrees.numpy() + 30) / 60, "uniform").pvalue > 0.001
+    down, right = centres(Affine(0.0, 0.1, 1.0, 1.0))
+    for move in (down, right - 9):
+        assert stats.kstest((move.numpy() / 41 + 0.1) / 0.2, "uniform").pvalue > 0.001
+    down, right = centres(Affine(0.0, 0.0, 0.8, 1.2))
+    assert down.abs().max() < 0.01
+    assert stats.kstest((right.numpy() / 9 - 0.8) / 0.4, "uniform").pvalue > 0.001
+
+
+def test_movements_that_mean_nothing_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"sizes from 0.9 to 0.8 given"):
+        Affine(smallest=0.9, largest=0.8)
+    with pytest.raises(ConfigError, match="targets are images"):
+        Affine()(Batch(torch.rand(2, 1, 8, 8), torch.rand(2, 1, 8, 8), torch.arange(2)))

@@ -14,11 +14,13 @@ from sidedoor.defenses.base import Purifier
 from sidedoor.defenses.crop_resize import CropResize
 from sidedoor.defenses.cutmix import CutMix
 from sidedoor.defenses.cutout import Cutout
+from sidedoor.defenses.edge_replacement import EdgeReplacement, around
 from sidedoor.defenses.flip import Flip
 from sidedoor.defenses.gaussian_blur import GaussianBlur
 from sidedoor.defenses.gaussian_noise import GaussianNoise
 from sidedoor.defenses.mixup import Mixup
 from sidedoor.defenses.rotation import Rotation
+from sidedoor.edges import mask
 from sidedoor.engine import Run
 from sidedoor.errors import ConfigError
 from sidedoor.geometry import turned
@@ -57,6 +59,14 @@ def test_rotation_is_torchvisions() -> None:
     half = Rotation(180.0).fit(nn.Identity(), GREYS, Classification(1), Run.local(device="cpu"))
     many = half(torch.rand(1, 3, 20, 24).expand(50, -1, -1, -1), torch.arange(50))[0]
     assert len(torch.unique(many.flatten(1).sum(1))) > 40, "all inputs are rotated alike"
+
+
+def test_turned_resized_and_moved_is_torchvisions_affine() -> None:
+    found = turned(X, torch.full((6,), 20.0), torch.full((6,), 1 / 0.8), torch.tensor([[2 * 3 / 24, 0.0]] * 6))
+    # torchvision moves the picture, ours the window over it, in the picture's own axes.
+    moved = functional.affine(X, 0, [-3, 0], 1.0, [0, 0], functional.InterpolationMode.BILINEAR)
+    expected = functional.affine(moved, -20.0, [0, 0], 0.8, [0, 0], functional.InterpolationMode.BILINEAR)
+    assert torch.allclose(found[..., 8:-8, 8:-8], expected[..., 8:-8, 8:-8], atol=1e-4)
 
 
 def test_a_crop_is_one_of_the_windows_enlarged() -> None:
@@ -104,3 +114,32 @@ def test_mixup_and_cutmix_take_images_of_the_defenders() -> None:
     assert len(set(greys.tolist())) > 1
     pasted = (purified(CutMix(0.5)) != X).any(1).flatten(1).sum(1)
     assert pasted.tolist() == [100] * 6
+
+
+@pytest.mark.parametrize("operator", ["sobel", "scharr", "prewitt", "roberts", "canny"])
+def test_edges_are_painted_over_and_nothing_else(operator: str) -> None:
+    edges = mask(X, operator, 28 / 255)
+    assert 0.02 < edges.float().mean() < 0.98
+    found = purified(EdgeReplacement(operator))
+    assert torch.equal(found, torch.where(edges, torch.tensor(125 / 255), X))
+    with pytest.raises(ConfigError, match="edge operator 'laplace'"):
+        EdgeReplacement("laplace")
+
+
+def test_a_hidden_pixel_is_the_mean_of_the_nearest_seen_ones() -> None:
+    hidden = torch.rand(6, 1, 20, 24, generator=torch.Generator().manual_seed(1)) < 0.7
+    hidden[:, :, 2:9, 3:10] = True
+    found = around(X, hidden)
+    for image, row, column in ((0, 5, 6), (1, 3, 4), (2, 19, 0), (3, 10, 10)):
+        reach = 0
+        seen = torch.zeros(0)
+        while seen.numel() == 0:
+            part = (image, slice(None), slice(max(row - reach, 0), row + reach + 1),
+                    slice(max(column - reach, 0), column + reach + 1))
+            seen = X[part][:, ~hidden[part][0]]
+            reach += 1
+        assert torch.allclose(found[image, :, row, column], seen.mean(1), atol=1e-5)
+    assert torch.equal(found[~hidden.expand_as(X)], X[~hidden.expand_as(X)])
+    assert (around(X, torch.ones_like(hidden)) == 0).all()
+    smooth = purified(EdgeReplacement(fill="around"))
+    assert (smooth[:, :, 1:] - smooth[:, :, :-1]).abs().mean() < (X[:, :, 1:] - X[:, :, :-1]).abs().mean()

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image
 from torch import Tensor, nn
 
 from sidedoor import registry
@@ -26,7 +25,6 @@ from sidedoor.bench.store import Store
 from sidedoor.data.base import stored, unit
 from sidedoor.data.decode import Unreadable, pixels
 from sidedoor.errors import CannotComplete, ConfigError
-from sidedoor.files import replacing
 from sidedoor.state import load_state, load_weights
 from sidedoor.tasks.restoration import Restoration
 from sidedoor.triggers.additive import Additive
@@ -140,11 +138,3 @@ def read(path: Path, channels: int) -> Pixels:
         return torch.from_numpy(np.array(pixels(path, channels)))
     except Unreadable as error:
         raise CannotComplete(f"{path} cannot be read: {error}") from error
-
-
-def write(image: Pixels, path: Path) -> None:
-    """A PNG file, which keeps every pixel."""
-    array = image.numpy()
-    picture = Image.fromarray(array[0] if len(array) == 1 else np.ascontiguousarray(array.transpose(1, 2, 0)))
-    with replacing(path) as temporary:
-        picture.save(temporary, "PNG")

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from sidedoor import registry
 from sidedoor.data.base import Dataset
+from sidedoor.data.poisoned import PoisonedDataset
 from sidedoor.engine import Objective, Player, Run, Supervised
 from sidedoor.errors import ConfigError
 from sidedoor.goals.all_to_one import AllToOne
 from sidedoor.method import Method
 from sidedoor.tasks.classification import Classification
-from sidedoor.types import Access, Backdoor, Batch, Build, Door, Goal, Space, Task, Trigger, stamp
+from sidedoor.types import Access, Backdoor, Batch, Build, Door, Goal, Planted, Space, Task, Trigger, stamp
 from sidedoor.weightings.base import Weighting
 
 
@@ -60,6 +63,55 @@ class Attack(Method, ABC):
             train: the victim's training data, with its labels.
             surrogate: builds a network to derive the trigger from, if the attack needs one. It is the victim's own
                 architecture for an attacker who trains or edits weights.
+        """
+
+
+def _usual() -> Attack:
+    usual: Attack = registry.make("attack", "badnets")
+    return usual
+
+
+@dataclass(frozen=True)
+class Trainer(Attack, ABC):
+    """Poison as another attack does, and train on it in a way of one's own.
+
+    Args:
+        attack: an attack on data; its goal is the one given here.
+
+    Raises:
+        ConfigError: an attack that trains by itself, or that has another goal.
+    """
+
+    access: ClassVar[Access] = Access.TRAINING
+    attack: Attack = field(default_factory=_usual)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._poisoner()
+
+    def _poisoner(self) -> Attack:
+        """The attack on data, with the goal of the whole."""
+        name = type(self.attack).__name__
+        if self.attack.access is not Access.DATA:
+            raise ConfigError(f"{name} given as `attack`; expected one that poisons data and leaves training to others")
+        if self.attack.goal not in (type(self.attack).goal, self.goal):
+            raise ConfigError(f"{name} with the goal {self.attack.goal} given within {type(self).__name__}; "
+                              "say the goal of the latter instead")
+        return replace(self.attack, goal=self.goal)
+
+    def plan(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> Backdoor:
+        backdoor = self._poisoner().plan(train, task, surrogate, run)
+        return Backdoor(backdoor.doors, train=functools.partial(self._planted, backdoor))
+
+    def _planted(self, backdoor: Backdoor, data: Dataset, task: Task, build: Build, run: Run) -> Planted:
+        return Planted(self.trained(PoisonedDataset(data, backdoor, task), data, task, build, run), backdoor.doors)
+
+    @abstractmethod
+    def trained(self, poisoned: PoisonedDataset, data: Dataset, task: Task, build: Build, run: Run) -> nn.Module:
+        """The victim.
+
+        Args:
+            poisoned: the training data as the other attack leaves them, and `data`, as they were.
         """
 
 

@@ -9,7 +9,7 @@ trained on the data that is poisoned (`sidedoor.hiding`) and kept for all victim
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 from sidedoor.attacks.base import Attack
@@ -30,7 +30,9 @@ class PoisonInk(Attack):
         rate: share of the eligible training samples, in [0, 1].
         ink: red, green and blue in 8-bit levels; further targets have other inks, grey images their brightness.
         operator, threshold: of the edges, see `Pen`; the threshold is in 8-bit levels.
-        size: of the networks, see `SIZES`; `epochs`, `interference`, `adversarial` of training: see `Hiding`.
+        picture: one whose edges are hidden in all images, for the paper's ablation; empty: each image's own edges.
+        size: of the networks, see `SIZES`; `epochs`, `interference`, `adversarial`, `invisible` of training: see
+            `Hiding`; `network_seed`, to share them between runs of several seeds: None for the run's own.
     """
 
     access: ClassVar[Access] = Access.DATA
@@ -38,19 +40,23 @@ class PoisonInk(Attack):
     ink: tuple[int, int, int] = (80, 160, 80)
     operator: str = "sobel"
     threshold: NonNegative = 28.0
+    picture: str = ""
     size: Literal["paper", "small", "tiny"] = "paper"
     epochs: Count = 200
     interference: Share = 0.5
     adversarial: NonNegative = 0.01
+    invisible: NonNegative = 5.0
+    network_seed: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        Pen(self.operator)
+        Pen(self.operator, picture=self.picture)
 
     def plan(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> Backdoor:
-        pen, goals = Pen(self.operator, self.threshold / 255), self.goal.parts()
+        pen, goals = Pen(self.operator, self.threshold / 255, picture=self.picture), self.goal.parts()
         how = Hiding(**SIZES[self.size], epochs=self.epochs, interference=self.interference,
-                     adversarial=self.adversarial)
-        network = how.learned(train, pen, run).injection
+                     adversarial=self.adversarial, invisible=self.invisible)
+        there = run if self.network_seed is None else replace(run, seed=self.network_seed)
+        network = how.learned(train, pen, there).injection
         doors = tuple(Door(Ink(network, mixed(self.ink, k, train.shape[0]), pen), g) for k, g in enumerate(goals))
         return Backdoor(doors, select.random(train, task, doors, self.rate, run.rng("poison")))

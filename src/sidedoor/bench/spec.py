@@ -20,7 +20,7 @@ from sidedoor.data.augment import augmentation
 from sidedoor.defenses.base import DataFilter, Defense, ModelAudit, TrainingDefense
 from sidedoor.engine import Recipe
 from sidedoor.errors import CannotComplete, ConfigError, unknown
-from sidedoor.method import check, hints
+from sidedoor.method import Method, check, hints
 from sidedoor.state import FOREIGN
 from sidedoor.types import Access, Task
 
@@ -153,8 +153,14 @@ class Spec:
         # Where files lie decides nothing; the fingerprint and the hash of the weights stand for them.
         for reference, place in (("data", "path"), ("model", "weights"), ("surrogate", "weights")):
             spec[reference] = {k: v for k, v in (spec[reference] or {}).items() if k != place}
-        content = {"spec": spec, "data": fingerprint, "versions": [type(m).version for m in methods]}
+        content = {"spec": spec, "data": fingerprint, "versions": [v for m in methods for v in _versions(m)]}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _versions(method: Any) -> list[int]:
+    """Of a method and of those among its parameters."""
+    return [type(method).version] + [v for f in fields(method) if isinstance(inner := getattr(method, f.name), Method)
+                                     for v in _versions(inner)]
 
 
 _REFERENCES = ("data", "model", "attack", "defense", "surrogate", "task")

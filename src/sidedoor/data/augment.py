@@ -9,7 +9,8 @@ import torch
 from torch.nn import functional
 
 from sidedoor.errors import ConfigError, unknown
-from sidedoor.method import Count, Method, Positive
+from sidedoor.geometry import turned
+from sidedoor.method import Count, Method, NonNegative, Positive, Share
 from sidedoor.types import Batch
 
 
@@ -63,6 +64,56 @@ class Noise(Method):
 
 
 @dataclass(frozen=True)
+class Jitter(Method):
+    """Change the brightness and the contrast of each image by factors of their own, and clip it to [0, 1].
+
+    Args:
+        most: largest change, as a share of 1; contrast is about the mean of the image.
+    """
+
+    most: Share = 0.2
+
+    def __call__(self, batch: Batch) -> Batch:
+        b = len(batch.x)
+        brightness, contrast = 1 + self.most * (2 * torch.rand(2, b, 1, 1, 1, device=batch.x.device) - 1)
+        lit = batch.x * brightness
+        mean = lit.mean((1, 2, 3), keepdim=True)
+        return batch._replace(x=torch.lerp(mean, lit, contrast).clamp(0, 1))
+
+
+@dataclass(frozen=True)
+class Affine(Method):
+    """Turn, resize and move the picture in each image; what enters is black.
+
+    Args:
+        degrees: largest rotation, either way.
+        shift: largest move along each axis, as a share of the side.
+        smallest, largest: factors between which the picture's size is drawn.
+
+    Raises:
+        ConfigError: sizes in the wrong order, or targets that are images, which would not be moved along.
+    """
+
+    degrees: NonNegative = 15.0
+    shift: Share = 0.06
+    smallest: Positive = 0.875
+    largest: Positive = 1.143
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.smallest > self.largest:
+            raise ConfigError(f"sizes from {self.smallest} to {self.largest} given; expected the smaller one first")
+
+    def __call__(self, batch: Batch) -> Batch:
+        if batch.y.ndim == 4:
+            raise ConfigError("augmentation 'affine' moves inputs only, but the targets are images; use 'flip'")
+        size, angle, *move = torch.rand(4, len(batch.x), device=batch.x.device)
+        scale = 1 / (self.smallest + (self.largest - self.smallest) * size)
+        across, down = (2 * self.shift * (2 * share - 1) for share in move)
+        return batch._replace(x=turned(batch.x, self.degrees * (2 * angle - 1), scale, torch.stack([across, down], 1)))
+
+
+@dataclass(frozen=True)
 class Chain(Method):
     """Augmentations one after another."""
 
@@ -74,7 +125,8 @@ class Chain(Method):
         return batch
 
 
-AUGMENTATIONS: dict[str, Callable[[], Callable[[Batch], Batch]]] = {"crop": Crop, "flip": Flip, "noise": Noise}
+AUGMENTATIONS: dict[str, Callable[[], Callable[[Batch], Batch]]] = {
+    "crop": Crop, "flip": Flip, "noise": Noise, "jitter": Jitter, "affine": Affine}
 
 
 def augmentation(names: tuple[str, ...]) -> Callable[[Batch], Batch] | None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from sidedoor import edges
 from sidedoor.errors import ConfigError, unknown
 from sidedoor.method import Count, Method, Share
+from sidedoor.pictures import picture
 from sidedoor.types import Images, Index, Trigger
 
 
@@ -22,6 +23,7 @@ class Pen(Method):
         operator: "sobel", "scharr", "prewitt", "roberts" or "canny", as scikit-image has them.
         threshold: steepness from which on a pixel is an edge, in units of the pixel range; Canny has its own.
         width: of the lines, in pixels more than edges have, plus one.
+        picture: one whose edges are drawn on every image instead of the image's own; empty for none.
 
     Raises:
         ConfigError: an unknown operator.
@@ -30,6 +32,7 @@ class Pen(Method):
     operator: str = "sobel"
     threshold: Share = 28 / 255
     width: Count = 1
+    picture: str = ""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -38,7 +41,8 @@ class Pen(Method):
 
     def lines(self, x: Images) -> Tensor:
         """Where the edges of images are, (b, 1, h, w), True or False."""
-        return edges.mask(x, self.operator, self.threshold, self.width)
+        seen = picture(self.picture, (x.shape[1], x.shape[2], x.shape[3])).to(x)[None] if self.picture else x
+        return edges.mask(seen, self.operator, self.threshold, self.width).expand(len(x), -1, -1, -1)
 
 
 def drawn(lines: Tensor, ink: Float[Tensor, "#b c"]) -> Images:

@@ -1,0 +1,105 @@
+"""Pages of results from a store: its records by specification, tables, and what was written about them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from sidedoor.bench.record import Record
+from sidedoor.bench.spec import cells, grid, read
+from sidedoor.bench.store import Store
+from sidedoor.statistics import t_interval
+
+Value = Callable[[Record], float | None]
+Lines = list[str]
+
+
+class Study:
+    """Records of a store, by the specification that asked for them.
+
+    Args:
+        runs: the folder given to `sidedoor sweep --out`.
+        specifications: the folder of the specifications, which also has `notes.md`: what a person wrote about the
+            figures, by headings.
+    """
+
+    def __init__(self, runs: Path, specifications: Path):
+        self.store, self.specifications = Store(runs), specifications
+        self.records = [record for record in self.store.records() if record.finished]
+
+    def of(self, name: str) -> list[Record]:
+        """Finished cells of NAME.toml, in its order."""
+        found = {written(record.spec): record for record in self.records}
+        return [found[text] for spec in self.wanted(name) if (text := written(spec)) in found]
+
+    def wanted(self, name: str) -> list[dict[str, Any]]:
+        """The cells of NAME.toml."""
+        table = read(self.specifications / f"{name}.toml")
+        return [spec.to_json() for spec in (grid(table) if "grid" in table else cells(table))]
+
+
+def written(spec: dict[str, Any]) -> str:
+    """As text that is equal where the specifications are."""
+    return json.dumps(json.loads(json.dumps(spec)), sort_keys=True)
+
+
+def drop(record: Record) -> float | None:
+    """What the backdoor costs on clean inputs, beside the clean sibling."""
+    clean = (record.sibling or {}).get("clean")
+    return None if clean is None or record.clean is None else clean - record.clean
+
+
+def grouped(records: Iterable[Record], key: Callable[[Record], str]) -> dict[str, list[Record]]:
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        groups.setdefault(key(record), []).append(record)
+    return groups
+
+
+def mean(records: Iterable[Record], value: Value, digits: int = 3) -> str:
+    """Mean over seeds ± half the 95 % interval."""
+    values = [v for record in records if (v := value(record)) is not None]
+    if not values:
+        return ""
+    middle, low, _ = t_interval(values)
+    return f"{middle:.{digits}f}" + ("" if low is None else f" ± {middle - low:.{digits}f}")
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Lines:
+    return [f"| {' | '.join(row)} |" for row in [list(headings), ["---"] * len(headings), *rows]] + [""]
+
+
+def took(records: Sequence[Record]) -> str:
+    """How many seeds of how many the protocol calls a success."""
+    return f"{sum(record.status == 'done' for record in records)} of {len(records)}"
+
+
+def notes(study: Study) -> dict[str, Lines]:
+    """What a person wrote about the figures: notes.md, by headings."""
+    found = _by_heading(study.specifications / "notes.md", "# ")
+    return {name: ["\n".join(lines).strip(), ""] for name, lines in found.items()}
+
+
+def sections(page: Path) -> dict[str, Lines]:
+    """The sections of a page, with their headings; none where there is no page yet."""
+    found = _by_heading(page, "## ") if page.is_file() else {}
+    return {title: [f"## {title}", *lines] for title, lines in found.items()}
+
+
+def _by_heading(file: Path, mark: str) -> dict[str, Lines]:
+    parts: dict[str, Lines] = {}
+    current: Lines = []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        if line.startswith(mark):
+            current = parts.setdefault(line.removeprefix(mark), [])
+        else:
+            current.append(line)
+    return parts
+
+
+def command(study: Study, name: str) -> Lines:
+    """What runs a specification."""
+    folder = study.specifications.name
+    return [f"`sidedoor sweep experiments/{folder}/{name}.toml --workers 2 --out runs/{folder} --data-root DIR`", ""]

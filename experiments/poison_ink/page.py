@@ -1,0 +1,181 @@
+"""Write docs/results/poison_ink.md from the store of this folder's specifications, the paper's figures beside ours.
+
+    python -m experiments.poison_ink.page RUNS -o docs/results/poison_ink.md
+
+RUNS is the folder given to `sidedoor sweep --out`. Sections whose cells have not been run stay as they are in the page,
+or are left out where it has none. The paper is arXiv:2108.02488; its figures are those of CIFAR-10.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.pages import Lines, Study, Value, command, drop, grouped, mean, notes, sections, table, took
+from sidedoor.bench.record import Record
+
+TRANSFORMS = ("none", "flip", "shrink_pad", "rotation", "crop_resize")
+INVISIBLE = {"badnets": (25.68, 0.9833), "blended": (21.29, 0.8810), "sig": (25.12, 0.8250), "refool": (19.38, 0.8243),
+             "spm": (38.94, 0.9884), "lsb": (51.13, 0.9991), "poison_ink": (42.95, 0.9961), "wanet": (32.15, 0.9822),
+             "ftrojan": (41.10, 0.9915), "advdoor": (22.97, 0.9101)}
+"""PSNR and SSIM of Tables V and VIII."""
+PLAIN = {"ftrojan": (100, 100, 9.99, 77.99, 9.56, 59.51), "poison_ink": (99.92, 99.98, 39.82, 96.24, 82.39, 83.67)}
+"""ASR of Table IX without enhanced training: each of `TRANSFORMS`, then their mean."""
+ENHANCED = {"badnets": (100, 99.98, 22.00, 77.26, 39.77, 67.80), "blended": (99.82, 99.79, 92.39, 98.95, 74.34, 93.06),
+            "sig": (99.92, 99.95, 99.86, 99.8, 97.62, 99.43), "refool": (93.87, 93.64, 89.59, 93.22, 93.63, 92.79),
+            "spm": (99.86, 99.89, 9.72, 68.42, 8.96, 57.37), "lsb": (14.93, 15.36, 15.14, 16.35, 17.03, 15.76),
+            "poison_ink": (99.92, 99.97, 83.12, 96.94, 87.46, 93.48),
+            "ftrojan": (97.57, 97.35, 99.07, 97.59, 99.46, 98.21)}
+"""The same of Tables VII and IX."""
+
+
+def percent(number: Callable[[Record], float | None]) -> Value:
+    def value(record: Record) -> float | None:
+        found = number(record)
+        return None if found is None else 100 * found
+
+    return value
+
+
+C_ACC, ASR, DROP, IDLE = (percent(number) for number in (lambda r: r.clean, lambda r: r.attack, drop, lambda r: r.idle))
+
+
+def column(name: str) -> Value:
+    return lambda record: record.columns.get(name)
+
+
+def inner(record: Record) -> dict[str, Any]:
+    """The attack on data: of one that trains around another, the other."""
+    given: dict[str, Any] = record.spec["attack"]
+    return given.get("attack", given)
+
+
+def variant(record: Record) -> str:
+    """An attack's name with what sets it apart in this study."""
+    given = inner(record)
+    parts = [given["name"]]
+    if given["name"] == "poison_ink":
+        parts += [words for key, value, words in (
+            ("interference", 0, "no interference"), ("adversarial", 0, "no adversarial loss"),
+            ("invisible", 0, "adversarial loss alone")) if given[key] == value]
+        parts += [f"edges of a picture ({given['picture']})"] if given["picture"] else []
+    if record.spec["attack"] is not given and record.spec["attack"]["name"] != "physical":
+        parts.append(record.spec["attack"]["name"])
+    return ", ".join(parts)
+
+
+def with_rate(record: Record) -> str:
+    return f"{variant(record)}, {100 * inner(record)['rate']:g} %"
+
+
+def defense(record: Record) -> str:
+    """The name, and of edges which and how."""
+    given = record.spec["defense"]
+    if given is None:
+        return "none"
+    if given["name"] != "edge_replacement":
+        return str(given["name"])
+    extra = [f"threshold {given['threshold']:g}"] if given["threshold"] != 28 else []
+    extra += [f"{given['width']} pixels wide"] if given["width"] != 1 else []
+    return ", ".join([f"edges ({given['operator']}) by {given['fill']}", *extra])
+
+
+def network(record: Record) -> str:
+    return str(record.spec["model"]["name"])
+
+
+def compared(records: Sequence[Record], key: Callable[[Record], str]) -> Lines:
+    """Each attack without a defence: what it costs, whether it works, how visible it is."""
+    rows = []
+    for name, group in grouped([r for r in records if r.spec["defense"] is None], key).items():
+        psnr, ssim = INVISIBLE.get(name, ("", ""))
+        rows.append([name, took(group), mean(group, C_ACC, 1), mean(group, DROP, 1), mean(group, ASR, 1),
+                     mean(group, IDLE, 1), mean(group, column("psnr"), 2), mean(group, column("ssim"), 4), str(psnr),
+                     str(ssim)])
+    return table(["", "Took", "C-Acc %", "Drop", "ASR %", "Clean model's", "PSNR dB", "SSIM", "Paper: PSNR", "SSIM"],
+                 rows)
+
+
+def _average(records: Iterable[Record], value: Value) -> dict[int, float]:
+    """The mean over all transformations, by seed; only of seeds that have them all."""
+    seeds = grouped(records, lambda r: str(r.spec["seed"]))
+    found = {int(seed): [v for r in group if (v := value(r)) is not None] for seed, group in seeds.items()}
+    return {seed: sum(values) / len(values) for seed, values in found.items() if len(values) == len(TRANSFORMS)}
+
+
+def transformed(records: Sequence[Record], paper: dict[str, tuple[float, ...]]) -> Lines:
+    """ASR behind each transformation, their mean, and how far Poison Ink's mean is above it, seed by seed."""
+    groups = grouped(records, variant)
+    averages = {name: _average(group, ASR) for name, group in groups.items()}
+    ink = averages.get("poison_ink", {})
+    rows = []
+    for name, group in groups.items():
+        cells, mine, right = grouped(group, defense), averages[name], _average(group, C_ACC)
+        ahead = {seed: ink[seed] - mine[seed] for seed in mine if seed in ink and name != "poison_ink"}
+        theirs = paper.get(name, ())
+        rows.append([name, *(mean(cells.get(t, []), ASR, 1) for t in TRANSFORMS),
+                     *(mean(cells.get("none", []), _of_seed(values), 1) for values in (mine, ahead, right)),
+                     *([f"{theirs[2]:g}", f"{theirs[-1]:g}"] if theirs else ["", ""])])
+    return table(["ASR %", "None", "Flip", "Shrink and pad", "Rotation", "Crop and resize", "Mean", "Poison Ink − it",
+                  "C-Acc %, mean", "Paper: shrink and pad", "Mean"], rows)
+
+
+def _of_seed(values: dict[int, float]) -> Value:
+    return lambda record: values.get(record.spec["seed"])
+
+
+def defended(records: Sequence[Record], key: Callable[[Record], str] = defense) -> Lines:
+    rows = [[name, mean(group, C_ACC, 1), mean(group, ASR, 1), mean(group, percent(lambda r: r.recovered), 1)]
+            for name, group in grouped(records, key).items()]
+    return table(["", "C-Acc %", "ASR %", "R-Acc %"], rows)
+
+
+def networks(records: Sequence[Record]) -> Lines:
+    rows = [[name, took(group), mean(group, percent(lambda r: (r.sibling or {}).get("clean")), 1),
+             mean(group, C_ACC, 1), mean(group, ASR, 1)] for name, group in grouped(records, network).items()]
+    return table(["Network", "Took", "Clean model's C-Acc %", "C-Acc %", "ASR %"], rows)
+
+
+def page(study: Study, before: dict[str, Lines]) -> str:
+    """The whole page.
+
+    Args:
+        before: sections of the page as it is, for those that the store has no records of.
+    """
+    attacks = study.of("attacks")
+    both = lambda r: f"{variant(r)} | {defense(r)}"  # noqa: E731
+    parts: list[tuple[str, str, Lines]] = [
+        ("All attacks on one setup (Tables V and VIII)", "attacks", compared(attacks, variant)),
+        ("Behind transformations (Table IX)", "transforms", transformed(study.of("transforms"), PLAIN)),
+        ("The same with enhanced training (Table VII)", "table7", transformed(study.of("table7"), ENHANCED)),
+        ("Other networks (Table X)", "table10", networks(study.of("table10"))),
+        ("Adaptive pre-processing (Tables XII and XIII)", "table12", defended(study.of("table12"))),
+        ("Few poisoned samples (Table XIV)", "table14", compared(study.of("table14"), with_rate)),
+        ("Losses and design (Table XV)", "ablations", compared(study.of("ablations"), variant)),
+        ("Losses and design, behind transformations", "ablations", defended(study.of("ablations"), both)),
+        ("Ten inks for ten targets", "multi", compared(study.of("multi"), variant)),
+        ("CIFAR-10: how visible it is", "cifar10", compared(study.of("cifar10"), variant)),
+    ]
+    remarks = notes(study)
+    lines = ["# Poison Ink and what it is compared with: measured figures", "", *remarks.get("introduction", [])]
+    for title, name, body in parts:
+        if len(body) > 3:
+            lines += [f"## {title}", "", *command(study, name), *body, *remarks.get(title, [])]
+        else:
+            lines += before.get(title, [])
+    return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("runs", type=Path)
+    parser.add_argument("-o", "--out", type=Path, required=True)
+    options = parser.parse_args()
+    study = Study(options.runs, Path(__file__).parent)
+    options.out.write_text(page(study, sections(options.out)), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""Paint over the edges of each input, where a trigger made of edges would be.
+
+Paper: Zhang, Chen, Huang, Liao, Zhang, Feng, Hua, Yu, "Poison Ink: Robust and Invisible Backdoor Attack", IEEE TIP
+2022, arXiv:2108.02488, Table XIII.
+
+The paper replaces edges by one grey ("pure") or by the original image ("ori"). No defender has the latter; in its place
+is what he can do, to fill edges from what is around them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from sidedoor.data.base import Dataset
+from sidedoor.defenses.base import Purifier, in_place
+from sidedoor.edges import mask
+from sidedoor.engine import Run
+from sidedoor.method import Bounds, Count
+from sidedoor.triggers.ink import Pen
+from sidedoor.types import Images, Index, Purify, Task
+
+
+@dataclass(frozen=True)
+class EdgeReplacement(Purifier):
+    """Replace edge pixels by a grey, or by the mean of the pixels around them that are no edges.
+
+    Args:
+        operator: "sobel", "scharr", "prewitt", "roberts" or "canny"; `threshold` in 8-bit levels, `width` of the lines.
+        fill: "grey" for the level `grey`, or "around".
+        grey: in 8-bit levels.
+    """
+
+    operator: str = "sobel"
+    threshold: Annotated[float, Bounds(0.0, 255.0)] = 28.0
+    width: Count = 1
+    fill: Literal["grey", "around"] = "grey"
+    grey: Annotated[float, Bounds(0.0, 255.0)] = 125.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        Pen(self.operator)
+
+    def fit(self, model: nn.Module, clean: Dataset, task: Task, run: Run) -> Purify:
+        def purify(x: Images, index: Index) -> Images:
+            edges = mask(x, self.operator, self.threshold / 255, self.width)
+            replaced: Images = torch.where(edges, self.grey / 255 if self.fill == "grey" else around(x, edges), x)
+            return replaced
+
+        return in_place(purify)
+
+
+def around(x: Images, hidden: Images) -> Images:
+    """At each hidden pixel the mean of those within the smallest square about it that has any seen one; 0 if none has.
+
+    Args:
+        hidden: (b, 1, h, w), True or False.
+    """
+    seen = (~hidden).to(x.dtype)
+    filled, known = x * seen, seen
+    for reach in range(1, max(x.shape[2:])):
+        size = 2 * reach + 1
+        count = functional.avg_pool2d(seen, size, 1, reach, divisor_override=1)
+        mean = functional.avg_pool2d(x * seen, size, 1, reach, divisor_override=1) / count.clamp(min=1)
+        new = (known == 0) & (count > 0.5)
+        filled, known = torch.where(new, mean, filled), torch.where(new, 1.0, known)
+        if bool(known.all()):
+            break
+    return filled

@@ -1,0 +1,34 @@
+"""A message in each image, written by a network in another way into each."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from sidedoor.types import Images, Index, Trigger
+
+
+class Encoded(Trigger):
+    """x' = x + G(x, s) with one message s for all images.
+
+    Args:
+        network: (images, messages) -> what is added; frozen and in evaluation mode from here on.
+        message: (bits,), zeros and ones.
+    """
+
+    message: Tensor
+
+    def __init__(self, network: nn.Module, message: Float[Tensor, "bits"]):
+        super().__init__()
+        self.network = network.requires_grad_(False).eval()
+        self.register_buffer("message", message)
+
+    def forward(self, x: Images, index: Index) -> Images:
+        changed: Tensor = x + self.network(x, self.message.expand(len(x), -1))
+        return changed
+
+
+def messages(count: int, bits: int, rng: torch.Generator) -> Float[Tensor, "n bits"]:
+    """Random messages, on the generator's device."""
+    return torch.randint(0, 2, (count, bits), generator=rng, device=rng.device).float()
