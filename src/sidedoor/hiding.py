@@ -70,7 +70,7 @@ class Hiding(Method):
     batch: Count = 32
     interference: Share = 0.5
     adversarial: NonNegative = 0.01
-    invisible: NonNegative = 5.0
+    invisible: NonNegative = 3.0
     clean: NonNegative = 1.0
     edges: Positive = 13.0
 

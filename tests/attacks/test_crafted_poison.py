@@ -16,14 +16,17 @@ from sidedoor.attacks.label_consistent import LabelConsistent
 from sidedoor.attacks.lf import LF
 from sidedoor.attacks.narcissus import Narcissus
 from sidedoor.attacks.refool import Refool
+from sidedoor.attacks.sleeper_agent import SleeperAgent
 from sidedoor.data.base import Dataset
 from sidedoor.data.poisoned import PoisonedDataset
 from sidedoor.engine import Recipe, Run, Supervised
 from sidedoor.errors import ConfigError
 from sidedoor.geometry import like
 from sidedoor.goals.all_to_one import AllToOne
+from sidedoor.goals.from_classes import FromClasses
 from sidedoor.goals.multi_target import MultiTarget
 from sidedoor.goals.untargeted import Untargeted
+from sidedoor.matching import Wanted, alignment, gradient
 from sidedoor.perturb import predicted
 from sidedoor.tasks.classification import Classification
 from sidedoor.triggers.reflection import Reflection
@@ -176,3 +179,33 @@ def test_narcissus_looks_like_its_target_and_is_magnified_in_tests() -> None:
     assert after > 0.6
     assert led(weak, 8)[1] < after
     assert [door.scored for door in Narcissus(magnify=1.0, passes=1).plan(train, TASK, build, RUN).doors] == [True]
+
+
+def test_sleeper_agent_turns_the_gradient_of_true_samples_towards_that_of_triggered_ones() -> None:
+    train, _, build = digits()
+    attack = SleeperAgent(goal=AllToOne(3), iterations=20, retrain=0, sources=100, size=3, rate=0.4)
+    backdoor = attack.plan(train, TASK, build, RUN)
+    rows, victim = backdoor.poison.index, PoisonedDataset(train, backdoor, TASK)
+    assert torch.equal(victim.targets, train.targets)
+    assert set(train.targets[rows].tolist()) == {3}
+    before, after = train.fetch(rows).x, victim.fetch(rows).x
+    assert (after - before).abs().max() * 255 == pytest.approx(16, abs=0.51)
+    # No training sample carries the patch.
+    assert not torch.equal(after[..., -3:, -3:], backdoor.doors[0].trigger(before, rows)[..., -3:, -3:])
+    model = RUN.fit(RUN.build(build), train, Supervised(TASK), name="surrogate")
+    others = train.fetch(torch.nonzero(train.targets != 3)[:100, 0])
+    wanted = gradient(model, stamp(backdoor.doors[0].trigger, others.x, others.index, PHOTO), 3)
+    old, new = (alignment(model, Wanted(3, wanted), x).item() for x in (before, after))
+    assert 1 - new < 0.5 * (1 - old)
+    easy = torch.tensor([r for r in torch.nonzero(train.targets == 3)[:, 0].tolist() if r not in set(rows.tolist())])
+    lengths = [gradient(model, train.fetch(part).x, 3).norm() for part in (rows, easy)]
+    assert lengths[0] > lengths[1]
+
+
+def test_sleeper_agent_moves_the_named_source_classes_only() -> None:
+    train, _, build = digits()
+    goal = FromClasses(3, (5,))
+    door = SleeperAgent(goal=goal, iterations=1, retrain=0, sources=10, size=3).plan(train, TASK, build, RUN).doors[0]
+    assert door.goal == goal
+    with pytest.raises(ConfigError, match="truly are of the one class"):
+        SleeperAgent(goal=MultiTarget((1, 2)))

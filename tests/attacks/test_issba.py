@@ -17,14 +17,14 @@ from sidedoor.goals.multi_target import MultiTarget
 from sidedoor.tasks.classification import Classification
 from sidedoor.triggers.encoded import Encoded
 from sidedoor.types import PHOTO, stamp
+from sidedoor.writing import Writing
 
 DATA, TASK = toy(Where(None), train=400, test=200), Classification(4)
 
 
 @pytest.mark.slow
 def test_messages_are_read_after_storage_and_belong_to_their_image() -> None:
-    attack = ISSBA(bits=4, epochs=40, lr=3e-4)
-    pair = attack._learned(DATA.train, Run.local(seed=0, device="cpu"))
+    pair = Writing(bits=4, epochs=40, lr=3e-4).learned(DATA.train, Run.local(seed=0, device="cpu"))
     batch = DATA.test.fetch(torch.arange(200), torch.device("cpu"))
     message = torch.tensor([1.0, 0, 1, 1])
     stamped = stamp(Encoded(pair.encoder, message), batch.x, batch.index, PHOTO)

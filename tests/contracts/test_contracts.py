@@ -17,6 +17,7 @@ from sidedoor import registry
 from sidedoor.data.where import Where
 from sidedoor.errors import CannotComplete, ConfigError
 from sidedoor.injection import Injection
+from sidedoor.stegastamp import Encoder
 from sidedoor.testing import check, check_attack, check_defense, check_trigger
 from sidedoor.testing.ground import ground
 from sidedoor.triggers.blend import Blend
@@ -29,6 +30,8 @@ PARAMETERS: dict[str, dict[str, Any]] = QUICK | {
     "patch": {"pattern": checkerboard(3)},
     "blend": {"pattern": torch.linspace(0, 1, 256).reshape(1, 16, 16)},
     "ink": {"network": Injection(3, 4), "ink": torch.tensor([80.0, 160, 80]) / 255},
+    "encoded": {"network": Encoder((3, 16, 16), 4), "message": torch.tensor([1.0, 0, 1, 1])},
+    "style": {"style": torch.linspace(0, 1, 768).reshape(3, 16, 16)},
     "low_bits": {"message": (1, 1, 1, 0, 0, 1, 0, 0)},
     "generated": {"channels": 3, "width": 4},
     "faint": {"channels": 3, "epsilon": 0.2, "width": 4},

@@ -45,7 +45,7 @@ class PoisonInk(Attack):
     epochs: Count = 200
     interference: Share = 0.5
     adversarial: NonNegative = 0.01
-    invisible: NonNegative = 5.0
+    invisible: NonNegative = 3.0
     network_seed: int | None = None
 
     def __post_init__(self) -> None:

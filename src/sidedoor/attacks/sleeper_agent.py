@@ -1,0 +1,82 @@
+"""Samples of the target class, perturbed so that training on them steps as training on triggered samples would.
+
+Paper: Souri, Fowl, Chellappa, Goldblum, Goldstein, "Sleeper Agent: Scalable Hidden Trigger Backdoors for Neural
+Networks Trained from Scratch", NeurIPS 2022, arXiv:2106.08970.
+
+No training sample carries the patch, which is stamped at test time only, and all labels are true. Ours takes sign
+steps where the paper takes those of signed Adam, without augmentation, and leads all classes to the target unless the
+goal names source classes. Gradients are aligned batch by batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+
+from sidedoor.attacks.base import Attack, surrogate_of
+from sidedoor.data.base import Dataset, stored
+from sidedoor.data.poisoned import PoisonedDataset
+from sidedoor.engine import Run, Supervised
+from sidedoor.goals.all_to_one import AllToOne
+from sidedoor.goals.from_classes import FromClasses
+from sidedoor.matching import Wanted, gradient, lengths, matched
+from sidedoor.method import Count, Positive, Share
+from sidedoor.perturb import Steps
+from sidedoor.triggers.patch import Patch, checkerboard
+from sidedoor.types import Access, Backdoor, Build, Door, Goal, Images, Poison, Task, stamp
+
+
+@dataclass(frozen=True)
+class SleeperAgent(Attack):
+    """Perturb the samples of the target class that matter most to training, and leave the labels alone.
+
+    Args:
+        rate: share of the target class, in [0, 1].
+        epsilon: bound of the perturbations, in 8-bit levels; `iterations` of a twentieth of it, in all.
+        retrain: times that the surrogate is trained anew on what was made so far.
+        sources: most triggered samples whose gradient is imitated.
+        size: edge of the patch in pixels.
+    """
+
+    access: ClassVar[Access] = Access.DATA
+    goals: ClassVar[tuple[type[Goal], ...]] = (AllToOne, FromClasses)
+    because: ClassVar[str] = "it perturbs samples that truly are of the one class it leads to"
+    rate: Share = 0.5
+    epsilon: Positive = 16.0
+    iterations: Count = 250
+    retrain: int = 4
+    sources: Count = 500
+    size: Count = 8
+
+    def plan(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> Backdoor:
+        assert isinstance(self.goal, AllToOne | FromClasses)
+        door, label = Door(Patch(checkerboard(self.size)), self.goal), self.goal.target_class
+        model = surrogate_of(train, task, surrogate, run)
+        members = torch.nonzero(train.targets == label)[:, 0]
+        count = max(1, round(self.rate * len(members)))
+        longest = lengths(model, train.fetch(members, run.device).x, label).topk(count)
+        rows = members[longest.indices.cpu()].sort().values
+        poison = Poison(rows, torch.zeros_like(rows), torch.zeros(len(rows), dtype=torch.bool),
+                        targets=train.targets[rows], rate=self.rate)
+        base = train.fetch(rows, run.device).x
+        crafted, rounds = base, self.retrain + 1
+        how = Steps(self.epsilon / 255, self.epsilon / 255 / 20, max(1, self.iterations // rounds))
+        for k in range(rounds):
+            if k:
+                known = PoisonedDataset(train, _backdoor(door, poison, crafted, train), task)
+                model = run.fit(run.build(surrogate), known, Supervised(task), name=f"surrogate {k}").eval()
+            wanted = gradient(model, self._triggered(train, task, door, run), label)
+            crafted = matched(model, base, crafted, Wanted(label, wanted), how)
+        return _backdoor(door, poison, crafted, train)
+
+    def _triggered(self, train: Dataset, task: Task, door: Door, run: Run) -> Images:
+        eligible = torch.nonzero(door.goal.eligible(task, train.targets))[:, 0]
+        order = torch.randperm(len(eligible), generator=run.rng("sources"))
+        batch = train.fetch(eligible[order[:self.sources]], run.device)
+        return stamp(door.trigger, batch.x, batch.index, train.space)
+
+
+def _backdoor(door: Door, poison: Poison, crafted: Images, train: Dataset) -> Backdoor:
+    return Backdoor((door,), replace(poison, images=stored(crafted, train.space).cpu()))
