@@ -34,6 +34,11 @@ class Study:
         found = {written(record.spec): record for record in self.records}
         return [found[text] for spec in self.wanted(name) if (text := written(spec)) in found]
 
+    def whole(self, name: str) -> list[Record]:
+        """The cells of NAME.toml if all of them are finished, else none."""
+        found = self.of(name)
+        return found if len(found) == len(self.wanted(name)) else []
+
     def wanted(self, name: str) -> list[dict[str, Any]]:
         """The cells of NAME.toml."""
         table = read(self.specifications / f"{name}.toml")

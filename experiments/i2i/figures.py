@@ -21,17 +21,17 @@ ROWS = {"images_input": "input", "images_stamped": "with trigger", "images_outpu
 
 
 def draw(study: Study, folder: Path) -> set[str]:
-    """Every figure whose records are there, as NAME.svg; the names."""
+    """Every figure whose specification has been run, as NAME.svg; the names."""
     folder.mkdir(parents=True, exist_ok=True)
-    both = study.of("table2")
+    both = study.whole("table2")
     uap = [r for r in both if trigger(r) == "uap"]
-    static = [r for r in study.of("figure5") if _sums_to_one(r)]
+    static = [r for r in study.whole("figure5") if _sums_to_one(r)]
     figures: dict[str, tuple[Callable[[Path], None], Sequence[Any]]] = {}
     shown = list({trigger(r): r for r in both if r.spec["seed"] == 0 and weighting(r) == "pcgrad"}.values())
     figures["triggers"] = (lambda file: gallery(study, shown, file), shown)
     figures["convergence"] = (lambda file: convergence(study, uap, file), uap)
     figures["figure5"] = (lambda file: weights(static, file), static if len(grouped(static, weighting)) > 1 else [])
-    swept = [r for r in study.of("defenses") if r.spec["defense"]]
+    swept = [r for r in study.whole("defenses") if r.spec["defense"]]
     steps = [r for r in swept if r.spec["defense"]["name"] in ("bit_depth", "jpeg")]
     figures["defenses"] = (lambda file: strengths(steps, file), steps)
     strip = [r for r in swept if r.spec["defense"]["name"] == "strip_i2i" and r.spec["seed"] == 0]

@@ -2,9 +2,9 @@
 
     python -m experiments.i2i.page RUNS -o docs/results/i2i.md [--costs FILE]
 
-RUNS is the folder given to `sidedoor sweep --out`. Sections whose cells have not been run stay as they are in the page,
-or are left out where it has none. Figures go into a folder beside the page, of its name. FILE is what `python
-benchmarks/restoration.py --json` printed. The paper is arXiv:2407.10445; its figures are those of its DPIR.
+RUNS is the folder given to `sidedoor sweep --out`. Sections whose cells have not all been run stay as they are in the
+page; where it has none, what has been run is shown. Figures go into a folder beside the page, of its name. FILE is what
+`python benchmarks/restoration.py --json` printed. The paper is arXiv:2407.10445; its figures are those of its DPIR.
 """
 
 from __future__ import annotations
@@ -200,7 +200,7 @@ def page(study: Study, drawings: set[str], cost: Path | None, before: dict[str, 
     remarks = notes(study)
     lines = ["# Image-to-image backdoors: measured figures", "", *remarks.get("introduction", []), *networks(study)]
     for title, name, note, body in parts:
-        if len(body) > 3:
+        if len(body) > 3 and (study.whole(name) or title not in before):
             drawn = [f"![{title}](i2i/{note}.svg)", ""] if note in drawings else []
             if note == "defenses" and "strip" in drawings:
                 drawn += ["![STRIP for images](i2i/strip.svg)", ""]

@@ -2,8 +2,8 @@
 
     python -m experiments.poison_ink.page RUNS -o docs/results/poison_ink.md
 
-RUNS is the folder given to `sidedoor sweep --out`. Sections whose cells have not been run stay as they are in the page,
-or are left out where it has none. The paper is arXiv:2108.02488; its figures are those of CIFAR-10.
+RUNS is the folder given to `sidedoor sweep --out`. Sections whose cells have not all been run stay as they are in the
+page; where it has none, what has been run is shown. The paper is arXiv:2108.02488; its figures are those of CIFAR-10.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ def page(study: Study, before: dict[str, Lines]) -> str:
     remarks = notes(study)
     lines = ["# Poison Ink and what it is compared with: measured figures", "", *remarks.get("introduction", [])]
     for title, name, body in parts:
-        if len(body) > 3:
+        if len(body) > 3 and (study.whole(name) or title not in before):
             lines += [f"## {title}", "", *command(study, name), *body, *remarks.get(title, [])]
         else:
             lines += before.get(title, [])
