@@ -38,6 +38,9 @@ study: .venv/installed  ## the figures of docs/results; data sets are looked for
 	for file in $(filter-out %/full.toml,$(wildcard experiments/i2i/*.toml)); do \
 	  $(BIN)/sidedoor sweep $$file --workers 2 --out runs/i2i || exit 1; done
 	$(BIN)/python -m experiments.i2i.page runs/i2i -o docs/results/i2i.md
+	for file in $(filter-out %/full.toml,$(wildcard experiments/poison_ink/*.toml)); do \
+	  $(BIN)/sidedoor sweep $$file --workers 2 --out runs/poison_ink || exit 1; done
+	$(BIN)/python -m experiments.poison_ink.page runs/poison_ink -o docs/results/poison_ink.md --data-root $(SIDEDOOR_DATA)
 	for name in demo digits attacks fashion; do $(BIN)/sidedoor report runs/$$name -o docs/results/$$name.md; done
 
 bench: .venv/installed-dev  ## speed, as ratios against a baseline in the same run

@@ -194,9 +194,9 @@ def test_a_long_function_is_found(tmp_path: Path) -> None:
 
 
 def test_an_attack_on_data_is_a_page() -> None:
-    """60 lines that are not blank, its documentation included: a method is short where the house does the rest."""
+    """70 lines that are not blank, its documentation included: a method is short where the house does the rest."""
     files = {module: file.read_text(encoding="utf-8") for module, file in modules(ROOT / "attacks")}
     poisoners = {module: text for module, text in files.items() if "access: ClassVar[Access] = Access.DATA" in text}
     assert "badnets" in poisoners
     lines = {module: sum(bool(line.strip()) for line in text.splitlines()) for module, text in poisoners.items()}
-    assert {module: count for module, count in lines.items() if count > 60} == {}
+    assert {module: count for module, count in lines.items() if count > 70} == {}

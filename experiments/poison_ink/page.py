@@ -1,6 +1,6 @@
 """Write docs/results/poison_ink.md from the store of this folder's specifications, the paper's figures beside ours.
 
-    python -m experiments.poison_ink.page RUNS -o docs/results/poison_ink.md
+    python -m experiments.poison_ink.page RUNS -o docs/results/poison_ink.md [--data-root DIR]
 
 RUNS is the folder given to `sidedoor sweep --out`. Sections whose cells have not all been run stay as they are in the
 page; where it has none, what has been run is shown. The paper is arXiv:2108.02488; its figures are those of CIFAR-10.
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.pages import Lines, Study, Value, command, drop, grouped, mean, notes, sections, table, took
+from experiments.poison_ink.figures import hidden
 from sidedoor.bench.record import Record
 
 TRANSFORMS = ("none", "flip", "shrink_pad", "rotation", "crop_resize")
@@ -138,10 +139,11 @@ def networks(records: Sequence[Record]) -> Lines:
     return table(["Network", "Took", "Clean model's C-Acc %", "C-Acc %", "ASR %"], rows)
 
 
-def page(study: Study, before: dict[str, Lines]) -> str:
+def page(study: Study, drawing: Lines, before: dict[str, Lines]) -> str:
     """The whole page.
 
     Args:
+        drawing: lines that show the figure, if there is one.
         before: sections of the page as it is, for those that the store has no records of.
     """
     attacks = study.of("attacks")
@@ -159,7 +161,8 @@ def page(study: Study, before: dict[str, Lines]) -> str:
         ("CIFAR-10: how visible it is", "cifar10", compared(study.of("cifar10"), variant)),
     ]
     remarks = notes(study)
-    lines = ["# Poison Ink and what it is compared with: measured figures", "", *remarks.get("introduction", [])]
+    lines = ["# Poison Ink and what it is compared with: measured figures", "", *remarks.get("introduction", []),
+             *drawing]
     for title, name, body in parts:
         if len(body) > 3 and (study.whole(name) or title not in before):
             lines += [f"## {title}", "", *command(study, name), *body, *remarks.get(title, [])]
@@ -172,9 +175,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", type=Path)
     parser.add_argument("-o", "--out", type=Path, required=True)
+    parser.add_argument("--data-root", type=Path, help="where data sets lie, for the figure")
     options = parser.parse_args()
     study = Study(options.runs, Path(__file__).parent)
-    options.out.write_text(page(study, sections(options.out)), encoding="utf-8")
+    file = options.out.with_suffix("") / "hidden.svg"
+    drawn = hidden(study, "attacks", options.data_root, file) if options.data_root else file.exists()
+    drawing = [f"![What is hidden and found]({file.parent.name}/{file.name})", ""] if drawn else []
+    options.out.write_text(page(study, drawing, sections(options.out)), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from sidedoor.attacks.base import Attack
 from sidedoor.data import select
 from sidedoor.data.base import Dataset
 from sidedoor.engine import Run
-from sidedoor.hiding import SIZES, Hiding
+from sidedoor.hiding import SIZES, Hiding, Pair
 from sidedoor.method import Count, NonNegative, Share
 from sidedoor.triggers.ink import Ink, Pen, mixed
 from sidedoor.types import Access, Backdoor, Build, Door, Task
@@ -50,13 +50,21 @@ class PoisonInk(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        Pen(self.operator, picture=self.picture)
+        self.pen()
 
     def plan(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> Backdoor:
-        pen, goals = Pen(self.operator, self.threshold / 255, picture=self.picture), self.goal.parts()
+        network, pen = self.networks(train, run).injection, self.pen()
+        doors = tuple(Door(Ink(network, mixed(self.ink, k, train.shape[0]), pen), goal)
+                      for k, goal in enumerate(self.goal.parts()))
+        return Backdoor(doors, select.random(train, task, doors, self.rate, run.rng("poison")))
+
+    def pen(self) -> Pen:
+        """How edges are drawn."""
+        return Pen(self.operator, self.threshold / 255, picture=self.picture)
+
+    def networks(self, train: Dataset, run: Run) -> Pair:
+        """The injection network, and the extractor that shows what it hid; trained unless the run's shelf has them."""
         how = Hiding(**SIZES[self.size], epochs=self.epochs, interference=self.interference,
                      adversarial=self.adversarial, invisible=self.invisible)
         there = run if self.network_seed is None else replace(run, seed=self.network_seed)
-        network = how.learned(train, pen, there).injection
-        doors = tuple(Door(Ink(network, mixed(self.ink, k, train.shape[0]), pen), g) for k, g in enumerate(goals))
-        return Backdoor(doors, select.random(train, task, doors, self.rate, run.rng("poison")))
+        return how.learned(train, self.pen(), there)

@@ -11,7 +11,7 @@ goal names source classes. Gradients are aligned batch by batch.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 
@@ -22,7 +22,7 @@ from sidedoor.engine import Run, Supervised
 from sidedoor.goals.all_to_one import AllToOne
 from sidedoor.goals.from_classes import FromClasses
 from sidedoor.matching import Wanted, gradient, lengths, matched
-from sidedoor.method import Count, Positive, Share
+from sidedoor.method import Bounds, Count, Positive, Share
 from sidedoor.perturb import Steps
 from sidedoor.triggers.patch import Patch, checkerboard
 from sidedoor.types import Access, Backdoor, Build, Door, Goal, Images, Poison, Task, stamp
@@ -46,7 +46,7 @@ class SleeperAgent(Attack):
     rate: Share = 0.5
     epsilon: Positive = 16.0
     iterations: Count = 250
-    retrain: int = 4
+    retrain: Annotated[int, Bounds(0, 100)] = 4
     sources: Count = 500
     size: Count = 8
 
