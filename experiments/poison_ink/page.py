@@ -155,10 +155,11 @@ def page(study: Study, drawing: Lines, before: dict[str, Lines]) -> str:
         ("Other networks (Table X)", "table10", networks(study.of("table10"))),
         ("Adaptive pre-processing (Tables XII and XIII)", "table12", defended(study.of("table12"))),
         ("Few poisoned samples (Table XIV)", "table14", compared(study.of("table14"), with_rate)),
-        ("Losses and design (Table XV)", "ablations", compared(study.of("ablations"), variant)),
-        ("Losses and design, behind transformations", "ablations", defended(study.of("ablations"), both)),
+        ("Design (section V-I)", "ablations", compared(study.of("ablations"), variant)),
+        ("Design, behind transformations", "ablations", defended(study.of("ablations"), both)),
+        ("Losses (Table XV)", "table15", compared(study.of("table15"), variant)),
         ("Ten inks for ten targets", "multi", compared(study.of("multi"), variant)),
-        ("CIFAR-10: how visible it is", "cifar10", compared(study.of("cifar10"), variant)),
+        ("CIFAR-10: how visible it is (Table V)", "cifar10", compared(study.of("cifar10"), variant)),
     ]
     remarks = notes(study)
     lines = ["# Poison Ink and what it is compared with: measured figures", "", *remarks.get("introduction", []),

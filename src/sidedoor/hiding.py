@@ -28,11 +28,9 @@ from sidedoor.engine import Objective, Player, Recipe, Run
 from sidedoor.geometry import warped
 from sidedoor.injection import Critic, Extractor, Injection
 from sidedoor.method import Count, Method, NonNegative, Positive, Share
-from sidedoor.triggers.ink import Pen, drawn
+from sidedoor.triggers.ink import LEVELS, Pen, drawn
 from sidedoor.types import Batch, Images
 
-LEVELS = (40.0, 80.0, 120.0, 160.0, 200.0)
-"""Each channel of a training ink is one of these, in 8-bit levels."""
 SMALLEST, DEGREES = 0.875, 15.0
 """Of the interference: the smallest window or image, as a share of the side; the largest angle."""
 

@@ -19,7 +19,7 @@ from sidedoor.geometry import warped
 from sidedoor.goals.multi_target import MultiTarget
 from sidedoor.hiding import Hiding, Pair, interference
 from sidedoor.tasks.classification import Classification
-from sidedoor.triggers.ink import Ink, Pen, drawn, mixed
+from sidedoor.triggers.ink import Ink, Pen, coded, drawn, message_in, mixed
 from sidedoor.types import PHOTO, stamp
 
 SMALL = Hiding(width=8, extractor=16, blocks=1, epochs=60, lr=2e-3)
@@ -63,6 +63,17 @@ def test_every_target_has_an_ink_of_its_own_and_grey_images_have_grey_ones() -> 
     assert len(set(inks)) == 10
     assert all(0 <= v <= 1 for ink in inks for v in ink)
     assert mixed((80, 160, 80), 0, 1).tolist() == [pytest.approx((80 * 0.413 + 160 * 0.587) / 255)]
+
+
+def test_a_colour_carries_a_message() -> None:
+    assert coded(41) == (80, 160, 80)
+    assert len({coded(message) for message in range(125)}) == 125
+    lines = Pen().lines(shapes(125).fetch(torch.arange(125)).x)
+    inks = torch.tensor([coded(message) for message in range(125)]) / 255
+    noise = 0.05 * torch.randn(125, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(message_in(drawn(lines, inks) + noise, lines), torch.arange(125))
+    with pytest.raises(ConfigError, match="expected 0 to 124"):
+        coded(125)
 
 
 def test_interference_is_a_flip_a_turn_or_a_change_of_size_half_of_the_time() -> None:

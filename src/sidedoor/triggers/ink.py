@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from sidedoor import edges
@@ -51,8 +51,30 @@ def drawn(lines: Tensor, ink: Float[Tensor, "#b c"]) -> Images:
     return pattern
 
 
-INKS = 5
-"""Levels of each channel among which the inks of further targets are."""
+LEVELS = (40, 80, 120, 160, 200)
+"""Each channel of a training ink is one of these, in 8-bit levels."""
+INKS = len(LEVELS)
+
+
+def coded(message: int) -> tuple[int, int, int]:
+    """The ink that stands for a message: its three digits to the base 5, as levels of red, green and blue.
+
+    Raises:
+        ConfigError: a message that is not from 0 to 124.
+    """
+    if not 0 <= message < INKS**3:
+        raise ConfigError(f"message = {message} given; expected 0 to {INKS**3 - 1}")
+    red, rest = divmod(message, INKS**2)
+    green, blue = divmod(rest, INKS)
+    return LEVELS[red], LEVELS[green], LEVELS[blue]
+
+
+def message_in(pattern: Images, lines: Tensor) -> Int[Tensor, "b"]:
+    """The message of each pattern, as an extractor finds it: the levels nearest to the mean colour of its lines."""
+    colour = (pattern * lines).sum((2, 3)) / lines.sum((2, 3)).clamp(min=1)
+    distance = (255 * colour[:, :, None] - torch.tensor(LEVELS, device=pattern.device)).abs()
+    place: Tensor = INKS ** torch.arange(2, -1, -1, device=pattern.device)
+    return (distance.argmin(2) * place).sum(1)
 
 
 def mixed(ink: tuple[int, int, int], k: int, channels: int) -> Float[Tensor, "c"]:
