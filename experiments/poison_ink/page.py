@@ -159,6 +159,7 @@ def page(study: Study, drawing: Lines, before: dict[str, Lines]) -> str:
         ("Design, behind transformations", "ablations", defended(study.of("ablations"), both)),
         ("Losses (Table XV)", "table15", compared(study.of("table15"), variant)),
         ("Ten inks for ten targets", "multi", compared(study.of("multi"), variant)),
+        ("A clean network trained further (Figure 7)", "pretrained", compared(study.of("pretrained"), variant)),
         ("CIFAR-10: how visible it is (Table V)", "cifar10", compared(study.of("cifar10"), variant)),
     ]
     remarks = notes(study)

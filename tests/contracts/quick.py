@@ -11,6 +11,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "poison_ink": {"size": "tiny", "epochs": 1},
     "issba": {"bits": 4, "epochs": 1},
     "sleeper_agent": {"iterations": 1, "retrain": 1, "sources": 20, "size": 3},
+    "fine_tuned": {"epochs": 1},
     "trigger_first": {"epochs": 1},
     "refool": {"count": 4},
     "trojannn": {"iterations": 2, "epochs": 1},
