@@ -46,6 +46,7 @@ study: .venv/installed  ## the figures of docs/results; data sets are looked for
 bench: .venv/installed-dev  ## speed, as ratios against a baseline in the same run
 	$(BIN)/python benchmarks/engine.py
 	$(BIN)/python benchmarks/triggers.py
+	$(BIN)/python benchmarks/injection.py
 	$(BIN)/python benchmarks/restoration.py
 	$(BIN)/python benchmarks/start.py
 
