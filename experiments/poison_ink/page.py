@@ -146,10 +146,10 @@ def page(study: Study, drawing: Lines, before: dict[str, Lines]) -> str:
         drawing: lines that show the figure, if there is one.
         before: sections of the page as it is, for those that the store has no records of.
     """
-    attacks = study.of("attacks")
     both = lambda r: f"{variant(r)} | {defense(r)}"  # noqa: E731
     parts: list[tuple[str, str, Lines]] = [
-        ("All attacks on one setup (Tables V and VIII)", "attacks", compared(attacks, variant)),
+        ("Attacks on one setup (Tables V and VIII)", "attacks", compared(study.of("attacks"), variant)),
+        ("The wider field on the same setup", "neighbours", compared(study.of("neighbours"), variant)),
         ("Behind transformations (Table IX)", "transforms", transformed(study.of("transforms"), PLAIN)),
         ("The same with enhanced training (Table VII)", "table7", transformed(study.of("table7"), ENHANCED)),
         ("Other networks (Table X)", "table10", networks(study.of("table10"))),

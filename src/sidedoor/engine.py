@@ -256,6 +256,7 @@ class Run:
             build: an untrained one, to load the kept weights into.
             make: trains one.
         """
+        key = key | ({} if self.recipe.precision == "32" else {"precision": self.recipe.precision})
         name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
         run = replace(self, scope=f"artefact-{name}/", history={})
         if self.shelf is None:

@@ -83,18 +83,24 @@ def stamp(trigger: Trigger, x: Images, index: Index, space: Space) -> Images:
     """Stamp images and store them: the one place that clips to the space and rounds to its levels.
 
     A trigger that 8-bit storage would destroy is destroyed here. The gradient passes straight through the rounding.
+    It is stamped in full precision, whatever the network that looks at it computes in.
     """
     if space.levels is None:
-        clipped: Tensor = trigger(x, index).clamp(space.low, space.high)
-        return clipped
+        return _stamped(trigger, x, index).clamp(space.low, space.high)
     return from_levels(stamp_levels(trigger, x, index, space), space)
 
 
 def stamp_levels(trigger: Trigger, x: Images, index: Index, space: Space) -> Images:
     """What a file of a stamped image keeps: whole numbers in [0, levels], still as floating point."""
-    levels = to_levels(trigger(x, index).clamp(space.low, space.high), space)
+    levels = to_levels(_stamped(trigger, x, index).clamp(space.low, space.high), space)
     rounded: Tensor = _Round.apply(levels) if levels.requires_grad else levels.round_()
     return rounded
+
+
+def _stamped(trigger: Trigger, x: Images, index: Index) -> Images:
+    with torch.autocast(x.device.type, enabled=False):
+        stamped: Tensor = trigger(x, index)
+    return stamped
 
 
 def to_levels(x: Images, space: Space) -> Images:
