@@ -148,13 +148,14 @@ def page(study: Study, drawing: Lines, before: dict[str, Lines]) -> str:
     """
     both = lambda r: f"{variant(r)} | {defense(r)}"  # noqa: E731
     parts: list[tuple[str, str, Lines]] = [
-        ("Attacks on one setup (Tables V and VIII)", "attacks", compared(study.of("attacks"), variant)),
-        ("The wider field on the same setup", "neighbours", compared(study.of("neighbours"), variant)),
-        ("Behind transformations (Table IX)", "transforms", transformed(study.of("transforms"), PLAIN)),
+        ("Poison Ink and its faintest rivals", "headline", compared(study.of("headline"), variant)),
+        ("The same behind transformations (Table IX)", "headline", transformed(study.of("headline"), PLAIN)),
         ("The same with enhanced training (Table VII)", "table7", transformed(study.of("table7"), ENHANCED)),
         ("Other networks (Table X)", "table10", networks(study.of("table10"))),
         ("Adaptive pre-processing (Tables XII and XIII)", "table12", defended(study.of("table12"))),
         ("Few poisoned samples (Table XIV)", "table14", compared(study.of("table14"), with_rate)),
+        ("All attacks on one setup (Tables V and VIII)", "attacks", compared(study.of("attacks"), variant)),
+        ("The wider field on the same setup", "neighbours", compared(study.of("neighbours"), variant)),
         ("Design (section V-I)", "ablations", compared(study.of("ablations"), variant)),
         ("Design, behind transformations", "ablations", defended(study.of("ablations"), both)),
         ("Losses (Table XV)", "table15", compared(study.of("table15"), variant)),
@@ -181,7 +182,7 @@ def main() -> None:
     options = parser.parse_args()
     study = Study(options.runs, Path(__file__).parent)
     file = options.out.with_suffix("") / "hidden.svg"
-    drawn = hidden(study, "attacks", options.data_root, file) if options.data_root else file.exists()
+    drawn = hidden(study, "headline", options.data_root, file) if options.data_root else file.exists()
     drawing = [f"![What is hidden and found]({file.parent.name}/{file.name})", ""] if drawn else []
     options.out.write_text(page(study, drawing, sections(options.out)), encoding="utf-8")
 
