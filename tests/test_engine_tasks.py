@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sidedoor.data.base import ArrayDataset
-from sidedoor.engine import Objective, Recipe, Run, Supervised
+from sidedoor.engine import Objective, Recipe, Run, Supervised, fabric
 from sidedoor.tasks.classification import Classification
-from sidedoor.types import Batch
+from sidedoor.types import PHOTO, Batch, Images, Index, Trigger, stamp
 from sidedoor.weightings.base import Aggregator
 
 TASK = Classification(3)
@@ -153,3 +156,46 @@ def test_an_artefact_is_made_once_and_kept_by_its_key(tmp_path: Path) -> None:
     assert len(made) == 2
     kept = sorted(file.name for file in tmp_path.rglob("*") if file.is_file())
     assert kept == ["key.json", "key.json", "lock", "lock", "model.safetensors", "model.safetensors"]
+
+
+def test_networks_of_another_precision_are_others_and_plain_keys_stay_as_they_were(tmp_path: Path) -> None:
+    keys = []
+    for precision in ("32", "bf16"):
+        run = replace(Run.local(replace(RECIPE, precision=precision), device="cpu"), shelf=tmp_path)
+        run.artefact({"name": "classifier"}, build, lambda here: here.build(build))
+        keys.append({folder.name for folder in tmp_path.iterdir()})
+    plain = hashlib.sha256(json.dumps({"name": "classifier"}).encode()).hexdigest()[:16]
+    assert keys[0] == {plain}
+    assert len(keys[1]) == 2
+
+
+def test_bfloat16_learns_on_a_processor_too() -> None:
+    run = Run.local(replace(RECIPE, precision="bf16", epochs=20), device="cpu")
+    seen: list[torch.dtype] = []
+
+    class Watched(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            y = super().forward(x)
+            seen.append(y.dtype)
+            return y
+
+    model = run.fit(run.build(lambda: nn.Sequential(nn.Flatten(), Watched(16, 3))), data(), Supervised(TASK), name="v")
+    assert set(seen) == {torch.bfloat16}
+    assert {weight.dtype for weight in model.parameters()} == {torch.float32}
+    plain = replace(run, fabric=fabric("cpu"), history={})
+    plain.fit(plain.build(build), data(), Supervised(TASK), name="v")
+    mixed, full = ([epoch["loss"] for epoch in found.history["v"]] for found in (run, plain))
+    assert mixed == pytest.approx(full, rel=0.02)
+    assert mixed[-1] < mixed[0]
+
+
+def test_triggers_are_stamped_in_full_precision_where_networks_compute_in_less() -> None:
+    class Product(Trigger):
+        def forward(self, x: Images, index: Index) -> Images:
+            return x @ (torch.eye(4) * 1.004)
+
+    batch = data().fetch(torch.arange(40))
+    plain = stamp(Product(), batch.x, batch.index, PHOTO)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert Product()(batch.x, batch.index).dtype == torch.bfloat16
+        assert torch.equal(stamp(Product(), batch.x, batch.index, PHOTO), plain)
