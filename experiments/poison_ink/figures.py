@@ -1,7 +1,8 @@
-"""Figures of the Poison Ink study from its store, as SVG files."""
+"""What Poison Ink's networks hide and find again: a figure, and how often the message is read."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
@@ -12,24 +13,53 @@ from torch import Tensor
 
 from experiments.pages import Study
 from sidedoor.attacks.poison_ink import PoisonInk
-from sidedoor.bench.case import Machine, load
-from sidedoor.bench.spec import Spec, grid, read
-from sidedoor.triggers.ink import Ink, drawn, mixed
+from sidedoor.bench.case import Case, Machine, load
+from sidedoor.bench.spec import grid, read
+from sidedoor.triggers.ink import Ink, drawn, message_in, mixed
 from sidedoor.types import stamp
 
 IMAGES = 8
 
 
-def hidden(study: Study, name: str, root: Path | None, file: Path) -> bool:
-    """Figure 6: images, the same with ink, ten times the difference, what was drawn, and what the extractor finds.
+@dataclass(frozen=True)
+class Networks:
+    """Poison Ink's networks of a specification, with what they work on."""
 
-    Returns:
-        Whether the store has the networks.
-    """
-    spec = next(cell for cell in grid(read(study.specifications / f"{name}.toml")) if cell.attack_name == "poison_ink")
-    if not study.of(name):
-        return False
-    rows = _rows(study, spec, root)
+    case: Case
+    attack: PoisonInk
+
+    @staticmethod
+    def of(study: Study, name: str, root: Path) -> Networks:
+        """Those of the first cell of NAME.toml with the attack; trained if the store has none."""
+        spec = next(cell for cell in grid(read(study.specifications / f"{name}.toml"))
+                    if cell.attack_name == "poison_ink")
+        attack = spec.make_attack()
+        assert isinstance(attack, PoisonInk)
+        return Networks(load(spec, study.store, Machine(root, device="cpu")), attack)
+
+    def rows(self, index: Tensor) -> dict[str, Tensor]:
+        """Test images, the same with ink, ten times the difference, what was drawn, and what the extractor finds."""
+        pair, pen = self.attack.networks(self.case.train, self.case.run.within("plan")), self.attack.pen()
+        ink, test = mixed(self.attack.ink, 0, self.case.test.shape[0]), self.case.test
+        batch = test.fetch(index, self.case.run.device)
+        with torch.no_grad():
+            stamped = stamp(Ink(pair.injection, ink, pen), batch.x, batch.index, test.space)
+            return {"image": batch.x, "with ink": stamped, "10 × difference": 0.5 + 10 * (stamped - batch.x),
+                    "pattern": drawn(pen.lines(batch.x), ink[None]), "extracted": pair.extractor(stamped),
+                    "from the image": pair.extractor(batch.x)}
+
+    def read_back(self) -> float:
+        """Share of the test images with edges from which the extractor reads the message that the ink stands for."""
+        rows = self.rows(torch.arange(len(self.case.test)))
+        lines = self.attack.pen().lines(rows["image"])
+        some = lines.flatten(1).any(1)
+        right = message_in(rows["extracted"], lines) == message_in(rows["pattern"], lines)
+        return right[some].float().mean().item()
+
+
+def hidden(networks: Networks, file: Path) -> None:
+    """Figure 6."""
+    rows = networks.rows(torch.linspace(0, len(networks.case.test) - 1, IMAGES).long())
     with matplotlib.rc_context({"font.size": 7.0, "svg.hashsalt": file.name}):
         figure = Figure((0.8 * IMAGES, 0.85 * len(rows)), layout="constrained")
         for axes, (title, images) in zip(figure.subplots(len(rows), IMAGES), rows.items(), strict=True):
@@ -38,17 +68,3 @@ def hidden(study: Study, name: str, root: Path | None, file: Path) -> bool:
                 place.set(xticks=[], yticks=[], ylabel="" if k else title)
         file.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(file, metadata={"Date": None})
-    return True
-
-
-def _rows(study: Study, spec: Spec, root: Path | None) -> dict[str, Tensor]:
-    case, attack = load(spec, study.store, Machine(root, device="cpu")), spec.make_attack()
-    assert isinstance(attack, PoisonInk)
-    pair, pen = attack.networks(case.train, case.run.within("plan")), attack.pen()
-    ink = mixed(attack.ink, 0, case.test.shape[0])
-    batch = case.test.fetch(torch.linspace(0, len(case.test) - 1, IMAGES).long(), case.run.device)
-    with torch.no_grad():
-        stamped = stamp(Ink(pair.injection, ink, pen), batch.x, batch.index, case.test.space)
-        return {"image": batch.x, "with ink": stamped, "10 × difference": 0.5 + 10 * (stamped - batch.x),
-                "pattern": drawn(pen.lines(batch.x), ink[None]), "extracted": pair.extractor(stamped),
-                "from the image": pair.extractor(batch.x)}
