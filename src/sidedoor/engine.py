@@ -321,15 +321,18 @@ def fabric(device: str = "auto", devices: int = 1, precision: str = "32") -> Fab
         CannotComplete: the device is not there.
     """
     _keep_freed_memory()
-    # What precision it computes in is no news to who asked for it.
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     accelerator = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    log = logging.getLogger("lightning_fabric")
+    before = log.level
     try:
+        log.setLevel(logging.WARNING)  # what precision it computes in is no news to who asked for it
         return Fabric(accelerator=accelerator, devices=devices, strategy="auto" if devices == 1 else "ddp",
                       precision="bf16-mixed" if precision == "bf16" else "32-true")
     except (MisconfigurationException, ValueError, RuntimeError) as error:
         raise CannotComplete(f"cannot compute on {devices} × {accelerator}: {error}; `sidedoor doctor` lists devices") \
             from error
+    finally:
+        log.setLevel(before)
 
 
 @functools.cache

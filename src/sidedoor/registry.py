@@ -14,7 +14,7 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -155,8 +155,10 @@ def parameters(kind: str, name: str) -> dict[str, tuple[Any, Any]]:
     hints = typing.get_type_hints(subject if kind in FUNCTIONS or hasattr(subject, "__dataclass_fields__")
                                   else subject.__init__, include_extras=True)
     leading = LEADING.get(kind, ())
-    return {p.name: (hints.get(p.name, Any), p.default) for p in inspect.signature(subject).parameters.values()
-            if p.name not in leading}
+    made = {f.name: f.default_factory() for f in fields(subject) if f.default_factory is not MISSING} \
+        if hasattr(subject, "__dataclass_fields__") else {}
+    return {p.name: (hints.get(p.name, Any), made.get(p.name, p.default))
+            for p in inspect.signature(subject).parameters.values() if p.name not in leading}
 
 
 def leading(kind: str, name: str) -> frozenset[str]:

@@ -91,6 +91,14 @@ def level(png: bytes, tmp_path: Path) -> int:
         return int(pixel[0])
 
 
+def command(*arguments: object) -> int:
+    """The exit code of a command."""
+    with pytest.raises(SystemExit) as ended:
+        main([str(argument) for argument in arguments])
+    code: int = ended.value.code  # type: ignore[assignment]
+    return code
+
+
 def take(browser: Browser, tmp_path: Path, right: bool) -> int:
     """Answer every question, always rightly or always wrongly; how many there were."""
     page, asked = Page(browser.get("/").decode()), 0
@@ -110,12 +118,12 @@ def test_participants_see_every_pair_once_and_the_rate_counts_who_was_fooled(
     assert take(browser, tmp_path, right=False) == 2 * COUNT
     answers = read(study.file)
     assert len(answers) == 6 * COUNT == len({(a["participant"], a["question"]) for a in answers})
-    assert main(["study", "rates", str(study.file), "--json"]) == 0
+    assert command("study", "rates", study.file, "--json") == 0
     for line in json.loads(capsys.readouterr().out):
         assert line["fooling_rate"] == pytest.approx(2 / 3)
         assert line["participants"] == 3
         assert line["low"] < 2 / 3 < line["high"]
-    assert main(["study", "rates", str(study.file)]) == 0
+    assert command("study", "rates", study.file) == 0
     assert "bright: fooling rate 66.7 % (95 % interval 43.7 to 83.7), 18 answers by 3 participants" \
         in capsys.readouterr().out
 
@@ -180,7 +188,7 @@ def test_folders_without_pairs_are_refused(folder: Path, tmp_path: Path) -> None
     (folder / "original" / "3.png").unlink()
     with pytest.raises(ConfigError, match=r"3.png has no original"):
         questions(folder)
-    assert main(["study", "rates", str(tmp_path / "none.jsonl")]) == 2
+    assert command("study", "rates", tmp_path / "none.jsonl") == 2
 
 
 def test_a_taken_port_is_named(folder: Path, tmp_path: Path) -> None:
@@ -193,7 +201,7 @@ def test_pairs_of_a_specification_differ_in_the_trigger_only(tmp_path: Path) -> 
     spec = tmp_path / "spec.toml"
     spec.write_text('data = "digits"\nmodel = "small_cnn"\nattack = "badnets"\n[recipe]\nepochs = 1\n')
     options = ["-p", str(tmp_path / "pairs"), "--out", str(tmp_path / "runs"), "--count", "5"]
-    assert main(["study", "pairs", str(spec), *options]) == 0
+    assert command("study", "pairs", spec, *options) == 0
     found = questions(tmp_path / "pairs")
     assert len(found) == 5
     assert {q.method for q in found} == {"badnets"}
