@@ -212,3 +212,17 @@ def test_pairs_of_a_specification_differ_in_the_trigger_only(tmp_path: Path) -> 
             box = ImageChops.difference(one, two).getbbox()
             assert box is not None
             assert box[2] - box[0] <= 3
+
+
+def test_pairs_carry_the_trigger_of_tests_where_training_has_another(tmp_path: Path) -> None:
+    from PIL import Image
+
+    spec = tmp_path / "spec.toml"
+    attack = '{ name = "adaptive_blend", rate = 0.1, cover_rate = 0.1 }'  # in training half of its pieces
+    spec.write_text(f'data = "digits"\nmodel = "small_cnn"\nattack = {attack}\n[recipe]\nepochs = 1\n')
+    options = ["-p", str(tmp_path / "pairs"), "--out", str(tmp_path / "runs"), "--count", "5"]
+    assert command("study", "pairs", spec, *options) == 0
+    for question in questions(tmp_path / "pairs"):
+        with Image.open(question.original) as one, Image.open(question.stamped) as two:
+            changed = [a != b for a, b in zip(one.tobytes(), two.tobytes(), strict=True)]
+        assert sum(changed) / len(changed) > 0.8

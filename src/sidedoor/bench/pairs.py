@@ -34,7 +34,7 @@ def write_pairs(specs: Sequence[Spec], store: Store, folder: Path, count: int, m
     made = []
     for spec in attacked:
         case = load(spec.planted(), store, machine)
-        door = plant(case).doors[0]
+        door = next(door for door in plant(case).doors if door.scored)
         eligible = torch.nonzero(door.goal.eligible(case.task, case.test.targets))[:, 0]
         order = torch.randperm(len(eligible), generator=torch.Generator().manual_seed(0))
         batch = case.test.fetch(eligible[order[:count]].sort().values, case.run.device)
