@@ -14,6 +14,8 @@ from sidedoor.statistics import t_interval
 
 Value = Callable[[Record], float | None]
 Lines = list[str]
+Part = tuple[str, str, str, Lines]
+"""A section: its title, the specification that it is of, what its remark is called in the notes, and its tables."""
 
 
 class Study:
@@ -102,6 +104,22 @@ def _by_heading(file: Path, mark: str) -> dict[str, Lines]:
         else:
             current.append(line)
     return parts
+
+
+def assembled(study: Study, parts: Iterable[Part], before: dict[str, Lines], drawn: dict[str, Lines]) -> Lines:
+    """The sections of a page. One whose cells have not all been run stays as it is in the page, if the page has it.
+
+    Args:
+        before: sections of the page as it is.
+        drawn: lines that show figures, by the name of the remark that they stand before.
+    """
+    remarks, lines = notes(study), []
+    for title, name, remark, body in parts:
+        if len(body) > 3 and (study.whole(name) or title not in before):
+            lines += [f"## {title}", "", *command(study, name), *body, *drawn.get(remark, []), *remarks.get(remark, [])]
+        else:
+            lines += before.get(title, [])
+    return lines
 
 
 def command(study: Study, name: str) -> Lines:

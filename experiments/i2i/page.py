@@ -20,7 +20,21 @@ from torch import nn
 
 from experiments.i2i.figures import draw
 from experiments.i2i.grouping import defense, losses, network, total, trigger, weighting
-from experiments.pages import Lines, Study, Value, command, drop, grouped, mean, notes, sections, table, took, written
+from experiments.pages import (
+    Lines,
+    Part,
+    Study,
+    Value,
+    assembled,
+    drop,
+    grouped,
+    mean,
+    notes,
+    sections,
+    table,
+    took,
+    written,
+)
 from sidedoor import registry
 from sidedoor.bench.record import Record
 from sidedoor.receptive import receptive_field, sees_everything
@@ -179,7 +193,7 @@ def page(study: Study, drawings: set[str], cost: Path | None, before: dict[str, 
         before: sections of the page as it is, for those that the store has no records of.
     """
     both = study.of("table2")
-    parts: list[tuple[str, str, str, Lines]] = [
+    parts: list[Part] = [
         ("Triggers under PCGrad", "table2", "triggers",
          ranking([r for r in both if weighting(r) == "pcgrad"], trigger, "uap")),
         ("Weightings with the universal perturbation", "table2", "weightings",
@@ -198,15 +212,11 @@ def page(study: Study, drawings: set[str], cost: Path | None, before: dict[str, 
         ("Steganography", "table12", "table12", secrets(study.of("table12"))),
     ]
     remarks = notes(study)
-    lines = ["# Image-to-image backdoors: measured figures", "", *remarks.get("introduction", []), *networks(study)]
-    for title, name, note, body in parts:
-        if len(body) > 3 and (study.whole(name) or title not in before):
-            drawn = [f"![{title}](i2i/{note}.svg)", ""] if note in drawings else []
-            if note == "defenses" and "strip" in drawings:
-                drawn += ["![STRIP for images](i2i/strip.svg)", ""]
-            lines += [f"## {title}", "", *command(study, name), *body, *drawn, *remarks.get(note, [])]
-        else:
-            lines += before.get(title, [])
+    drawn = {note: [f"![{title}](i2i/{note}.svg)", ""] for title, _, note, _ in parts if note in drawings}
+    if "strip" in drawings:
+        drawn["defenses"] = [*drawn.get("defenses", []), "![STRIP for images](i2i/strip.svg)", ""]
+    lines = ["# Image-to-image backdoors: measured figures", "", *remarks.get("introduction", []), *networks(study),
+             *assembled(study, parts, before, drawn)]
     if cost is not None:
         lines += ["## Costs", "", *costs(cost), *remarks.get("costs", [])]
     else:

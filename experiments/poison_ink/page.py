@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.pages import Lines, Study, Value, command, drop, grouped, mean, notes, sections, table, took
+from experiments.pages import Lines, Study, Value, assembled, drop, grouped, mean, notes, sections, table, took
 from experiments.poison_ink.figures import Networks, hidden
 from sidedoor.bench.record import Record
 
@@ -172,14 +172,9 @@ def page(study: Study, drawing: Lines, before: dict[str, Lines]) -> str:
         ("A clean network trained further (Figure 7)", "pretrained", compared(study.of("pretrained"), variant)),
         ("CIFAR-10: how visible it is (Table V)", "cifar10", compared(study.of("cifar10"), variant)),
     ]
-    remarks = notes(study)
-    lines = ["# Poison Ink and what it is compared with: measured figures", "", *remarks.get("introduction", []),
-             *drawing]
-    for title, name, body in parts:
-        if len(body) > 3 and (study.whole(name) or title not in before):
-            lines += [f"## {title}", "", *command(study, name), *body, *remarks.get(title, [])]
-        else:
-            lines += before.get(title, [])
+    introduction = notes(study).get("introduction", [])
+    lines = ["# Poison Ink and what it is compared with: measured figures", "", *introduction, *drawing,
+             *assembled(study, [(title, name, title, body) for title, name, body in parts], before, {})]
     return "\n".join(lines).rstrip("\n") + "\n"
 
 

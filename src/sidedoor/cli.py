@@ -201,21 +201,23 @@ def serve(folder: PairFolder, answers: Answers = Path("answers.jsonl"),
           port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
           seed: Annotated[int, typer.Option(help="Of orders and sides.")] = 0) -> None:
     """Serve the questions as a web page until interrupted; answers are kept at once."""
-    from sidedoor.apps.study import Study, questions, serving
+    from sidedoor.apps.study import Study, questions, server
 
-    for address in serving(Study(questions(folder), answers, seed), host, port):
-        typer.echo(address)
+    with server(Study(questions(folder), answers, seed), host, port) as running:
+        typer.echo(f"http://{running.server_address[0]!s}:{running.server_address[1]}/")
+        running.serve_forever()
 
 
 @study.command("rates")
 def rates(answers: Annotated[Path, typer.Argument(help="A file of answers.", metavar="ANSWERS.jsonl")],
           as_json: AsJson = False) -> None:
     """Print each method's fooling rate with its 95 % interval; 50 % is guessing."""
-    from sidedoor.apps import study as app_
+    from sidedoor.apps.study import rates as computed
+    from sidedoor.apps.study import read
 
     if not answers.is_file():
         raise CannotComplete(f"{answers} is no file; `sidedoor study serve` writes one")
-    found = app_.rates(app_.read(answers))
+    found = computed(read(answers))
     if as_json:
         _emit(found)
         return

@@ -198,6 +198,10 @@ class Run:
         """The same run with its own streams and phase names, for one method among several."""
         return replace(self, scope=f"{self.scope}{scope}/")
 
+    def of_seed(self, seed: int | None) -> Run:
+        """The same run with the streams of another seed; as it is for None."""
+        return self if seed is None else replace(self, seed=seed)
+
     def rng(self, name: str) -> torch.Generator:
         """A generator of the named stream; a new stream never shifts another."""
         return torch.Generator().manual_seed(keyed.seed_of(self.seed, self.scope + name))

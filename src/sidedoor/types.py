@@ -55,6 +55,11 @@ class Access(enum.Enum):
     WEIGHTS = "weights"
 
 
+def joined(first: Batch, second: Batch) -> Batch:
+    """Two batches as one."""
+    return Batch(*map(torch.cat, zip(first, second, strict=True)))
+
+
 class Trigger(nn.Module, ABC):
     """What the attacker puts into an image.
 

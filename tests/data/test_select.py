@@ -134,3 +134,12 @@ def test_cover_for_poison_with_given_labels_keeps_them() -> None:
 def test_cover_for_no_poison_at_all_is_refused() -> None:
     with pytest.raises(ConfigError):
         select.with_cover(Poison.none(), labelled([0, 1]), torch.ones(2, dtype=torch.bool), 0.5, rng())
+
+
+def test_members_are_the_rows_of_a_class_and_a_class_without_any_is_named() -> None:
+    train = labelled([2, 0, 2, 1, 2])
+    assert select.members(train, 2).tolist() == [0, 2, 4]
+    with pytest.raises(ConfigError, match="class 3 given, of which the training data have no sample"):
+        select.members(train, 3)
+    with pytest.raises(ConfigError, match="has classes 0 to 3"):
+        select.members(train, 4)

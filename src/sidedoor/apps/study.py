@@ -19,7 +19,7 @@ import re
 import secrets
 import threading
 import urllib.parse
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,7 @@ class Study:
     questions: Sequence[Question]
     file: Path
     seed: int = 0
-    answers: list[dict[str, Any]] = field(default_factory=list)
+    answers: list[dict[str, Any]] = field(init=False)
 
     def __post_init__(self) -> None:
         self.lock = threading.Lock()
@@ -252,10 +252,3 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 def _template() -> jinja2.Template:
     page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return page.from_string(Path(__file__).with_name("study.html.jinja").read_text(encoding="utf-8"))
-
-
-def serving(study: Study, host: str, port: int) -> Iterator[str]:
-    """Yields the address once it is served, then serves until interrupted."""
-    with server(study, host, port) as running:
-        yield f"http://{running.server_address[0]!s}:{running.server_address[1]}/"
-        running.serve_forever()

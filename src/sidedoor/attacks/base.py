@@ -19,7 +19,7 @@ from sidedoor.errors import ConfigError
 from sidedoor.goals.all_to_one import AllToOne
 from sidedoor.method import Method
 from sidedoor.tasks.classification import Classification
-from sidedoor.types import Access, Backdoor, Batch, Build, Door, Goal, Planted, Space, Task, Trigger, stamp
+from sidedoor.types import Access, Backdoor, Batch, Build, Door, Goal, Planted, Space, Task, Trigger, joined, stamp
 from sidedoor.weightings.base import Weighting
 
 
@@ -185,7 +185,7 @@ class Twice(Objective):
         self.mixer, self.party = mixer, party
 
     def losses(self, model: nn.Module, batch: Batch) -> Tensor:
-        both = Batch(*map(torch.cat, zip(batch, self.mixer.mixed(model, batch), strict=True)))
+        both = joined(batch, self.mixer.mixed(model, batch))
         return self.mixer.task.loss(model, both).reshape(2, -1).mean(1)
 
     def players(self, model: nn.Module) -> list[Player]:

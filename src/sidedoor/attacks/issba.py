@@ -8,7 +8,7 @@ poisoned; what releases do, poisoned samples in every batch, is `per_batch` with
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 from sidedoor.attacks.base import Attack
@@ -40,7 +40,7 @@ class ISSBA(Attack):
     network_seed: int | None = None
 
     def plan(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> Backdoor:
-        there = run if self.network_seed is None else replace(run, seed=self.network_seed)
+        there = run.of_seed(self.network_seed)
         goals = self.goal.parts()
         network = Writing(self.bits, self.epochs, self.lr, self.invisible).learned(train, there).encoder
         doors = tuple(Door(Encoded(network, message), goal) for message, goal in

@@ -12,8 +12,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-
 from sidedoor.attacks.base import Attack, surrogate_of
 from sidedoor.data import select
 from sidedoor.data.base import Dataset
@@ -46,7 +44,7 @@ class Narcissus(Attack):
     def plan(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> Backdoor:
         assert isinstance(self.goal, AllToOne)
         model, label = surrogate_of(train, task, surrogate, run), self.goal.target_class
-        images = train.fetch(torch.nonzero(train.targets == label)[:, 0], run.device).x
+        images = train.fetch(select.members(train, label), run.device).x
         u = Targeted(self.epsilon, self.passes).make(model, images, label, run.rng("order"))
         doors = tuple(Door(Additive(factor * u), self.goal, scored=factor == self.magnify)
                       for factor in dict.fromkeys((1.0, self.magnify)))

@@ -18,7 +18,7 @@ from sidedoor.data.base import Dataset, Subset
 from sidedoor.data.poisoned import PoisonedDataset
 from sidedoor.engine import Objective, Run
 from sidedoor.method import Bounds
-from sidedoor.types import Batch, Build, Task
+from sidedoor.types import Batch, Build, Task, joined
 
 
 @dataclass(frozen=True)
@@ -48,5 +48,4 @@ class _Added(Objective):
         drawn = self.poisoned.fetch(torch.randint(len(self.poisoned), (count,)), batch.x.device)
         if self.augment:
             drawn = self.augment(drawn)
-        both = Batch(*map(torch.cat, zip(batch, drawn, strict=True)))
-        return self.task.loss(model, both).mean()[None]
+        return self.task.loss(model, joined(batch, drawn)).mean()[None]

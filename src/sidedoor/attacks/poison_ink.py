@@ -9,7 +9,7 @@ trained on the data that is poisoned (`sidedoor.hiding`) and kept for all victim
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from sidedoor.attacks.base import Attack
@@ -68,5 +68,4 @@ class PoisonInk(Attack):
         """The injection network, and the extractor that shows what it hid; trained unless the run's shelf has them."""
         how = Hiding(**SIZES[self.size], epochs=self.epochs, interference=self.interference,
                      adversarial=self.adversarial, invisible=self.invisible)
-        there = run if self.network_seed is None else replace(run, seed=self.network_seed)
-        return how.learned(train, self.pen(), there)
+        return how.learned(train, self.pen(), run.of_seed(self.network_seed))

@@ -16,6 +16,7 @@ from typing import Annotated, ClassVar
 import torch
 
 from sidedoor.attacks.base import Attack, surrogate_of
+from sidedoor.data import select
 from sidedoor.data.base import Dataset, stored
 from sidedoor.data.poisoned import PoisonedDataset
 from sidedoor.engine import Run, Supervised
@@ -54,21 +55,20 @@ class SleeperAgent(Attack):
         assert isinstance(self.goal, AllToOne | FromClasses)
         door, label = Door(Patch(checkerboard(self.size)), self.goal), self.goal.target_class
         model = surrogate_of(train, task, surrogate, run)
-        members = torch.nonzero(train.targets == label)[:, 0]
+        members = select.members(train, label)
         count = max(1, round(self.rate * len(members)))
         longest = lengths(model, train.fetch(members, run.device).x, label).topk(count)
         rows = members[longest.indices.cpu()].sort().values
         poison = Poison(rows, torch.zeros_like(rows), torch.zeros(len(rows), dtype=torch.bool),
                         targets=train.targets[rows], rate=self.rate)
         base = train.fetch(rows, run.device).x
-        crafted, rounds = base, self.retrain + 1
-        how = Steps(self.epsilon / 255, self.epsilon / 255 / 20, max(1, self.iterations // rounds))
-        for k in range(rounds):
-            if k:
-                known = PoisonedDataset(train, _backdoor(door, poison, crafted, train), task)
-                model = run.fit(run.build(surrogate), known, Supervised(task), name=f"surrogate {k}").eval()
-            wanted = gradient(model, self._triggered(train, task, door, run), label)
-            crafted = matched(model, base, crafted, Wanted(label, wanted), how)
+        triggered, bound = self._triggered(train, task, door, run), self.epsilon / 255
+        how = Steps(bound, bound / 20, max(1, self.iterations // (self.retrain + 1)))
+        crafted = matched(model, base, base, Wanted(label, gradient(model, triggered, label)), how)
+        for k in range(1, self.retrain + 1):
+            known = PoisonedDataset(train, _backdoor(door, poison, crafted, train), task)
+            model = run.fit(run.build(surrogate), known, Supervised(task), name=f"surrogate {k}").eval()
+            crafted = matched(model, base, crafted, Wanted(label, gradient(model, triggered, label)), how)
         return _backdoor(door, poison, crafted, train)
 
     def _triggered(self, train: Dataset, task: Task, door: Door, run: Run) -> Images:

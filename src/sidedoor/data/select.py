@@ -30,6 +30,19 @@ def of_class(train: Dataset, doors: tuple[Door, ...], labels: tuple[int, ...], r
                   targets=train.targets[index], rate=rate)
 
 
+def members(train: Dataset, label: int) -> Tensor:
+    """The rows of a class, ascending.
+
+    Raises:
+        ConfigError: there is no such class, or nothing in it.
+    """
+    _known(train, (label,))
+    rows = torch.nonzero(train.targets == label)[:, 0]
+    if len(rows) == 0:
+        raise ConfigError(f"class {label} given, of which the training data have no sample")
+    return rows
+
+
 def some(train: Dataset, count: int, rng: torch.Generator) -> Tensor:
     """At most so many rows, at random."""
     return torch.randperm(len(train), generator=rng)[:count]

@@ -18,7 +18,6 @@ from torch.nn import functional
 
 from sidedoor.data.base import Dataset
 from sidedoor.defenses.base import Purifier, in_place
-from sidedoor.edges import mask
 from sidedoor.engine import Run
 from sidedoor.method import Bounds, Count
 from sidedoor.triggers.ink import Pen
@@ -43,15 +42,20 @@ class EdgeReplacement(Purifier):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        Pen(self.operator)
+        self._pen()
 
     def fit(self, model: nn.Module, clean: Dataset, task: Task, run: Run) -> Purify:
+        pen = self._pen()
+
         def purify(x: Images, index: Index) -> Images:
-            edges = mask(x, self.operator, self.threshold / 255, self.width)
+            edges = pen.lines(x)
             replaced: Images = torch.where(edges, self.grey / 255 if self.fill == "grey" else around(x, edges), x)
             return replaced
 
         return in_place(purify)
+
+    def _pen(self) -> Pen:
+        return Pen(self.operator, self.threshold / 255, self.width)
 
 
 def around(x: Images, hidden: Images) -> Images:
