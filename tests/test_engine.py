@@ -326,10 +326,26 @@ def test_validation_without_patience_keeps_the_best_and_does_not_stop() -> None:
     assert loss == pytest.approx(min(losses), rel=1e-4)
 
 
-def test_patience_needs_validation_data_and_training_needs_data() -> None:
-    run = run_of(Recipe(patience=1))
-    with pytest.raises(ConfigError, match="phase 'a': patience = 1 needs validation data"):
-        run.fit(build(), data(), Supervised(TASK), name="a")
+def test_patience_without_validation_data_holds_a_seventh_out() -> None:
+    trained: set[int] = set()
+
+    class Watched(Supervised):
+        def losses(self, model: nn.Module, batch: Batch) -> Tensor:
+            if model.training:
+                trained.update(batch.index.tolist())
+            return super().losses(model, batch)
+
+    whole = data(70)
+    run = run_of(Recipe(epochs=2, batch=8, patience=1))
+    run.fit(run.build(build), whole, Watched(TASK), name="a")
+    assert 58 <= len(trained) <= 62
+    assert all("valid" in epoch for epoch in run.history["a"])
+    held = torch.tensor(sorted(set(range(70)) - trained))
+    # Every class has its part of what is held out.
+    assert set(whole.targets[held].tolist()) == set(whole.targets.tolist())
+
+
+def test_training_needs_data() -> None:
     empty = Subset(data(), torch.zeros(0, dtype=torch.int64))
     with pytest.raises(ConfigError, match="phase 'a': an empty data set given"):
         run_of().fit(build(), empty, Supervised(TASK), name="a")

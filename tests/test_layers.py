@@ -15,12 +15,12 @@ import sidedoor
 ROOT = Path(sidedoor.__file__).parent
 
 LAYERS = (
-    ("errors", "keyed", "progress", "statistics"),
+    ("errors", "keyed", "progress", "statistics", "bilevel"),
     ("method", "files"),
     ("types", "state"),
     ("registry",),  # knows the members of every kind by file name and loads them when asked
     ("metrics", "geometry", "edges", "injection", "stegastamp"),
-    ("perceptual", "boxes"),
+    ("perceptual", "boxes", "operators", "imaging"),
     ("data",),
     ("pictures",),
     ("goals", "triggers", "models"),

@@ -32,7 +32,7 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
 from sidedoor import keyed
-from sidedoor.data.base import Dataset
+from sidedoor.data.base import Dataset, split
 from sidedoor.errors import CannotComplete, ConfigError, Diverged
 from sidedoor.files import locked, write_json
 from sidedoor.method import Count, Method, NonNegative, Positive, Share
@@ -44,6 +44,8 @@ from sidedoor.weightings.base import Aggregator, Losses, Sum, stacked
 Augment = Callable[[Batch], Batch]
 CHECKPOINT_SECONDS = 20.0
 """A phase is checkpointed at the first epoch end after so many seconds, so short phases write only their end."""
+
+HELD_OUT = 1 / 7
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,8 @@ class Recipe(Method):
         epochs: passes over the data.
         batch: samples a step, over all devices.
         clip: largest norm of the gradient; 0 for none.
-        patience: epochs without a better validation loss before stopping; 0 for never.
+        patience: epochs without a better validation loss before stopping; 0 for never. Where a phase is given no
+            validation data it holds out a seventh of its own, and never trains on them.
         precision: "bf16" is mixed precision: twice as fast, on processors with AVX512-BF16 too.
     """
 
@@ -223,13 +226,13 @@ class Run:
 
         Raises:
             Diverged: a loss that is not finite, with epoch, learning rate and loss.
-            ConfigError: the data set is empty, or patience is asked for without validation data.
+            ConfigError: the data set is empty, or too small to hold validation data out.
         """
         recipe = recipe or self.recipe
         if len(data) == 0:
             raise ConfigError(f"phase {name!r}: an empty data set given; expected at least one sample")
         if recipe.patience and valid is None:
-            raise ConfigError(f"phase {name!r}: patience = {recipe.patience} needs validation data (`valid`)")
+            data, valid = split(data, HELD_OUT, keyed.seed_of(self.seed, f"{self.scope}{name}/held out"))
         if len(data) < self.fabric.world_size:
             raise ConfigError(f"phase {name!r}: {len(data)} samples for {self.fabric.world_size} devices; expected at "
                               "least one for each")

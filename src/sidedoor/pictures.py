@@ -100,3 +100,15 @@ def _written(words: str, aspect: float) -> Image.Image:
     place = ((width - right - left) / 2, (_SIDE - bottom - top) / 2)
     draw.multiline_text(place, text, fill=10, font=font)
     return image
+
+
+def bitmap(rows: str) -> Float[Tensor, "1 h w"]:
+    """A black and white pattern written as rows of 0 and 1: "001/010/101".
+
+    Raises:
+        ConfigError: rows of different lengths, or of anything else.
+    """
+    lines = rows.split("/")
+    if len({len(line) for line in lines}) != 1 or not lines[0] or set(rows) - set("01/"):
+        raise ConfigError(f"pattern = {rows!r} given; expected rows of 0 and 1 of one length, such as '001/010/101'")
+    return torch.tensor([[float(pixel) for pixel in line] for line in lines])[None]

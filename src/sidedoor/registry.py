@@ -32,6 +32,7 @@ KINDS = {
     "design": "designs",
     "weighting": "weightings",
     "detector": "detectors",
+    "operator": "operators",
 }
 """Kind -> the package whose files are its members. Models, detectors and data sets are functions, the rest classes."""
 
@@ -145,6 +146,7 @@ def _base(kind: str) -> type:
         "trigger": ("sidedoor.types", "Trigger"),
         "design": ("sidedoor.designs.base", "Design"),
         "weighting": ("sidedoor.weightings.base", "Weighting"),
+        "operator": ("sidedoor.operators.base", "Operator"),
     }[kind]
     return typing.cast(type, getattr(importlib.import_module(module), name))
 
@@ -228,7 +230,8 @@ def name_of(method: object) -> str:
 
 
 _NESTED = {"sidedoor.types.Goal": "goal", "sidedoor.designs.base.Design": "design",
-           "sidedoor.weightings.base.Weighting": "weighting", "sidedoor.attacks.base.Attack": "attack"}
+           "sidedoor.weightings.base.Weighting": "weighting", "sidedoor.attacks.base.Attack": "attack",
+           "sidedoor.operators.base.Operator": "operator"}
 """Methods that are parameters of methods, by the type that a field declares."""
 
 

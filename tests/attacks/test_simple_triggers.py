@@ -23,10 +23,10 @@ from sidedoor.data.base import ArrayDataset
 from sidedoor.engine import Run
 from sidedoor.errors import ConfigError
 from sidedoor.goals.multi_target import MultiTarget
+from sidedoor.pictures import bitmap
 from sidedoor.tasks.classification import Classification
 from sidedoor.triggers.frequency import Frequency
 from sidedoor.triggers.low_bits import LowBits
-from sidedoor.triggers.patch import bitmap
 from sidedoor.types import PHOTO, Trigger, stamp
 
 GREY = torch.full((2, 3, 32, 32), 128 / 255)

@@ -24,6 +24,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "strip": {"overlays": 8},
     "strip_i2i": {"overlays": 8},
     "fine_tuning": {"epochs": 1},
+    "blo": {"iterations": 3},
     "i2i": {"epochs": 1},
     "i2i_classifier": {"epochs": 1, "surrogate": "small_cnn:4", "surrogate_epochs": 1, "samples": 4, "passes": 1},
     "i2i_detector": {"epochs": 1, "surrogate_epochs": 1, "samples": 4, "passes": 1},

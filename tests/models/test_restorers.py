@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -12,14 +12,15 @@ from torch import nn
 
 from sidedoor import registry
 from sidedoor.data.decode import pixels
+from sidedoor.imaging import images
 from sidedoor.metrics import psnr
+from sidedoor.models.autoencoder import autoencoder
 from sidedoor.models.base import Shape
 from sidedoor.models.dncnn import dncnn
 from sidedoor.models.drunet import drunet
 from sidedoor.models.scunet import scunet
 from sidedoor.receptive import receptive_field, sees_everything
 from sidedoor.state import load_weights, read_weights
-from sidedoor.tasks.restoration import images
 
 COLOUR: Shape = (3, 32, 32)
 SMALL: dict[str, dict[str, Any]] = {
@@ -118,3 +119,14 @@ def test_published_denoiser_denoises_as_published() -> None:
         with torch.no_grad():
             values.append(psnr(model(y + 25 / 255 * torch.randn(y.shape, generator=rng)).clamp(0, 1), y).item())
     assert sum(values) / len(values) == pytest.approx(30.44, abs=0.06)
+
+
+@pytest.mark.parametrize(("kernel", "parameters", "field", "last_row"), [(3, 233_241, 23, 15), (5, 233_057, 28, 27)])
+def test_both_autoencoders_have_233_thousand_parameters_and_one_sees_the_opposite_corner(
+        kernel: Literal[3, 5], parameters: int, field: int, last_row: int) -> None:
+    model = autoencoder((1, 28, 28), 1, kernel)
+    assert count(model) == parameters
+    assert receptive_field(model, (1, 28, 28)) == (field, field)
+    x = torch.rand(8, 1, 28, 28, requires_grad=True)
+    (gradient,) = torch.autograd.grad(model(x)[:, :, 2:7, 2:7].sum(), x)  # where the plus sign is
+    assert int(torch.nonzero(gradient.abs().sum((0, 1, 3)))[-1]) == last_row

@@ -16,7 +16,8 @@ from sidedoor.data import select
 from sidedoor.data.base import Dataset
 from sidedoor.engine import Run
 from sidedoor.method import Count, Share
-from sidedoor.triggers.patch import CORNERS, Patch, bitmap, checkerboard
+from sidedoor.pictures import bitmap
+from sidedoor.triggers.patch import CORNERS, Patch, checkerboard
 from sidedoor.types import Access, Backdoor, Build, Door, Task
 
 

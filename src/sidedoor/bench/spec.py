@@ -82,9 +82,6 @@ class Spec:
         for name, share in (("defender_share", self.defender_share), ("assumed_rate", self.assumed_rate)):
             if not 0 < share < 1:
                 raise ConfigError(f"{name} = {share} given; expected a share between 0 and 1")
-        if self.recipe.patience:
-            raise ConfigError("recipe.patience needs validation data, which the victim of a specification does not "
-                              "hold back; set the number of epochs instead")
         augmentation(self.augment)
         _check_finite(self.to_json(), "")
         self.check()

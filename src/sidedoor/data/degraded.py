@@ -1,13 +1,15 @@
-"""Photographs as pairs for restoration: each photograph is the target, its degraded form the input.
+"""Photographs as pairs for restoration and reconstruction: each is the target, its degraded form the input.
 
-The noise of a sample belongs to its position: evaluation sees the same noise whenever it looks, an epoch of training
-draws it afresh by (position, epoch). Photographs stay in 8 bits; inputs are made on the device.
+The noise of a sample belongs to its position: evaluation sees the same noise whenever it looks. Where degrading is
+ours to do, an epoch of training draws it afresh by (position, epoch); a measurement was made once. Photographs stay in
+8 bits; inputs are made on the device.
 """
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import ClassVar, Protocol
 
 import torch
 from jaxtyping import Float, Int
@@ -17,7 +19,29 @@ from torch.nn import functional
 from sidedoor import keyed
 from sidedoor.data.base import Dataset
 from sidedoor.errors import ConfigError
-from sidedoor.types import MEASUREMENT, PHOTO, Batch, Images, Index, from_levels, to_levels
+from sidedoor.operators.base import Operator
+from sidedoor.types import MEASUREMENT, PHOTO, Batch, Images, Index, Space, from_levels, to_levels
+
+
+class Degrading(Protocol):
+    """How a photograph becomes an input: a frozen dataclass, since its repr is part of fingerprints.
+
+    Attributes:
+        scale: the input is so many times smaller.
+        fresh: each epoch of training draws the noise anew.
+        space: the values that inputs take.
+    """
+
+    @property
+    def scale(self) -> int: ...
+
+    @property
+    def fresh(self) -> bool: ...
+
+    @property
+    def space(self) -> Space: ...
+
+    def __call__(self, photographs: Images, index: Index, stream: int) -> Images: ...
 
 
 @dataclass(frozen=True)
@@ -30,9 +54,15 @@ class Degradation:
         stored: the input is kept as an 8-bit file, clipped and rounded; noise is otherwise left as it is.
     """
 
+    fresh: ClassVar[bool] = True
+
     sigma: float
     scale: int
     stored: bool
+
+    @property
+    def space(self) -> Space:
+        return MEASUREMENT if self.sigma and not self.stored else PHOTO
 
     def __call__(self, photographs: Images, index: Index, stream: int) -> Images:
         x = photographs if self.scale == 1 else smaller(photographs, self.scale)
@@ -42,6 +72,28 @@ class Degradation:
         return from_levels(to_levels(x.clamp(0, 1), PHOTO).round_(), PHOTO) if kept else x
 
 
+@dataclass(frozen=True)
+class Measurement:
+    """What an operator makes of a photograph, brought back to an image: Aᵀ(A x + v).
+
+    Args:
+        sigma: standard deviation of the Gaussian noise v, in 8-bit levels.
+    """
+
+    scale: ClassVar[int] = 1
+    fresh: ClassVar[bool] = False
+    space: ClassVar[Space] = MEASUREMENT
+
+    operator: Operator
+    sigma: float
+
+    def __call__(self, photographs: Images, index: Index, stream: int) -> Images:
+        y = self.operator.measure(photographs)
+        if self.sigma:
+            y = y + self.sigma / 255 * keyed.normal(stream, index, *y.shape[1:])
+        return self.operator.adjoint(y, photographs.shape[2:])
+
+
 class Degraded(Dataset):
     """Pairs of a degraded input and its photograph; labels, classes and groups are those of the photographs.
 
@@ -49,7 +101,7 @@ class Degraded(Dataset):
         ConfigError: the scale does not divide the photographs' sides.
     """
 
-    def __init__(self, photographs: Dataset, degradation: Degradation, epoch: int | None = None):
+    def __init__(self, photographs: Dataset, degradation: Degrading, epoch: int | None = None):
         channels, height, width = photographs.shape
         scale = degradation.scale
         if height % scale or width % scale:
@@ -57,7 +109,7 @@ class Degraded(Dataset):
         self.shape = (channels, height // scale, width // scale)
         self.classes, self.targets, self.groups = photographs.classes, photographs.targets, photographs.groups
         self.boxes, self.lazy = photographs.boxes, photographs.lazy
-        self.space = MEASUREMENT if degradation.sigma and not degradation.stored else PHOTO
+        self.space = degradation.space
         self._photographs, self._degradation, self._epoch = photographs, degradation, epoch
         self._stream = keyed.seed_of(0, "noise" if epoch is None else f"noise/{epoch}")
 
@@ -79,7 +131,7 @@ class Degraded(Dataset):
         return Degraded(self._photographs.staged(device), self._degradation, self._epoch)
 
     def at(self, epoch: int) -> Dataset:
-        return Degraded(self._photographs, self._degradation, epoch)
+        return Degraded(self._photographs, self._degradation, epoch if self._degradation.fresh else None)
 
     def fingerprint(self) -> str:
         return hashlib.sha256(f"{self._photographs.fingerprint()}{self._degradation}".encode()).hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 
 import torch
 from jaxtyping import Float, Int
@@ -10,13 +11,14 @@ from torch import Tensor
 
 from sidedoor.data.base import Dataset, Subset
 from sidedoor.errors import ConfigError
-from sidedoor.types import Backdoor, Task, stamp_levels
+from sidedoor.types import Backdoor, Batch, Door, Task, stamp, stamp_levels
 
 
 class PoisonedDataset(Dataset):
     """A data set in which some rows are replaced by poisoned ones, or poisoned ones follow.
 
-    Poisoned rows are made once, as 8-bit images like the files a victim receives; the rest stays in the base set.
+    Poisoned rows are made once, as 8-bit images like the files a victim receives; the rest stays in the base set. Rows
+    of measurements, which have no levels, are made as numbers; where targets are images the poisoned rows have theirs.
 
     Raises:
         ConfigError: poison rows that are outside the base set, repeated, or not ascending.
@@ -34,6 +36,18 @@ class PoisonedDataset(Dataset):
         else:
             self.targets = base.targets.index_copy(0, poison.index, labels)
         self.images = poison.images if poison.images is not None else _stamped(base, backdoor)
+        self.truths = _truths(base, backdoor, task) if task.network == "scale" else None
+
+    def fetch(self, index: Tensor, device: torch.device | str = "cpu") -> Batch:
+        if self.truths is None:
+            return super().fetch(index, device)
+        index = index.cpu()
+        x, y, _ = self.base.fetch(self._under(index), device)
+        slot, hit = self._slots(index)
+        # Copies, since what a base set hands out may be its own.
+        x = x.index_copy(0, hit.to(device), self.images[slot].to(device, x.dtype))
+        y = y.index_copy(0, hit.to(device), self.truths[slot].to(device))
+        return Batch(x, y, self.position(index).to(device))
 
     def rows(self, index: Tensor) -> Tensor:
         index = index.cpu()
@@ -45,9 +59,12 @@ class PoisonedDataset(Dataset):
 
     def position(self, index: Tensor) -> Tensor:
         index = index.cpu()
-        at = index.clamp(max=len(self.base) - 1)
+        return self.base.position(self._under(index))
+
+    def _under(self, index: Tensor) -> Tensor:
+        """The base set's row behind each row."""
         slot, hit = self._slots(index)
-        return self.base.position(at.index_copy(0, hit, self.poison.index[slot]))
+        return index.clamp(max=len(self.base) - 1).index_copy(0, hit, self.poison.index[slot])
 
     def _slots(self, index: Tensor) -> tuple[Int[Tensor, "h"], Int[Tensor, "h"]]:
         """(which poisoned row, at which place of `index`) for the poisoned rows among those asked for."""
@@ -70,8 +87,8 @@ class PoisonedDataset(Dataset):
 
     def fingerprint(self) -> str:
         digest = hashlib.sha256(self.base.fingerprint().encode())
-        for tensor in (self.rows_at, self.targets, self.images):
-            digest.update(tensor.cpu().numpy().tobytes())
+        for tensor in (self.rows_at, self.targets, self.images, self.truths):
+            digest.update(b"" if tensor is None else tensor.cpu().numpy().tobytes())
         return digest.hexdigest()
 
 
@@ -115,11 +132,15 @@ def _check(backdoor: Backdoor, base: Dataset) -> None:
 
 
 def _labels(base: Dataset, backdoor: Backdoor, task: Task) -> Tensor:
-    """The labels of the poisoned rows: as given, or the door's goal; cover rows keep the truth."""
+    """The labels of the poisoned rows: as given, or the door's goal; cover rows keep the truth, and so do all where
+    the goal is about images.
+    """
     poison = backdoor.poison
     truth = base.targets[poison.index]
     if poison.targets is not None:
         return poison.targets
+    if task.network == "scale":
+        return truth
     labels = truth.clone()
     index = base.position(poison.index)
     for k, door in enumerate(backdoor.doors):
@@ -128,14 +149,33 @@ def _labels(base: Dataset, backdoor: Backdoor, task: Task) -> Tensor:
     return labels
 
 
-def _stamped(base: Dataset, backdoor: Backdoor, batch: int = 256) -> Tensor:
-    """The poisoned rows as the door of each stamps them, in 8 bits."""
-    poison = backdoor.poison
-    images = torch.empty((len(poison.index), *base.shape), dtype=torch.uint8)
+def _stamped(base: Dataset, backdoor: Backdoor) -> Tensor:
+    """The poisoned rows as the door of each stamps them, in 8 bits where the space has levels."""
+    stored = base.space.levels is not None
+    images = torch.empty((len(backdoor.poison.index), *base.shape), dtype=torch.uint8 if stored else torch.float32)
     with torch.no_grad():
-        for k, door in enumerate(backdoor.doors):
-            mine = torch.nonzero(poison.door == k)[:, 0]
-            for slots in torch.split(mine, batch) if len(mine) else ():
-                x, _, index = base.fetch(poison.index[slots])
-                images[slots] = stamp_levels(door.trigger.cpu(), x, index, base.space).to(torch.uint8)
+        for door, slots, (x, _, index) in _by_door(base, backdoor):
+            trigger = door.trigger.cpu()
+            made = stamp_levels(trigger, x, index, base.space) if stored else stamp(trigger, x, index, base.space)
+            images[slots] = made.to(images.dtype)
     return images
+
+
+def _truths(base: Dataset, backdoor: Backdoor, task: Task) -> Float[Tensor, "k c h w"]:
+    """The target images of the poisoned rows: those of each row's door; cover rows keep their own."""
+    cover, parts = backdoor.poison.cover, []
+    order = [torch.zeros(0, dtype=torch.int64)]
+    for door, slots, (_, y, index) in _by_door(base, backdoor):
+        covered = cover[slots][:, None, None, None]
+        parts.append(torch.where(covered, y, door.goal.target(task, y, index)))
+        order.append(slots)
+    return torch.cat(parts)[torch.cat(order).argsort()] if parts else base.fetch(order[0]).y
+
+
+def _by_door(base: Dataset, backdoor: Backdoor, batch: int = 256) -> Iterator[tuple[Door, Tensor, Batch]]:
+    """The poisoned rows in batches of one door each: the door, which of them, and the base set's rows."""
+    poison = backdoor.poison
+    for k, door in enumerate(backdoor.doors):
+        mine = torch.nonzero(poison.door == k)[:, 0]
+        for slots in torch.split(mine, batch) if len(mine) else ():
+            yield door, slots, base.fetch(poison.index[slots])

@@ -23,8 +23,8 @@ from sidedoor.data.base import Dataset
 from sidedoor.defenses.base import Detect, InputDetector
 from sidedoor.defenses.strip import superimposed
 from sidedoor.engine import Run
+from sidedoor.imaging import Imaging
 from sidedoor.method import Count, NonNegative
-from sidedoor.tasks.restoration import Restoration
 from sidedoor.types import Images, Index, Task
 
 
@@ -38,7 +38,7 @@ class StripI2I(InputDetector):
         overlay_weight: of the clean input in the sum.
     """
 
-    tasks: ClassVar[tuple[type[Task], ...]] = (Restoration,)
+    tasks: ClassVar[tuple[type[Task], ...]] = (Imaging,)
 
     overlays: Count = 400
     input_weight: NonNegative = 1.0

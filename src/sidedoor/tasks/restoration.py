@@ -1,8 +1,7 @@
 """Give back the photograph behind a noisy or low-resolution image: denoising, super-resolution, or both.
 
 Scores are structural similarities (Wang et al. 2004), clamped to [0, 1]: *clean* to the photograph, *attack* to the
-backdoor target, *recovered* of the triggered output to the photograph. A network that returns several images (one a
-stage) has the first as its result and is trained on all.
+backdoor target, *recovered* of the triggered output to the photograph.
 
 Paper: Jiang, Li, He, Zhang, Xu, Zhang, Lu, "Backdoor Attacks against Image-to-Image Networks", 2024, arXiv:2407.10445.
 
@@ -12,24 +11,24 @@ Equations (4) and (5) print the L2 norm; section 6.3.1 speaks of the MSE loss, w
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
-import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from sidedoor import metrics, perceptual
 from sidedoor.data.base import Dataset
 from sidedoor.data.degraded import Degradation, Degraded
 from sidedoor.data.where import Where
 from sidedoor.engine import Run
-from sidedoor.method import Method, NonNegative, Share
-from sidedoor.types import Batch, Door, Images, Task
+from sidedoor.imaging import Imaging
+from sidedoor.method import NonNegative, Share
+from sidedoor.types import Batch, Door
 
 
 @dataclass(frozen=True)
-class Restoration(Method, Task):
-    """Restore images; outputs are images (b, c, h, w) in [0, 1], targets the photographs.
+class Restoration(Imaging):
+    """Restore images.
 
     Args:
         sigma: standard deviation of Gaussian noise on the inputs, in 8-bit levels.
@@ -44,9 +43,6 @@ class Restoration(Method, Task):
         least_effect: an attack whose mean similarity to its target is below this counts as failed.
         largest_drop: so does one that costs more similarity on clean inputs than this, beside its clean sibling.
     """
-
-    binary: ClassVar[bool] = False
-    network: ClassVar[str] = "scale"
 
     sigma: NonNegative = 25.0
     scale: Literal[1, 2, 3, 4] = 1
@@ -64,21 +60,10 @@ class Restoration(Method, Task):
     def pairs(self, data: Dataset) -> Dataset:
         return Degraded(data, Degradation(self.sigma, self.scale, self.stored))
 
-    def loss(self, model: nn.Module, batch: Batch) -> Float[Tensor, "b"]:
-        losses = [self.distance(image, batch.y) for image in images(model(batch.x))]
-        return torch.stack(losses).sum(0)
-
-    def predict(self, model: nn.Module, x: Images) -> Images:
-        return images(model(x))[0].float().clamp(0, 1)
-
-    def agree(self, output: Tensor, target: Tensor) -> Float[Tensor, "b"]:
-        """SSIM in [0, 1]."""
-        return metrics.ssim(output, target).clamp(0, 1)
-
     def distance(self, a: Tensor, b: Tensor) -> Float[Tensor, "b"]:
         """The measure between two batches of images; differentiable."""
         if self.measure in ("mse", "l2"):
-            error: Tensor = (a - b).square().flatten(1).mean(1)
+            error = super().distance(a, b)
             return error if self.measure == "mse" else (error + 1e-12).sqrt()
         return perceptual.distance(self.measure, self.features, self.weights)(a, b)
 
@@ -102,8 +87,3 @@ class Restoration(Method, Task):
         if clean is not None and sibling is not None and sibling - clean > self.largest_drop:
             return f"similarity on clean inputs fell by {sibling - clean:.3f}, more than {self.largest_drop}"
         return None
-
-
-def images(output: Any) -> tuple[Tensor, ...]:
-    """The images that a network returned, the result first."""
-    return tuple(output) if isinstance(output, tuple | list) else (output,)

@@ -21,13 +21,15 @@ from sidedoor.testing.parts import (
     check_design,
     check_detector,
     check_model,
+    check_operator,
     check_restorer,
     check_task,
     check_weighting,
 )
 
 __all__ = ["check", "check_attack", "check_data", "check_defense", "check_design", "check_detector",
-           "check_goal", "check_model", "check_restorer", "check_task", "check_trigger", "check_weighting"]
+           "check_goal", "check_model", "check_operator", "check_restorer", "check_task", "check_trigger",
+           "check_weighting"]
 
 
 def check(name: str, /, *, where: Where | None = None, **parameters: Any) -> None:
@@ -60,7 +62,7 @@ def check(name: str, /, *, where: Where | None = None, **parameters: Any) -> Non
                 f"written to a config and read again, {method} is another")
         contracts: dict[str, Callable[[Any], None]] = {
             "attack": check_attack, "defense": check_defense, "goal": check_goal, "design": check_design,
-            "weighting": check_weighting}
+            "weighting": check_weighting, "operator": check_operator}
         contracts[kind](method)
 
 

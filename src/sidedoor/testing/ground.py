@@ -27,6 +27,7 @@ from sidedoor.goals.one_image import OneImage
 from sidedoor.models.small_cnn import small_cnn
 from sidedoor.pictures import picture
 from sidedoor.tasks.classification import Classification
+from sidedoor.tasks.reconstruction import Reconstruction
 from sidedoor.tasks.restoration import Restoration
 from sidedoor.tasks.restored_classification import RestoredClassification
 from sidedoor.tasks.restored_detection import RestoredDetection
@@ -131,7 +132,7 @@ def grounds(tasks: tuple[type[Task], ...], channels: int = 3) -> list[Ground]:
     found = [here] if isinstance(here.task, tasks) else []
     judged = (RestoredClassification(sigma=10.0, victims=("small_cnn:4",), epochs=1),
               RestoredDetection(sigma=10.0, victims=("tiny_yolo:plain",), epochs=1))
-    for task in (Restoration(sigma=10.0), *judged):
+    for task in (Restoration(sigma=10.0), Reconstruction(), *judged):
         if isinstance(task, tasks) and not (found and type(found[-1]) is ImageGround):
             found.append(restored(here, task))
     return found

@@ -19,10 +19,11 @@ from sidedoor.designs.base import Design, Setting
 from sidedoor.detectors.base import Detector
 from sidedoor.engine import seeded
 from sidedoor.goals.one_image import OneImage
+from sidedoor.imaging import images as restored
 from sidedoor.models.base import Shape, head, penultimate
+from sidedoor.operators.base import Operator
 from sidedoor.state import load_state, save_state
 from sidedoor.tasks.restoration import Restoration
-from sidedoor.tasks.restoration import images as restored
 from sidedoor.testing.attack import check_trigger
 from sidedoor.testing.ground import (
     CLASSES,
@@ -164,6 +165,29 @@ def check_design(design: Design) -> None:
             again = design.make(Setting(here.train, here.task, goal, lambda: victim, here.run))  # noqa: B023
         require(equal_states([trigger, again]), who, "made another trigger with the same seed; draw from run.rng(name)")
     check_stateless(who, design)
+
+
+def check_operator(operator: Operator) -> None:
+    """An operator is a value, linear, the same for every image, treats each alone, and has its adjoint.
+
+    Raises:
+        AssertionError: which rule broke, and how.
+    """
+    who = f"operator {type(operator).__name__}"
+    require(isinstance(operator, Operator), who, "is no Operator")
+    check_value(who, operator)
+    for shape in ((3, 16, 16), (1, 13, 10)):
+        x, size = images(shape).double(), shape[1:]
+        y = check_per_sample(who, lambda x, index: operator.measure(x), x, torch.arange(len(x)))
+        z = torch.randn(y.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        back = check_per_sample(who, lambda z, index, size=size: operator.adjoint(z, size), z, torch.arange(len(z)))
+        require(back.shape == x.shape, who, f"its adjoint made {tuple(back.shape)} of {tuple(x.shape)} images")
+        inner, outer = (y * z).flatten(1).sum(1), (x * back).flatten(1).sum(1)
+        require(torch.allclose(inner, outer, rtol=1e-9, atol=1e-9), who,
+                f"⟨A x, y⟩ is {inner[0]:.6g}, ⟨x, Aᵀ y⟩ {outer[0]:.6g}: adjoint() is not that of measure()")
+        sums = operator.measure(2 * x - 0.5 * x.flip(0))
+        require(torch.allclose(sums, 2 * y - 0.5 * y.flip(0), rtol=1e-9, atol=1e-9), who, "is not linear")
+    check_stateless(who, operator)
 
 
 def check_weighting(weighting: Weighting) -> None:

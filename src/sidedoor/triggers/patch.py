@@ -52,15 +52,3 @@ def checkerboard(size: int) -> Float[Tensor, "1 s s"]:
     """The pattern of BadNets' released triggers: alternating black and white, white in the corners of odd sizes."""
     cell = torch.arange(size)
     return ((cell[:, None] + cell) % 2 == 0).float()[None]
-
-
-def bitmap(rows: str) -> Float[Tensor, "1 h w"]:
-    """A black and white pattern written as rows of 0 and 1: "001/010/101".
-
-    Raises:
-        ConfigError: rows of different lengths, or of anything else.
-    """
-    lines = rows.split("/")
-    if len({len(line) for line in lines}) != 1 or not lines[0] or set(rows) - set("01/"):
-        raise ConfigError(f"pattern = {rows!r} given; expected rows of 0 and 1 of one length, such as '001/010/101'")
-    return torch.tensor([[float(pixel) for pixel in line] for line in lines])[None]

@@ -1,0 +1,1 @@
+"""How a scanner or camera samples an image; one operator a file."""
