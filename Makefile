@@ -41,6 +41,9 @@ study: .venv/installed  ## the figures of docs/results; data sets are looked for
 	for file in $(filter-out %/full.toml,$(wildcard experiments/poison_ink/*.toml)); do \
 	  $(BIN)/sidedoor sweep $$file --workers 2 --out runs/poison_ink || exit 1; done
 	$(BIN)/python -m experiments.poison_ink.page runs/poison_ink -o docs/results/poison_ink.md --data-root $(SIDEDOOR_DATA)
+	for file in $(filter-out %/full.toml,$(wildcard experiments/blo/*.toml)); do \
+	  $(BIN)/sidedoor sweep $$file --workers 2 --out runs/blo || exit 1; done
+	$(BIN)/python -m experiments.blo.page runs/blo -o docs/results/blo.md
 	for name in demo digits attacks fashion; do $(BIN)/sidedoor report runs/$$name -o docs/results/$$name.md; done
 
 bench: .venv/installed-dev  ## speed, as ratios against a baseline in the same run
@@ -48,6 +51,7 @@ bench: .venv/installed-dev  ## speed, as ratios against a baseline in the same r
 	$(BIN)/python benchmarks/triggers.py
 	$(BIN)/python benchmarks/injection.py
 	$(BIN)/python benchmarks/restoration.py
+	$(BIN)/python benchmarks/reconstruction.py
 	$(BIN)/python benchmarks/start.py
 
 clean:

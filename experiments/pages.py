@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
 
 from sidedoor.bench.record import Record
 from sidedoor.bench.spec import cells, grid, read
@@ -50,6 +55,30 @@ class Study:
 def written(spec: dict[str, Any]) -> str:
     """As text that is equal where the specifications are."""
     return json.dumps(json.loads(json.dumps(spec)), sort_keys=True)
+
+
+@contextmanager
+def canvas(file: Path, rows: int, columns: int, size: tuple[float, float]) -> Iterator[Any]:
+    """Axes of a figure (rows, columns) of a size in inches, written to an SVG file that the data alone decide."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with matplotlib.rc_context({"font.size": 7.0, "axes.spines.top": False, "axes.spines.right": False,
+                                "legend.frameon": False, "svg.hashsalt": file.name}):
+        figure = Figure(size, layout="constrained")
+        yield figure.subplots(rows, columns, squeeze=False)
+        figure.savefig(file, metadata={"Date": None})
+
+
+def shown(rows: Mapping[str, np.ndarray], file: Path) -> None:
+    """Rows of images (b, c, h, w) in [0, 1], each with its title."""
+    count = max(len(images) for images in rows.values())
+    with canvas(file, len(rows), count, (0.8 * count, 0.85 * len(rows))) as axes:
+        for line, (title, images) in zip(axes, rows.items(), strict=True):
+            for k, (place, image) in enumerate(zip(line, images, strict=True)):
+                place.imshow(np.clip(image, 0, 1).transpose(1, 2, 0).repeat(3 // image.shape[0], 2),
+                             interpolation="nearest")
+                place.set(xticks=[], yticks=[], ylabel="" if k else title)
+                for spine in place.spines.values():
+                    spine.set_visible(False)
 
 
 def drop(record: Record) -> float | None:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
 
 from experiments.i2i.grouping import losses, trigger, weighting
-from experiments.pages import Study, Value, drop, grouped
+from experiments.pages import Study, Value, canvas, drop, grouped
 from sidedoor.bench.record import Record
 
 ROWS = {"images_input": "input", "images_stamped": "with trigger", "images_output": "output, clean",
@@ -46,18 +43,9 @@ def _sums_to_one(record: Record) -> bool:
     return bool(abs(sum(record.spec["attack"]["weighting"]["weights"]) - 1) < 1e-9)
 
 
-@contextmanager
-def _canvas(file: Path, rows: int, columns: int, size: tuple[float, float]) -> Iterator[Any]:
-    with matplotlib.rc_context({"font.size": 7.0, "axes.spines.top": False, "axes.spines.right": False,
-                                "legend.frameon": False, "svg.hashsalt": file.name}):
-        figure = Figure(size, layout="constrained")
-        yield figure.subplots(rows, columns, squeeze=False)
-        figure.savefig(file, metadata={"Date": None})
-
-
 def gallery(study: Study, records: Sequence[Record], file: Path) -> None:
     """Figure 4: one test image under every trigger, and what the network makes of it."""
-    with _canvas(file, len(ROWS), len(records), (0.85 * len(records), 0.95 * len(ROWS))) as axes:
+    with canvas(file, len(ROWS), len(records), (0.85 * len(records), 0.95 * len(ROWS))) as axes:
         for column, record in enumerate(records):
             arrays = study.store.arrays(record.key)
             for row, (name, title) in enumerate(ROWS.items()):
@@ -71,7 +59,7 @@ def gallery(study: Study, records: Sequence[Record], file: Path) -> None:
 
 def convergence(study: Study, records: Sequence[Record], file: Path) -> None:
     """Figure 6: mean loss of the backdoor task by epoch, a line for each seed."""
-    with _canvas(file, 1, 1, (4.2, 2.6)) as axes:
+    with canvas(file, 1, 1, (4.2, 2.6)) as axes:
         for n, (name, group) in enumerate(grouped(records, weighting).items()):
             for k, record in enumerate(group):
                 curve = losses(study, record)
@@ -83,7 +71,7 @@ def convergence(study: Study, records: Sequence[Record], file: Path) -> None:
 def weights(records: Sequence[Record], file: Path) -> None:
     """Figure 5: Effect, and what it costs on clean inputs, by the weight of the backdoor task."""
     groups = sorted(grouped(records, weighting).values(), key=_backdoor_weight)
-    with _canvas(file, 1, 2, (5.6, 2.4)) as axes:
+    with canvas(file, 1, 2, (5.6, 2.4)) as axes:
         for place, title, value in ((axes[0][0], "Effect", _effect), (axes[0][1], "drop of Normal", drop)):
             for group in groups:
                 place.plot([_backdoor_weight(group)] * len(group), [value(r) for r in group], "o", ms=3, color="C0")
@@ -109,7 +97,7 @@ def _backdoor_weight(group: Sequence[Record]) -> float:
 
 def strengths(records: Sequence[Record], file: Path) -> None:
     """Figures 7 and 8: Normal (dashed) and Effect by bits and by JPEG quality."""
-    with _canvas(file, 1, 2, (5.6, 2.4)) as axes:
+    with canvas(file, 1, 2, (5.6, 2.4)) as axes:
         for place, name, parameter in ((axes[0][0], "bit_depth", "bits"), (axes[0][1], "jpeg", "quality")):
             mine = [r for r in records if r.spec["defense"]["name"] == name]
             for n, (of, group) in enumerate(grouped(mine, trigger).items()):
@@ -124,7 +112,7 @@ def strengths(records: Sequence[Record], file: Path) -> None:
 
 def distances(study: Study, records: Sequence[Record], file: Path) -> None:
     """Figure 9: STRIP's scores of clean and of triggered inputs."""
-    with _canvas(file, 1, len(records), (2.4 * len(records), 2.2)) as axes:
+    with canvas(file, 1, len(records), (2.4 * len(records), 2.2)) as axes:
         for place, record in zip(axes[0], records, strict=True):
             arrays = study.store.arrays(record.key)
             kinds = {"clean": arrays["innocent"], "triggered": arrays["suspicious"]}

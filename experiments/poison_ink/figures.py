@@ -5,13 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
-import numpy as np
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
-from experiments.pages import Study
+from experiments.pages import Study, shown
 from sidedoor.attacks.poison_ink import PoisonInk
 from sidedoor.bench.case import Case, Machine, load
 from sidedoor.bench.spec import grid, read
@@ -60,11 +57,4 @@ class Networks:
 def hidden(networks: Networks, file: Path) -> None:
     """Figure 6."""
     rows = networks.rows(torch.linspace(0, len(networks.case.test) - 1, IMAGES).long())
-    with matplotlib.rc_context({"font.size": 7.0, "svg.hashsalt": file.name}):
-        figure = Figure((0.8 * IMAGES, 0.85 * len(rows)), layout="constrained")
-        for axes, (title, images) in zip(figure.subplots(len(rows), IMAGES), rows.items(), strict=True):
-            for k, (place, image) in enumerate(zip(axes, images, strict=True)):
-                place.imshow(np.clip(image.permute(1, 2, 0).numpy(), 0, 1), interpolation="nearest")
-                place.set(xticks=[], yticks=[], ylabel="" if k else title)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(file, metadata={"Date": None})
+    shown({title: images.numpy() for title, images in rows.items()}, file)

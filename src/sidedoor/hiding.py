@@ -76,7 +76,7 @@ class Hiding(Method):
         """Both networks, trained on images as an attacker has them and kept for all who ask the same."""
         channels = train.shape[0]
         key: dict[str, Any] = {"hiding": asdict(self), "pen": asdict(pen), "data": train.fingerprint(),
-                               "seed": run.seed, "version": 2}
+                               "seed": run.seed, "version": 3}
 
         def build() -> Pair:
             return Pair(Injection(channels, self.width), Extractor(channels, self.extractor, self.blocks))

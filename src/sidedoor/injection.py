@@ -3,6 +3,10 @@
 Paper: Zhang, Chen, Huang, Liao, Zhang, Feng, Hua, Yu, "Poison Ink: Robust and Invisible Backdoor Attack", IEEE TIP
 2022, arXiv:2108.02488, Tables II and III and section V-A.
 
+Table II doubles sizes by transposed convolutions. Trained so, at the scale of two cores, the network hides a lattice of
+single pixels that resampling removes and hardly any augmented victim learns; the name of the authors' published run speaks of
+resizing before padded convolutions, which is what ours does, with kernels of the same 4×4 and as many parameters.
+
 Table II ends in batch normalisation and a sigmoid. A network that must give back nearly what it was given learns that
 slowly, so ours adds what it makes, scaled, to the cover image: the layers are the paper's up to there. Table III does
 not tell where biases are; those that lead to the published number of parameters are taken.
@@ -50,7 +54,7 @@ class Injection(nn.Module):
         for layer in self.up[1:]:
             x = layer(torch.cat([x, skips.pop()], 1))
         # The sigmoid of nothing is one half: no change.
-        change = 2 * torch.sigmoid(x[:, :, :height, :width]) - 1
+        change = 2 * torch.sigmoid(x[:, :, :height, :width].float()) - 1
         hidden: Tensor = (cover + change).clamp(0, 1)
         return hidden
 
@@ -124,7 +128,9 @@ def _halving(inputs: int, outputs: int) -> nn.Sequential:
 
 
 def _doubling(inputs: int, outputs: int, last: bool) -> nn.Sequential:
-    layer, norm = nn.ConvTranspose2d(inputs, outputs, 4, 2, 1), nn.BatchNorm2d(outputs)
+    norm = nn.BatchNorm2d(outputs)
     if last:
         nn.init.constant_(norm.weight, 0.1)  # so that training starts near the cover image
-    return nn.Sequential(layer, norm) if last else nn.Sequential(layer, norm, nn.ReLU())
+    layers = [nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False), nn.ReplicationPad2d((1, 2, 1, 2)),
+              nn.Conv2d(inputs, outputs, 4), norm]
+    return nn.Sequential(*layers) if last else nn.Sequential(*layers, nn.ReLU())

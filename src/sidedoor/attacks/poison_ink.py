@@ -36,6 +36,8 @@ class PoisonInk(Attack):
             `Hiding`; `network_seed`, to share them between runs of several seeds: None for the run's own.
     """
 
+    version: ClassVar[int] = 2
+
     access: ClassVar[Access] = Access.DATA
     rate: Share = 0.1
     ink: tuple[int, int, int] = (80, 160, 80)
