@@ -4,8 +4,9 @@ Paper: Zhang, Chen, Huang, Liao, Zhang, Feng, Hua, Yu, "Poison Ink: Robust and I
 2022, arXiv:2108.02488, Tables II and III and section V-A.
 
 Table II doubles sizes by transposed convolutions. Trained so, at the scale of two cores, the network hides a lattice of
-single pixels that resampling removes and hardly any augmented victim learns; the name of the authors' published run speaks of
-resizing before padded convolutions, which is what ours does, with kernels of the same 4×4 and as many parameters.
+single pixels that resampling removes and hardly any augmented victim learns; the name of the authors' published run
+speaks of resizing before padded convolutions, which is what ours does, with kernels of the same 4×4 and as many
+parameters.
 
 Table II ends in batch normalisation and a sigmoid. A network that must give back nearly what it was given learns that
 slowly, so ours adds what it makes, scaled, to the cover image: the layers are the paper's up to there. Table III does
