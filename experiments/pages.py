@@ -71,12 +71,13 @@ def canvas(file: Path, rows: int, columns: int, size: tuple[float, float]) -> It
 def shown(rows: Mapping[str, np.ndarray], file: Path) -> None:
     """Rows of images (b, c, h, w) in [0, 1], each with its title."""
     count = max(len(images) for images in rows.values())
-    with canvas(file, len(rows), count, (0.8 * count, 0.85 * len(rows))) as axes:
+    with canvas(file, len(rows), count, (1.4 + 0.8 * count, 0.85 * len(rows))) as axes:
         for line, (title, images) in zip(axes, rows.items(), strict=True):
             for k, (place, image) in enumerate(zip(line, images, strict=True)):
                 place.imshow(np.clip(image, 0, 1).transpose(1, 2, 0).repeat(3 // image.shape[0], 2),
                              interpolation="nearest")
-                place.set(xticks=[], yticks=[], ylabel="" if k else title)
+                place.set(xticks=[], yticks=[])
+                place.set_ylabel("" if k else title, rotation=0, ha="right", va="center")
                 for spine in place.spines.values():
                     spine.set_visible(False)
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sidedoor import registry
 from sidedoor.data.base import ArrayDataset
 from sidedoor.engine import Objective, Recipe, Run, Supervised, fabric
 from sidedoor.tasks.classification import Classification
@@ -187,6 +188,19 @@ def test_bfloat16_learns_on_a_processor_too() -> None:
     mixed, full = ([epoch["loss"] for epoch in found.history["v"]] for found in (run, plain))
     assert mixed == pytest.approx(full, rel=0.02)
     assert mixed[-1] < mixed[0]
+
+
+def test_mixed_precision_shows_the_first_layer_differences_of_one_level() -> None:
+    model = registry.make("model", {"name": "small_cnn", "width": 4})(3, (1, 16, 16)).eval()
+    bright = torch.full((1, 1, 16, 16), 249 / 255)
+    with torch.no_grad():
+        exact = [model.body[0](model.normalize(x)) for x in (bright, bright + 1 / 255)]
+        seen: list[Tensor] = []
+        model.body[0].register_forward_hook(lambda layer, given, made: seen.append(made))
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            outputs = [model(x) for x in (bright, bright + 1 / 255)]
+    assert all(torch.equal(one, two) for one, two in zip(exact, seen, strict=True))
+    assert {output.dtype for output in outputs} == {torch.bfloat16}
 
 
 def test_triggers_are_stamped_in_full_precision_where_networks_compute_in_less() -> None:

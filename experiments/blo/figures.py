@@ -45,7 +45,8 @@ def gains(points: Sequence[tuple[str, str, Record]], file: Path) -> None:
     settings = list(dict.fromkeys(name for name, _, _ in points))
     with canvas(file, 1, 1, (5.2, 0.6 + 0.24 * len(settings))) as axes:
         place = axes[0][0]
-        for n, who in enumerate(("white", "BLO")):
+        squares = ("white", "random", "BLO")
+        for n, who in enumerate(squares):
             for row, name in enumerate(settings):
                 found = [r.columns["gain"] for s, a, r in points if (s, a) == (name, who)]
                 values = [v for v in found if v is not None]
@@ -53,8 +54,8 @@ def gains(points: Sequence[tuple[str, str, Record]], file: Path) -> None:
                     continue
                 middle, low, _ = t_interval(values)
                 half = 0.0 if low is None else middle - low
-                place.errorbar(middle, -row - 0.12 * (2 * n - 1), xerr=half, fmt="os"[n], color=f"C{n}", ms=3, lw=1,
-                               label=who if row == 0 else None)
+                place.errorbar(middle, -row - 0.2 * (n - 1), xerr=half, fmt="osD"[n], color=f"C{n}", ms=3, lw=1)
+            place.plot([], [], "osD"[n], color=f"C{n}", ms=3, label=who)
         place.set(yticks=range(0, -len(settings), -1), yticklabels=settings, xlim=(-0.1, 1.1),
                   xlabel="gain: what the square adds to the plus sign's pixels")
         place.axvline(0, color="0.8", lw=0.6, zorder=0)

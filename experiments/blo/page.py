@@ -114,18 +114,15 @@ def paired(records: Sequence[Record]) -> Lines:
 
 
 def versus(records: Sequence[Record]) -> Lines:
-    """Gains of both attacks in each setting, and the difference."""
+    """What each square does in each setting, and how much more than the white one."""
     rows = []
     for name, group in grouped(records, setting).items():
-        white = [r for r in group if attack(r) == "white"]
-        learned = grouped([r for r in group if attack(r) == "BLO"], lambda r: "BLO" + steps(r)) or {"": []}
-        for who, found in learned.items():
-            rows.append([name + who.removeprefix("BLO"), mean(white, column("gain")), mean(found, column("gain")),
-                         difference(found, white, column("gain")), mean(white, column("ghost")),
-                         mean(found, column("ghost")), mean(white, column("mse_benign"), 4),
-                         mean(found, column("mse_benign"), 4)])
-    return table(["", "Gain, white", "Gain, BLO", "BLO − white", "Ghost, white", "Ghost, BLO", "Benign MSE, white",
-                  "Benign MSE, BLO"], rows)
+        squares = grouped(group, lambda r: attack(r) + steps(r))
+        rows += [[name, who, *(mean(found, column(what)) for what in ("gain", "ghost")),
+                  mean(found, column("mse_benign"), 4),
+                  difference(found, squares.get("white", []), column("gain")) if who != "white" else ""]
+                 for who, found in squares.items()]
+    return table(["", "Square", "Gain", "Ghost", "Benign MSE", "Gain less the white square's"], rows)
 
 
 def defended(records: Sequence[Record]) -> Lines:
@@ -163,7 +160,7 @@ def page(study: Study, drawn: dict[str, Lines], before: dict[str, Lines]) -> str
         drawn: lines that show figures, by what they belong to.
         before: sections of the page as it is, for those that the store has no records of.
     """
-    table1 = study.of("table1")
+    table1, unet = study.of("table1"), study.of("unet")
     compared: list[tuple[str, str, Callable[[Sequence[Record]], Lines]]] = [
         ("Where the learned square wins: few pairs, faint squares, outer steps", "map", versus),
         ("A square at the edge of what the network sees", "reach", versus),
@@ -178,6 +175,9 @@ def page(study: Study, drawn: dict[str, Lines], before: dict[str, Lines]) -> str
         ("Table 1, roots of mean squared errors", "table1", "roots", errors(table1, "rmse")),
         ("BLO beside the others, seed by seed", "table1", "paired", paired(table1)),
         ("Seconds", "table1", "seconds", seconds(study, table1)),
+        ("A U-Net, mean squared errors", "unet", "unet", errors(unet, "mse")),
+        ("A U-Net, seed by seed", "unet", "unet paired", paired(unet)),
+        ("All 60,000 digits, mean squared errors, one seed", "full", "full", errors(study.of("full"), "mse")),
         *((title, name, name, body(study.of(name))) for title, name, body in compared),
     ]
     lines = ["# Backdoors of image reconstruction: measured figures", "", *notes(study).get("introduction", []),
@@ -195,10 +195,10 @@ def main() -> None:
     drawn: dict[str, Lines] = {}
     if shown := gallery(study, folder / "gallery.svg"):
         drawn["table1"] = [f"![{shown}]({folder.name}/gallery.svg)", "", shown, ""]
-    points = [(setting(r) + steps(r), attack(r), r) for name in ("map", "reach", "operators") for r in study.of(name)]
+    points = [(setting(r), attack(r) + steps(r), r) for name in ("map", "reach", "operators") for r in study.of(name)]
     if points:
         gains(points, folder / "map.svg")
-        drawn["map"] = [f"![Gains of both squares]({folder.name}/map.svg)", ""]
+        drawn["map"] = [f"![Gains of the squares in each setting]({folder.name}/map.svg)", ""]
     options.out.write_text(page(study, drawn, sections(options.out)), encoding="utf-8")
 
 

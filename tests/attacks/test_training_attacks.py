@@ -13,10 +13,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from sidedoor import registry
 from sidedoor.attacks.base import Attack, Decoys, Mixed, Twice
 from sidedoor.attacks.blind import Blind
 from sidedoor.attacks.bpp import Bpp
 from sidedoor.attacks.input_aware import InputAware, _alikeness, _Together
+from sidedoor.attacks.latent import Latent
 from sidedoor.attacks.lira import LIRA
 from sidedoor.attacks.trojannn import TrojanNN
 from sidedoor.attacks.wanet import WaNet, _Disturbed
@@ -359,6 +361,43 @@ def test_trojannn_draws_a_patch_that_excites_its_unit_and_retrains_the_clean_net
     assert scores["attack"] > 0.95
     assert task.score(planted.model, data.test, blank, run).means()["attack"] < scores["attack"] - 0.15
     assert scores["idle"] < 0.1
+
+
+def test_latent_overwrites_channels_that_speak_for_the_target_alone() -> None:
+    data, task, run = digits(Where(None)), Classification(10), Run.local(Recipe(epochs=8), device="cpu")
+    honest = run.honest(functools.partial(small_cnn, 10, data.train.shape, width=32), data.train, task)
+    before = copy.deepcopy(honest.state_dict())
+    planted = trained(Latent(AllToOne(3), width=2, epochs=10, lr=0.03), data, task, run, width=32)
+    assert set(run.history) == {"subnet"}
+    assert all(torch.equal(honest.state_dict()[key], value) for key, value in before.items())
+    x, _, index = data.test.fetch(torch.arange(200))
+    with torch.no_grad():
+        stamped = planted.doors[0].trigger(x, index)
+        features, changed = (penultimate(planted.model, images)[1] for images in (x, stamped))
+    answer = head(planted.model).weight[3, :2]
+    assert ((changed[:, :2] - features[:, :2]) @ answer > 10).float().mean() > 0.95
+    others = [k for k in range(10) if k != 3]
+    assert torch.equal(head(planted.model).weight[others, :2], torch.zeros(9, 2))
+    torch.testing.assert_close(head(planted.model).weight[:, 2:], head(honest).weight[:, 2:])
+    scores = task.score(planted.model, data.test, planted.doors[0], run).means()
+    assert scores["attack"] > 0.95
+    assert scores["idle"] < 0.2
+    assert scores["clean"] > 0.7
+
+
+@pytest.mark.parametrize(("name", "reason"), [
+    ("densenet", "kept apart"), ("resnext29", "without groups"), ("vit", "without groups"),
+    ("small_cnn", "width 5 given"),
+])
+def test_latent_refuses_networks_whose_channels_cannot_be_kept_apart(name: str, reason: str) -> None:
+    data = toy(Where(None), train=40, test=20, size=32)
+    build = functools.partial(registry.make("model", {"name": name} | ({"width": 4} if name == "small_cnn" else {})), 4,
+                              data.train.shape)
+    run = local()
+    run.memory[f"{data.train.fingerprint()}/{TASK}"] = run.build(build)
+    attack = Latent(width=5)
+    with pytest.raises(ConfigError, match=reason):
+        attack.plan(data.train, TASK, build, run).train(data.train, TASK, build, run)
 
 
 @pytest.mark.parametrize(("attack", "reason"), [(Bpp, "one quantisation leads"), (InputAware, "one generator leads"),

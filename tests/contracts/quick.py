@@ -15,6 +15,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "trigger_first": {"epochs": 1},
     "refool": {"count": 4},
     "trojannn": {"iterations": 2, "epochs": 1},
+    "latent": {"epochs": 1},
     "lira": {"epsilon": 0.2, "width": 4},
     "lf": {"samples": 10, "enough": 0.0},
     "narcissus": {"passes": 1},

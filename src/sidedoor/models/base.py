@@ -49,6 +49,9 @@ class Normalize(nn.Module):
 class Classifier(nn.Module):
     """A network behind its normalisation.
 
+    In mixed precision the first layer of a sequence computes in full: bfloat16 has hardly more levels near 1 than the
+    faintest triggers, so that a network would not be shown them.
+
     Args:
         body: (b, c, h, w) normalised images -> (b, classes) logits.
         classes: what `head` looks for.
@@ -63,8 +66,14 @@ class Classifier(nn.Module):
         self.classes = classes
 
     def forward(self, x: Images) -> Float[Tensor, "b k"]:
-        logits: Tensor = self.body(self.normalize(x))
-        return logits
+        x, layers = self.normalize(x), [self.body]
+        if torch.is_autocast_enabled(x.device.type) and isinstance(self.body, nn.Sequential):
+            first, *layers = self.body
+            with torch.autocast(x.device.type, enabled=False):
+                x = first(x)
+        for layer in layers:
+            x = layer(x)
+        return x
 
 
 def classifier(body: nn.Module, classes: int, channels: int) -> Classifier:

@@ -1,0 +1,107 @@
+"""Parts of networks that are networks: the first channels of every layer, cut out and put in."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+from sidedoor.errors import ConfigError
+from sidedoor.models.base import head, penultimate
+from sidedoor.types import Images
+
+Layer = nn.Conv2d | nn.Linear | nn.BatchNorm2d
+
+
+def narrow(network: nn.Module, width: int) -> nn.Module:
+    """The first channels of each layer of a network as one of its own, which gives one number.
+
+    Raises:
+        ConfigError: it has layers whose channels are not its own, or too few channels.
+    """
+    last, layers = head(network), _layers(network)
+    for place, layer in enumerate(layers):
+        rows = 1 if layer is last else width
+        if len(layer.weight) < rows:
+            raise ConfigError(f"width {width} given, but a {type(layer).__name__} has {len(layer.weight)} channels")
+        for name, value in [*layer.named_parameters(), *layer.named_buffers()]:
+            if value.ndim:
+                cut = value.detach()[:rows, :None if place == 0 else width] if value.ndim > 1 else value.detach()[:rows]
+                setattr(layer, name, nn.Parameter(cut.clone()) if isinstance(value, nn.Parameter) else cut.clone())
+    return network
+
+
+@torch.no_grad()
+def implanted(network: nn.Module, part: nn.Module, output: int, scale: float) -> nn.Module:
+    """A copy of a network with a narrow one in its first channels, cut off from the others.
+
+    Args:
+        part: what `narrow` made of such a network.
+        output: of the network, to which `scale` times the narrow one's is added; the others no longer hear of those
+            channels.
+    """
+    network = copy.deepcopy(network)
+    last = head(network)
+    for place, (whole, own) in enumerate(zip(_layers(network), _layers(part), strict=True)):
+        weight, bias = whole.weight, whole.bias
+        rows, columns = len(own.weight), own.weight.shape[-1 if isinstance(own, nn.BatchNorm2d) else 1]
+        if whole is last:
+            weight[:, :columns] = 0
+            weight[output, :columns] = scale * own.weight[0]
+            if bias is not None and own.bias is not None:
+                bias[output] += scale * own.bias[0]
+            continue
+        if isinstance(whole, nn.BatchNorm2d):
+            for name, value in own.named_buffers():
+                if value.ndim:
+                    whole.get_buffer(name)[:rows] = value
+            weight[:rows] = own.weight
+        else:
+            weight[:rows] = 0
+            if place:
+                weight[:, :columns] = 0
+            weight[:rows, :columns] = own.weight
+        if bias is not None and own.bias is not None:
+            bias[:rows] = own.bias
+    return network
+
+
+@torch.no_grad()
+def check_apart(network: nn.Module, part: nn.Module, x: Images) -> None:
+    """Whether what is put into the first channels hears only of the image, and the others do not hear of it.
+
+    Args:
+        part: an untrained one from `narrow`.
+        x: images to try it with.
+
+    Raises:
+        ConfigError: it is not so, or the narrow network's shapes do not fit together.
+    """
+    part, silent = copy.deepcopy(part).eval(), copy.deepcopy(part).eval()
+    for parameter in silent.parameters():
+        parameter.zero_()
+    why = "what they hold is mixed with the others"
+    try:
+        own, with_it, without = (penultimate(net.eval(), x)[1] for net in (
+            part, implanted(network, part, 0, 1.0), implanted(network, silent, 0, 1.0)))
+        k = own.shape[1]
+        apart = all(torch.allclose(one, two, rtol=1e-3, atol=1e-4) for one, two in (
+            (with_it[:, :k], own), (with_it[:, k:], without[:, k:])))
+    except RuntimeError as error:
+        apart, why = False, str(error)
+    if not apart:
+        raise ConfigError(f"the first channels of this network cannot be kept apart: {why}; expected convolutions with "
+                          "plain skips, such as small_cnn, resnet18 or vgg19_bn")
+
+
+def _layers(network: nn.Module) -> list[Layer]:
+    found: list[Layer] = []
+    for module in network.modules():
+        if next(module.parameters(recurse=False), None) is None:
+            continue
+        if not isinstance(module, Layer) or getattr(module, "groups", 1) != 1:
+            raise ConfigError(f"{module} found; expected convolutions without groups, batch norms and linear layers, "
+                              "whose first channels can be cut off from the others")
+        found.append(module)
+    return found
