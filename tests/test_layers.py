@@ -26,7 +26,7 @@ LAYERS = (
     ("goals", "triggers", "models"),
     ("names", "weightings", "detectors"),
     ("engine",),
-    ("designs", "perturb", "fabricate", "hiding", "writing", "receptive"),
+    ("designs", "perturb", "fabricate", "hiding", "writing", "receptive", "subnet"),
     ("matching",),
     ("tasks",),
     ("attacks", "defenses"),
