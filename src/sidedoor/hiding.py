@@ -90,7 +90,8 @@ class Hiding(Method):
             objective = _Hide(self, pen, critic, recipe)
             return plain.fit(plain.build(build), train, objective, name="injection")
 
-        pair = run.artefact(key, build, make)
+        # Always in full precision, as triggers are stamped: in bfloat16 a level or two are hardly told apart.
+        pair = replace(run, recipe=replace(run.recipe, precision="32")).artefact(key, build, make)
         assert isinstance(pair, Pair)
         return pair
 
@@ -124,6 +125,10 @@ class _Hide(Objective):
         return False
 
     def losses(self, model: nn.Module, batch: Batch) -> Float[Tensor, "1"]:
+        with torch.autocast(batch.x.device.type, enabled=False):
+            return self._losses(model, batch)
+
+    def _losses(self, model: nn.Module, batch: Batch) -> Float[Tensor, "1"]:
         assert isinstance(model, Pair)
         cover, how = batch.x, self.how
         inks = _inks(len(cover), cover.shape[1], cover.device)
@@ -149,7 +154,8 @@ class _Hide(Objective):
     def _told_apart(self, model: nn.Module, batch: Batch) -> Float[Tensor, ""]:
         assert self.last is not None
         cover, hidden = self.last
-        loss: Tensor = 0.5 * ((self.critic(cover) - 1).square().mean() + self.critic(hidden).square().mean())
+        with torch.autocast(cover.device.type, enabled=False):
+            loss: Tensor = 0.5 * ((self.critic(cover) - 1).square().mean() + self.critic(hidden).square().mean())
         return loss
 
 

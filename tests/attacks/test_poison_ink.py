@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from sidedoor import metrics
 from sidedoor.attacks.poison_ink import PoisonInk
 from sidedoor.data.base import ArrayDataset, Dataset
-from sidedoor.engine import Run
+from sidedoor.engine import Recipe, Run
 from sidedoor.errors import ConfigError
 from sidedoor.geometry import warped
 from sidedoor.goals.multi_target import MultiTarget
@@ -128,6 +128,13 @@ def test_networks_are_kept_for_all_who_ask_for_the_same(tmp_path: Path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True))
     replace(attack, operator="prewitt").plan(data, task, nn.Identity, run)
     assert len([*tmp_path.iterdir()]) == len(kept) + 1
+
+
+def test_networks_learn_in_full_precision_whatever_the_victim_does() -> None:
+    how, data = Hiding(width=2, extractor=4, blocks=1, epochs=1, batch=16), shapes(32)
+    plain, mixed = (how.learned(data, Pen(), Run.local(Recipe(precision=precision), device="cpu")).state_dict()
+                    for precision in ("32", "bf16"))
+    assert all(torch.equal(plain[key], value) for key, value in mixed.items())
 
 
 def test_several_targets_share_the_network_and_differ_in_ink(tmp_path: Path) -> None:
