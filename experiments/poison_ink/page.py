@@ -155,7 +155,7 @@ def page(study: Study, drawing: Lines, before: dict[str, Lines]) -> str:
         drawing: the section with the figure, if there is one.
         before: sections of the page as it is, for those that the store has no records of.
     """
-    both = lambda r: f"{variant(r)} | {defense(r)}"  # noqa: E731
+    both = lambda r: f"{variant(r)}, {defense(r)}"  # noqa: E731
     parts: list[tuple[str, str, Lines]] = [
         ("Poison Ink and its faintest rivals", "headline", compared(study.of("headline"), variant)),
         ("The same behind transformations (Table IX)", "headline", transformed(study.of("headline"), PLAIN)),
