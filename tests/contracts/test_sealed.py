@@ -21,6 +21,7 @@ from sidedoor.data.base import Dataset
 from sidedoor.defenses.base import Repair
 from sidedoor.engine import Recipe
 from sidedoor.tasks.classification import Classification
+from sidedoor.tasks.reconstruction import Reconstruction
 from sidedoor.tasks.restoration import Restoration
 from sidedoor.tasks.restored_detection import RestoredDetection
 
@@ -62,6 +63,8 @@ def setting(kind: str, name: str) -> dict[str, Any]:
     network = {"name": "unet", **QUICK["unet"]}
     if issubclass(Restoration, tasks):
         return {"model": network, "task": "restoration", "attack": "i2i"}
+    if issubclass(Reconstruction, tasks):
+        return {"model": network, "task": "reconstruction", "attack": "heuristic_reconstruction"}
     if issubclass(RestoredDetection, tasks):
         return {"model": network, "task": {"name": "restored_detection", **QUICK["restored_detection"]},
                 "attack": "i2i_detector", "data": {"name": "scenes", "size": 32, "train": 200, "test": 40}}

@@ -66,10 +66,11 @@ class Classifier(nn.Module):
         self.classes = classes
 
     def forward(self, x: Images) -> Float[Tensor, "b k"]:
-        x, layers = self.normalize(x), [self.body]
-        if torch.is_autocast_enabled(x.device.type) and isinstance(self.body, nn.Sequential):
+        x, layers, device = self.normalize(x), [self.body], x.device.type
+        mixed = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+        if mixed and isinstance(self.body, nn.Sequential):
             first, *layers = self.body
-            with torch.autocast(x.device.type, enabled=False):
+            with torch.autocast(device, enabled=False):
                 x = first(x)
         for layer in layers:
             x = layer(x)
