@@ -45,8 +45,7 @@ def gains(points: Sequence[tuple[str, str, Record]], file: Path) -> None:
     settings = list(dict.fromkeys(name for name, _, _ in points))
     with canvas(file, 1, 1, (5.2, 0.6 + 0.24 * len(settings))) as axes:
         place = axes[0][0]
-        squares = ("white", "random", "BLO")
-        for n, who in enumerate(squares):
+        for n, who in enumerate(("white", "random", "BLO")):
             for row, name in enumerate(settings):
                 found = [r.columns["gain"] for s, a, r in points if (s, a) == (name, who)]
                 values = [v for v in found if v is not None]

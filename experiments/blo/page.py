@@ -162,7 +162,7 @@ def page(study: Study, drawn: dict[str, Lines], before: dict[str, Lines]) -> str
     """
     table1, unet = study.of("table1"), study.of("unet")
     compared: list[tuple[str, str, Callable[[Sequence[Record]], Lines]]] = [
-        ("Where the learned square wins: few pairs, faint squares, outer steps", "map", versus),
+        ("Where the learned square might win: few pairs, faint squares, outer steps", "map", versus),
         ("A square at the edge of what the network sees", "reach", versus),
         ("Other operators", "operators", versus),
         ("Poisoning ratios", "ratios", versus),

@@ -27,8 +27,9 @@ def narrow(network: nn.Module, width: int) -> nn.Module:
             raise ConfigError(f"width {width} given, but a {type(layer).__name__} has {len(layer.weight)} channels")
         for name, value in [*layer.named_parameters(), *layer.named_buffers()]:
             if value.ndim:
-                cut = value.detach()[:rows, :None if place == 0 else width] if value.ndim > 1 else value.detach()[:rows]
-                setattr(layer, name, nn.Parameter(cut.clone()) if isinstance(value, nn.Parameter) else cut.clone())
+                cut = value.detach()[:rows]
+                cut = (cut[:, :width] if place and cut.ndim > 1 else cut).clone()
+                setattr(layer, name, nn.Parameter(cut) if isinstance(value, nn.Parameter) else cut)
     return network
 
 
@@ -44,24 +45,23 @@ def implanted(network: nn.Module, part: nn.Module, output: int, scale: float) ->
     network = copy.deepcopy(network)
     last = head(network)
     for place, (whole, own) in enumerate(zip(_layers(network), _layers(part), strict=True)):
-        weight, bias = whole.weight, whole.bias
-        rows, columns = len(own.weight), own.weight.shape[-1 if isinstance(own, nn.BatchNorm2d) else 1]
-        if whole is last:
+        rows = len(own.weight)
+        if isinstance(whole, nn.BatchNorm2d):
+            there = whole.state_dict()
+            for name, value in own.state_dict().items():
+                if value.ndim:
+                    there[name][:rows] = value
+            continue
+        weight, bias, columns = whole.weight, whole.bias, own.weight.shape[1]
+        if place:
             weight[:, :columns] = 0
+        if whole is last:
             weight[output, :columns] = scale * own.weight[0]
             if bias is not None and own.bias is not None:
                 bias[output] += scale * own.bias[0]
             continue
-        if isinstance(whole, nn.BatchNorm2d):
-            for name, value in own.named_buffers():
-                if value.ndim:
-                    whole.get_buffer(name)[:rows] = value
-            weight[:rows] = own.weight
-        else:
-            weight[:rows] = 0
-            if place:
-                weight[:, :columns] = 0
-            weight[:rows, :columns] = own.weight
+        weight[:rows] = 0
+        weight[:rows, :columns] = own.weight
         if bias is not None and own.bias is not None:
             bias[:rows] = own.bias
     return network
@@ -78,7 +78,7 @@ def check_apart(network: nn.Module, part: nn.Module, x: Images) -> None:
     Raises:
         ConfigError: it is not so, or the narrow network's shapes do not fit together.
     """
-    part, silent = copy.deepcopy(part).eval(), copy.deepcopy(part).eval()
+    part, silent = copy.deepcopy(part), copy.deepcopy(part)
     for parameter in silent.parameters():
         parameter.zero_()
     why = "what they hold is mixed with the others"
