@@ -46,13 +46,19 @@ def strength(x: Images, operator: str) -> Float[Tensor, "b 1 h w"]:
     return magnitude
 
 
-def mask(x: Images, operator: str, threshold: float, width: int = 1) -> Bool[Tensor, "b 1 h w"]:
+def mask(x: Images, operator: str, threshold: float, width: int = 1, density: float = 0.0) -> Bool[Tensor, "b 1 h w"]:
     """Where edges are: steeper than a threshold, then made `width` pixels wider than they are, less one.
 
     Args:
         threshold: in the images' units, such as 28 / 255; Canny has its own.
+        density: not 0: each image has its own threshold, beyond which this share of its pixels lies, or less where
+            many are equally steep.
     """
-    found = strength(x, operator) > (0.5 if operator == "canny" else threshold)
+    steepness = strength(x, operator)
+    least: float | Tensor = 0.5 if operator == "canny" else threshold
+    if density:
+        least = steepness.flatten(1).quantile(1 - density, dim=1)[:, None, None, None]
+    found = steepness > least
     if width == 1:
         return found
     before, after = (width - 1) // 2, width // 2

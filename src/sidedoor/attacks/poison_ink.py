@@ -30,7 +30,8 @@ class PoisonInk(Attack):
         rate: share of the eligible training samples, in [0, 1].
         ink: red, green and blue in 8-bit levels, such as `coded(message)`; further targets have other inks, grey images
             their brightness.
-        operator, threshold, line_width: of the edges, see `Pen`; the threshold is in 8-bit levels.
+        operator, threshold, line_width, density: of the edges, see `Pen`; the threshold is in 8-bit levels. Where images
+            differ much in brightness a density gives dark ones a trigger too.
         picture: one whose edges are hidden in all images, for the paper's ablation; empty: each image's own edges.
         size: of the networks, see `SIZES`; `epochs`, `interference`, `adversarial`, `invisible` of training: see
             `Hiding`; `network_seed`, to share them between runs of several seeds: None for the run's own.
@@ -44,6 +45,7 @@ class PoisonInk(Attack):
     operator: str = "sobel"
     threshold: NonNegative = 28.0
     line_width: Count = 1
+    density: Share = 0.0
     picture: str = ""
     size: Literal["paper", "small", "tiny"] = "paper"
     epochs: Count = 200
@@ -64,7 +66,7 @@ class PoisonInk(Attack):
 
     def pen(self) -> Pen:
         """How edges are drawn."""
-        return Pen(self.operator, self.threshold / 255, self.line_width, self.picture)
+        return Pen(self.operator, self.threshold / 255, self.line_width, self.picture, self.density)
 
     def networks(self, train: Dataset, run: Run) -> Pair:
         """The injection network, and the extractor that shows what it hid; trained unless the run's shelf has them."""

@@ -24,25 +24,31 @@ class Pen(Method):
         threshold: steepness from which on a pixel is an edge, in units of the pixel range; Canny has its own.
         width: of the lines, in pixels more than edges have, plus one.
         picture: one whose edges are drawn on every image instead of the image's own; empty for none.
+        density: share of an image's pixels that are its edges, the steepest, whatever the threshold; 0: the threshold
+            decides.
 
     Raises:
-        ConfigError: an unknown operator.
+        ConfigError: an unknown operator; a density with Canny.
     """
 
     operator: str = "sobel"
     threshold: Share = 28 / 255
     width: Count = 1
     picture: str = ""
+    density: Share = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.operator not in edges.OPERATORS:
             raise unknown("edge operator", self.operator, edges.OPERATORS)
+        if self.density and self.operator == "canny":
+            raise ConfigError(f'density = {self.density} given with operator = "canny", whose edges have no steepness '
+                              "to choose by; expected 0, or another operator")
 
     def lines(self, x: Images) -> Tensor:
         """Where the edges of images are, (b, 1, h, w), True or False."""
         seen = picture(self.picture, (x.shape[1], x.shape[2], x.shape[3])).to(x)[None] if self.picture else x
-        return edges.mask(seen, self.operator, self.threshold, self.width).expand(len(x), -1, -1, -1)
+        return edges.mask(seen, self.operator, self.threshold, self.width, self.density).expand(len(x), -1, -1, -1)
 
 
 def drawn(lines: Tensor, ink: Float[Tensor, "#b c"]) -> Images:
