@@ -41,6 +41,18 @@ def test_a_step_is_found_and_made_wider() -> None:
     assert not edges.mask(x * 28 / 255, "sobel", 28 / 255).any()
 
 
+def test_a_density_finds_as_many_edges_in_the_dark_as_in_the_light() -> None:
+    bright = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    dark, flat = 0.02 * bright, torch.full((1, 3, 16, 16), 0.5)
+    found = edges.mask(bright, "sobel", 1.0, density=0.25)
+    assert torch.equal(found, edges.mask(dark, "sobel", 1.0, density=0.25))
+    assert found.flatten(1).sum(1).tolist() == [64, 64, 64, 64]
+    steepest = edges.strength(bright, "sobel").flatten(1).topk(64).indices.sort().values
+    assert torch.equal(found.flatten(1).nonzero()[:, 1].reshape(4, 64), steepest)
+    assert not edges.mask(dark, "sobel", 28 / 255).any()
+    assert not edges.mask(flat, "sobel", 0.0, density=0.25).any()
+
+
 def test_an_unknown_operator_is_said() -> None:
     with pytest.raises(ConfigError, match="edge operator 'laplace'"):
         edges.strength(X, "laplace")

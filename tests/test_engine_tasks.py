@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from sidedoor import registry
 from sidedoor.data.base import ArrayDataset
-from sidedoor.engine import Objective, Recipe, Run, Supervised, fabric
+from sidedoor.engine import Objective, Recipe, Run, Supervised
 from sidedoor.tasks.classification import Classification
 from sidedoor.types import PHOTO, Batch, Images, Index, Trigger, stamp
 from sidedoor.weightings.base import Aggregator
@@ -183,7 +183,7 @@ def test_bfloat16_learns_on_a_processor_too() -> None:
     model = run.fit(run.build(lambda: nn.Sequential(nn.Flatten(), Watched(16, 3))), data(), Supervised(TASK), name="v")
     assert set(seen) == {torch.bfloat16}
     assert {weight.dtype for weight in model.parameters()} == {torch.float32}
-    plain = replace(run, fabric=fabric("cpu"), history={})
+    plain = replace(run, recipe=replace(run.recipe, precision="32"), history={})
     plain.fit(plain.build(build), data(), Supervised(TASK), name="v")
     mixed, full = ([epoch["loss"] for epoch in found.history["v"]] for found in (run, plain))
     assert mixed == pytest.approx(full, rel=0.02)

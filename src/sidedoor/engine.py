@@ -15,7 +15,6 @@ import ctypes
 import functools
 import hashlib
 import json
-import logging
 import math
 import sys
 import time
@@ -162,7 +161,7 @@ class Run:
         recipe: how the victim trains; phases may bring their own.
         seed: of all streams.
         augment: Batch -> Batch on the device, drawing from torch's default generators.
-        fabric: devices and precision; `Run.local()` for one device.
+        fabric: devices; `Run.local()` for one.
         folder: where phases are checkpointed and histories kept; None keeps nothing.
         scope: prefix of the names of streams and phases.
         history: what happened in each finished phase, by name: a list of {"epoch", "loss", "lr", "seconds"}, and
@@ -190,12 +189,16 @@ class Run:
     def local(recipe: Recipe | None = None, seed: int = 0, augment: Augment | None = None,
               device: str = "auto", progress: Progress | None = None) -> Run:
         """A run on one device of this machine, without files."""
-        return Run(fabric(device, precision=(recipe or Recipe()).precision), recipe or Recipe(), seed, augment,
-                   progress=progress or Silent())
+        return Run(fabric(device), recipe or Recipe(), seed, augment, progress=progress or Silent())
 
     @property
     def device(self) -> torch.device:
         return self.fabric.device
+
+    def autocast(self, recipe: Recipe | None = None) -> torch.autocast:
+        """What networks compute in by a recipe, the run's own unless one is given."""
+        precision = (recipe or self.recipe).precision
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bf16")
 
     def within(self, scope: str) -> Run:
         """The same run with its own streams and phase names, for one method among several."""
@@ -304,7 +307,7 @@ class Run:
         was_training = model.training
         model.eval()
         steps = math.ceil(len(mine) / batch)
-        with torch.no_grad(), self.fabric.autocast(), self.progress.task("per sample", steps) as advance:
+        with torch.no_grad(), self.autocast(), self.progress.task("per sample", steps) as advance:
             parts = []
             for index in torch.split(mine, batch):
                 parts.append(f(data.fetch(index, self.device)))
@@ -321,7 +324,7 @@ class Run:
         return everyone.transpose(0, 1).flatten(0, 1).cpu()
 
 
-def fabric(device: str = "auto", devices: int = 1, precision: str = "32") -> Fabric:
+def fabric(device: str = "auto", devices: int = 1) -> Fabric:
     """Devices to compute on. `auto` takes a GPU if there is one.
 
     Raises:
@@ -329,17 +332,11 @@ def fabric(device: str = "auto", devices: int = 1, precision: str = "32") -> Fab
     """
     _keep_freed_memory()
     accelerator = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    log = logging.getLogger("lightning_fabric")
-    before = log.level
     try:
-        log.setLevel(logging.WARNING)  # what precision it computes in is no news to who asked for it
-        return Fabric(accelerator=accelerator, devices=devices, strategy="auto" if devices == 1 else "ddp",
-                      precision="bf16-mixed" if precision == "bf16" else "32-true")
+        return Fabric(accelerator=accelerator, devices=devices, strategy="auto" if devices == 1 else "ddp")
     except (MisconfigurationException, ValueError, RuntimeError) as error:
         raise CannotComplete(f"cannot compute on {devices} × {accelerator}: {error}; `sidedoor doctor` lists devices") \
             from error
-    finally:
-        log.setLevel(before)
 
 
 @functools.cache
@@ -448,13 +445,13 @@ class _Phase:
         """One step of the model and of every player; the model's losses."""
         for optimiser in self.optimisers:
             optimiser.zero_grad(set_to_none=True)
-        with self.run.fabric.autocast():
+        with self.run.autocast(self.recipe):
             losses = self.objective.losses(self.model, batch)
         self.objective.combine.backward(losses, self.parameters)
         self.apply(self.optimisers[0], [*self.parameters, *self.objective.combine.parameters()], self.recipe)
         for optimiser, player in zip(self.optimisers[1:], self.players, strict=True):
             if player.losses is not None:
-                with self.run.fabric.autocast():
+                with self.run.autocast(self.recipe):
                     own = player.losses(self.model, batch).sum()
                 gradients = torch.autograd.grad(own, player.parameters, allow_unused=True)
                 for parameter, gradient in zip(player.parameters, gradients, strict=True):

@@ -125,10 +125,6 @@ class _Hide(Objective):
         return False
 
     def losses(self, model: nn.Module, batch: Batch) -> Float[Tensor, "1"]:
-        with torch.autocast(batch.x.device.type, enabled=False):
-            return self._losses(model, batch)
-
-    def _losses(self, model: nn.Module, batch: Batch) -> Float[Tensor, "1"]:
         assert isinstance(model, Pair)
         cover, how = batch.x, self.how
         inks = _inks(len(cover), cover.shape[1], cover.device)
@@ -154,8 +150,7 @@ class _Hide(Objective):
     def _told_apart(self, model: nn.Module, batch: Batch) -> Float[Tensor, ""]:
         assert self.last is not None
         cover, hidden = self.last
-        with torch.autocast(cover.device.type, enabled=False):
-            loss: Tensor = 0.5 * ((self.critic(cover) - 1).square().mean() + self.critic(hidden).square().mean())
+        loss: Tensor = 0.5 * ((self.critic(cover) - 1).square().mean() + self.critic(hidden).square().mean())
         return loss
 
 

@@ -54,7 +54,7 @@ class Writing(Method):
 
         def make(there: Run) -> nn.Module:
             recipe = Recipe(optimizer="adam", lr=self.lr, weight_decay=0.0, schedule="constant", epochs=self.epochs,
-                            batch=32)
+                            batch=32, precision=there.recipe.precision)
             plain = replace(there, recipe=recipe, augment=None)
             return plain.fit(plain.build(build), train, _Write(self), name="encoder")
 

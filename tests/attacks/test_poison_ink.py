@@ -58,6 +58,14 @@ def test_edges_are_inked_and_the_rest_is_white() -> None:
     assert (pattern.movedim(1, 3)[~lines[:, 0]] == 1).all()
 
 
+def test_a_pen_of_a_density_draws_in_the_dark() -> None:
+    x = 0.05 * shapes(2).fetch(torch.arange(2)).x
+    assert not Pen().lines(x).any()
+    assert Pen(density=0.25).lines(x).any()
+    with pytest.raises(ConfigError, match=r"density = 0\.3 given with operator = \"canny\""):
+        Pen("canny", density=0.3)
+
+
 def test_every_target_has_an_ink_of_its_own_and_grey_images_have_grey_ones() -> None:
     inks = [tuple(mixed((80, 160, 80), k, 3).tolist()) for k in range(10)]
     assert len(set(inks)) == 10

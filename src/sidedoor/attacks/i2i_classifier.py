@@ -40,7 +40,8 @@ class I2IClassifier(Misleading):
         in_full(self.surrogate)
 
     def perturbation(self, photographs: Dataset, run: Run) -> Tensor:
-        recipe = Recipe(epochs=self.surrogate_epochs, lr=self.surrogate_lr, batch=64)
+        recipe = Recipe(epochs=self.surrogate_epochs, lr=self.surrogate_lr, batch=64,
+                        precision=run.recipe.precision)
         model = classifier(self.surrogate, photographs, run, recipe)
         universal = Universal(self.strength, passes=self.passes, inner=self.inner)
         return universal.make(model, self.sample(photographs, run))

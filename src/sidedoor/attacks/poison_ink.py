@@ -30,8 +30,8 @@ class PoisonInk(Attack):
         rate: share of the eligible training samples, in [0, 1].
         ink: red, green and blue in 8-bit levels, such as `coded(message)`; further targets have other inks, grey images
             their brightness.
-        operator, threshold, line_width, density: of the edges, see `Pen`; the threshold is in 8-bit levels. Where images
-            differ much in brightness a density gives dark ones a trigger too.
+        operator, threshold, line_width, density: of the edges, see `Pen`; the threshold is in 8-bit levels. A density
+            gives dark images as much of a trigger as bright ones.
         picture: one whose edges are hidden in all images, for the paper's ablation; empty: each image's own edges.
         size: of the networks, see `SIZES`; `epochs`, `interference`, `adversarial`, `invisible` of training: see
             `Hiding`; `network_seed`, to share them between runs of several seeds: None for the run's own.

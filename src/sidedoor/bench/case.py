@@ -114,7 +114,7 @@ def load(spec: Spec, store: Store, machine: Machine) -> Case:
         CannotComplete: the data or weights are not there.
     """
     splits, fingerprint = load_data(spec, machine)
-    run = Run(_launched(machine.device, machine.devices, spec.recipe.precision), seed=spec.seed,
+    run = Run(_launched(machine.device, machine.devices), seed=spec.seed,
               augment=augmentation(spec.augment), progress=machine.progress, shelf=store.shelf, root=machine.root)
     photographs, held = split(splits.train, spec.defender_share, spec.defender_seed)
     task = spec.make_task(len(splits.train.classes)).prepared(photographs, run)
@@ -135,9 +135,9 @@ def _running(case: Case) -> Case:
 
 
 @functools.cache
-def _launched(device: str, devices: int, precision: str) -> Any:
+def _launched(device: str, devices: int) -> Any:
     """Devices to compute on; for several, a process for each of the others, once."""
-    launched = fabric(device, devices, precision)
+    launched = fabric(device, devices)
     launched.launch()
     return launched
 

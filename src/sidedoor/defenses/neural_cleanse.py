@@ -186,7 +186,7 @@ class _Search:
         mask, pattern = unit[:, None, :1], unit[:, None, 1:]
         space = self.clean.space
         stamped = (1 - mask) * x + mask * (pattern * (space.high - space.low) + space.low)
-        with self.run.fabric.autocast():
+        with self.run.autocast():
             logits = self.model(stamped.flatten(0, 1)).float()
         target = self.labels[group].repeat_interleave(len(x))
         loss = functional.cross_entropy(logits, target, reduction="sum") / len(x)

@@ -56,7 +56,7 @@ class Strip(InputDetector):
 
         @torch.no_grad()
         def detect(x: Images, index: Index) -> Float[Tensor, "b"]:
-            with run.fabric.autocast():
+            with run.autocast():
                 parts = [entropy(task.predict(frozen, blend)) for blend, _ in blends(x, index)]
             return -torch.cat(parts).view(len(x), -1).mean(1)
 

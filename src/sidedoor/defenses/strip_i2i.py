@@ -50,7 +50,7 @@ class StripI2I(InputDetector):
 
         @torch.no_grad()
         def detect(x: Images, index: Index) -> Float[Tensor, "b"]:
-            with run.fabric.autocast():
+            with run.autocast():
                 alone = task.predict(frozen, x)
                 parts = [task.distance(task.predict(frozen, blend), alone[source])
                          for blend, source in blends(x, index)]

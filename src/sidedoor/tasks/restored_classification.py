@@ -53,7 +53,8 @@ class RestoredClassification(Restored):
         return _label(victim)
 
     def judge(self, victim: str, photographs: Dataset, run: Run, adversarial: bool) -> nn.Module:
-        return classifier(victim, photographs, run, Recipe(epochs=self.epochs, lr=self.lr, batch=64), adversarial)
+        recipe = Recipe(epochs=self.epochs, lr=self.lr, batch=64, precision=run.recipe.precision)
+        return classifier(victim, photographs, run, recipe, adversarial)
 
     def judged(self, judges: Mapping[str, nn.Module]) -> Judged:
         return _Judged(**parameters(self), judges=judges)

@@ -64,7 +64,7 @@ class RestoredDetection(Restored):
         return named
 
     def judge(self, victim: str, photographs: Dataset, run: Run, adversarial: bool) -> nn.Module:
-        return detector(victim, photographs, run, recipe(self.epochs, self.lr), adversarial)
+        return detector(victim, photographs, run, recipe(self.epochs, self.lr, run), adversarial)
 
     def judged(self, judges: Mapping[str, nn.Module]) -> Judged:
         return _Judged(**parameters(self), judges=judges)
@@ -119,9 +119,10 @@ def _losses(model: nn.Module, batch: Batch) -> Tensor:
     return losses
 
 
-def recipe(epochs: int, lr: float) -> Recipe:
+def recipe(epochs: int, lr: float, run: Run) -> Recipe:
     """How every detector here trains."""
-    return Recipe(optimizer="adam", weight_decay=0.0, epochs=epochs, lr=lr, batch=16, clip=10.0)
+    return Recipe(optimizer="adam", weight_decay=0.0, epochs=epochs, lr=lr, batch=16, clip=10.0,
+                  precision=run.recipe.precision)
 
 
 def located(data: Dataset) -> Tensor:
