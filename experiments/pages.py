@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from matplotlib.figure import Figure
 from sidedoor.bench.record import Record
 from sidedoor.bench.spec import cells, grid, read
 from sidedoor.bench.store import Store
+from sidedoor.errors import CannotComplete, ConfigError
+from sidedoor.files import write_text
 from sidedoor.statistics import t_interval
 
 Value = Callable[[Record], float | None]
@@ -24,17 +27,26 @@ Part = tuple[str, str, str, Lines]
 
 
 class Study:
-    """Records of a store, by the specification that asked for them.
+    """Records of a store and of earlier ones, by the specification that asked for them.
 
     Args:
         runs: the folder given to `sidedoor sweep --out`.
         specifications: the folder of the specifications, which also has `notes.md`: what a person wrote about the
             figures, by headings.
+        kept: a file of records, one a line, as `keep` writes it: of cells that other stores have run. Where both have
+            a cell, the store's record counts.
     """
 
-    def __init__(self, runs: Path, specifications: Path):
-        self.store, self.specifications = Store(runs), specifications
-        self.records = [record for record in self.store.records() if record.finished]
+    def __init__(self, runs: Path, specifications: Path, kept: Path):
+        self.store, self.specifications, self.file = Store(runs), specifications, kept
+        lines = kept.read_text(encoding="utf-8").splitlines() if kept.is_file() else []
+        earlier = [completed(Record.from_json(json.loads(line))) for line in lines]
+        self.records = [record for record in (*earlier, *self.store.records()) if record.finished]
+
+    def keep(self) -> None:
+        """Write the records that the specifications ask for, so that a page never needs a cell to be run twice."""
+        asked = {record.key: record for file in self.specifications.glob("*.toml") for record in self.of(file.stem)}
+        write_text(self.file, "".join(f"{json.dumps(asked[key].to_json())}\n" for key in sorted(asked)))
 
     def of(self, name: str) -> list[Record]:
         """Finished cells of NAME.toml, in its order."""
@@ -50,6 +62,14 @@ class Study:
         """The cells of NAME.toml."""
         table = read(self.specifications / f"{name}.toml")
         return [spec.to_json() for spec in (grid(table) if "grid" in table else cells(table))]
+
+
+def completed(record: Record) -> Record:
+    """A record whose specification has the parameters that methods have got since, at their defaults."""
+    given = {name: value for name, value in record.spec.items() if value is not None}
+    with suppress(ConfigError, CannotComplete):  # of methods or weights that are no longer there
+        return replace(record, spec=cells(given)[0].to_json())
+    return record
 
 
 def written(spec: dict[str, Any]) -> str:

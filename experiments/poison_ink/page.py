@@ -2,8 +2,9 @@
 
     python -m experiments.poison_ink.page RUNS -o docs/results/poison_ink.md [--data-root DIR]
 
-RUNS is the folder given to `sidedoor sweep --out`. Sections whose cells have not all been run stay as they are in the
-page; where it has none, what has been run is shown. The paper is arXiv:2108.02488; its figures are those of CIFAR-10.
+RUNS is the folder given to `sidedoor sweep --out`. Its records are kept beside the page, and those that are there count
+too. Sections whose cells have not all been run stay as they are; where there is none, what has been run is shown.
+The paper is arXiv:2108.02488; its figures are those of CIFAR-10.
 """
 
 from __future__ import annotations
@@ -187,7 +188,7 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path, required=True)
     parser.add_argument("--data-root", type=Path, help="where data sets lie, for the figure")
     options = parser.parse_args()
-    study = Study(options.runs, Path(__file__).parent)
+    study = Study(options.runs, Path(__file__).parent, options.out.with_suffix(".jsonl"))
     before = sections(options.out)
     drawing = before.get(FIGURE, [])
     if options.data_root and study.of("headline"):
@@ -196,6 +197,7 @@ def main() -> None:
         drawing = [f"## {FIGURE}", "", f"![{FIGURE}]({file.parent.name}/{file.name})", "",
                    "The extractor reads the message that the ink's colour stands for, one of 125, from "
                    f"{100 * networks.read_back():.1f} % of the test images that have edges.", ""]
+    study.keep()
     options.out.write_text(page(study, drawing, before), encoding="utf-8")
 
 

@@ -1,0 +1,82 @@
+"""Pages of results know the cells that earlier stores have run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from experiments.pages import Study
+from sidedoor.bench.record import Record
+from sidedoor.bench.spec import Spec, grid, read
+from sidedoor.bench.store import Store
+
+SWEEP = """
+data = "digits"
+model = "small_cnn"
+[grid]
+seed = [0, 1]
+attack = ["badnets", "blended"]
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "specifications").mkdir()
+    (tmp_path / "specifications" / "headline.toml").write_text(SWEEP)
+    return tmp_path
+
+
+def ran(folder: Path, specs: list[Spec], clean: float = 0.9) -> Path:
+    """A store with a record of each specification."""
+    for spec in specs:
+        record = Record(spec.key("fingerprint"), "planted", spec.to_json(), "done", clean=clean, attack=1.0)
+        Store(folder).put(record)
+    return folder
+
+
+def study(folder: Path, runs: Path) -> Study:
+    return Study(runs, folder / "specifications", folder / "page.jsonl")
+
+
+def test_cells_of_several_stores_make_a_whole_table(folder: Path) -> None:
+    specs = grid(read(folder / "specifications" / "headline.toml"))
+    first = study(folder, ran(folder / "one", specs[:3]))
+    assert len(first.of("headline")) == 3
+    assert first.whole("headline") == []
+    first.keep()
+    second = study(folder, ran(folder / "two", specs[3:]))
+    assert [r.spec["seed"] for r in second.whole("headline")] == [0, 0, 1, 1]
+    second.keep()
+    kept = (folder / "page.jsonl").read_text().splitlines()
+    assert len(kept) == 4
+    second.keep()
+    assert (folder / "page.jsonl").read_text().splitlines() == kept
+
+
+def test_a_cell_that_was_run_again_replaces_the_kept_one(folder: Path) -> None:
+    specs = grid(read(folder / "specifications" / "headline.toml"))
+    study(folder, ran(folder / "one", specs)).keep()
+    again = study(folder, ran(folder / "two", specs[:1], clean=0.5))
+    assert [r.clean for r in again.of("headline")] == [0.5, 0.9, 0.9, 0.9]
+
+
+def test_what_no_specification_asks_for_is_not_kept(folder: Path) -> None:
+    specs = grid(read(folder / "specifications" / "headline.toml"))
+    other = study(folder, ran(folder / "one", [*specs, replace(specs[0], seed=7)]))
+    other.keep()
+    assert len((folder / "page.jsonl").read_text().splitlines()) == 4
+
+
+def test_a_parameter_that_a_method_has_got_since_does_not_cost_its_cells(folder: Path) -> None:
+    specs = grid(read(folder / "specifications" / "headline.toml"))
+    first = study(folder, ran(folder / "one", specs))
+    first.keep()
+    lines = [json.loads(line) for line in (folder / "page.jsonl").read_text().splitlines()]
+    for line in lines:
+        del line["spec"]["attack"]["rate"]
+    (folder / "page.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    other = ran(folder / "two", [replace(specs[0], seed=7)])
+    assert len(study(folder, other).whole("headline")) == 4
