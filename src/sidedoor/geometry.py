@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
@@ -37,16 +39,30 @@ def turned(x: Images, degrees: Float[Tensor, "b"], scale: Float[Tensor, "b"] | f
     """Images rotated anticlockwise about their centre, bilinear; black comes in at the corners.
 
     Args:
+        scale, shift: see `affine`.
+    """
+    return warped(x, affine(x.shape, degrees, scale, shift))
+
+
+def affine(shape: Sequence[int], degrees: Float[Tensor, "b"], scale: Float[Tensor, "b"] | float = 1.0,
+           shift: Float[Tensor, "b 2"] | float = 0.0,
+           mirror: Bool[Tensor, "b"] | None = None) -> Float[Tensor, "b 2 3"]:
+    """Maps for `warped` that rotate images of a (b, c, h, w), change their size, move them and mirror them.
+
+    Args:
+        degrees: anticlockwise, about the centre.
         scale: of the window that is looked at, over the image; more than 1 makes the picture smaller.
         shift: of the window, across and down, in halves of the side.
+        mirror: which ones are mirrored left to right, after they were turned.
     """
-    height, width = x.shape[2:]
+    height, width = shape[2:]
     angle = torch.deg2rad(degrees)
     cos, sin = angle.cos() * scale, angle.sin() * scale
+    sign = 1.0 if mirror is None else torch.where(mirror, -1.0, 1.0)
     # The grid has coordinates in [-1, 1] on both axes, so that a rotation in pixels needs the ratio of the sides.
-    rows = (torch.stack([cos, -sin * height / width], 1), torch.stack([sin * width / height, cos], 1))
-    offset = torch.zeros(len(x), 2, device=x.device) + shift
-    return warped(x, torch.cat([torch.stack(rows, 1), offset[:, :, None]], 2))
+    rows = (torch.stack([sign * cos, -sin * height / width], 1), torch.stack([sign * sin * width / height, cos], 1))
+    offset = torch.zeros(len(degrees), 2, device=degrees.device) + shift
+    return torch.cat([torch.stack(rows, 1), offset[:, :, None]], 2)
 
 
 def warped(x: Images, theta: Float[Tensor, "b 2 3"]) -> Images:

@@ -16,6 +16,7 @@ where nothing is hidden the distance to the cover has a kink that no other loss 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 
 from sidedoor.data.base import Dataset
 from sidedoor.engine import Objective, Player, Recipe, Run
-from sidedoor.geometry import warped
+from sidedoor.geometry import affine, warped
 from sidedoor.injection import Critic, Extractor, Injection
 from sidedoor.method import Count, Method, NonNegative, Positive, Share
 from sidedoor.triggers.ink import LEVELS, Pen, drawn
@@ -130,7 +131,7 @@ class _Hide(Objective):
         inks = _inks(len(cover), cover.shape[1], cover.device)
         hidden = model.injection(cover, drawn(self.pen.lines(cover), inks))
         self.last = (cover, hidden.detach())
-        theta = interference(len(cover), how.interference * self.disturbed.item(), cover.device)
+        theta = interference(cover.shape, how.interference * self.disturbed.item(), cover.device)
         after, untouched = warped(hidden, theta), warped(cover, theta)
         both = model.extractor(torch.cat([after, untouched[::4]]))
         found, nothing = both[:len(cover)], both[len(cover):]
@@ -154,17 +155,16 @@ class _Hide(Objective):
         return loss
 
 
-def interference(count: int, probability: float, device: torch.device) -> Float[Tensor, "b 2 3"]:
-    """Random crop, resize, flip and rotation, each with a probability, as affine maps of coordinates in [-1, 1]."""
+def interference(shape: Sequence[int], probability: float, device: torch.device) -> Float[Tensor, "b 2 3"]:
+    """Random crop, resize, flip and rotation of (b, c, h, w), each with a probability, as maps for `warped`."""
+    count = shape[0]
     crop, small, mirror, turn = torch.rand(4, count, device=device) < probability
     shares = SMALLEST + (1 - SMALLEST) * torch.rand(2, count, device=device)
     # Maps lead from the output to the input: a crop looks at less of it, a smaller image at more.
     scale = torch.where(crop, shares[0], 1.0) / torch.where(small, shares[1], 1.0)
-    angle = torch.deg2rad(DEGREES * (2 * torch.rand(count, device=device) - 1)) * turn
-    sign = torch.where(mirror, -1.0, 1.0)
+    degrees = DEGREES * (2 * torch.rand(count, device=device) - 1) * turn
     shift = (2 * torch.rand(2, count, device=device) - 1) * (1 - scale).abs()
-    cos, sin = angle.cos() * scale, angle.sin() * scale
-    return torch.stack([torch.stack([sign * cos, -sin, shift[0]], 1), torch.stack([sign * sin, cos, shift[1]], 1)], 1)
+    return affine(shape, degrees, scale, shift.T, mirror)
 
 
 def _inks(count: int, channels: int, device: torch.device) -> Float[Tensor, "b c"]:

@@ -86,7 +86,7 @@ def test_a_colour_carries_a_message() -> None:
 
 def test_interference_is_a_flip_a_turn_or_a_change_of_size_half_of_the_time() -> None:
     torch.manual_seed(0)
-    theta = interference(4000, 0.5, torch.device("cpu"))
+    theta = interference((4000, 3, 32, 32), 0.5, torch.device("cpu"))
     turned = theta[:, 0, 1].abs() > 1e-6
     assert turned.float().mean() == pytest.approx(0.5, abs=0.03)
     determinant = torch.linalg.det(theta[:, :, :2])
@@ -95,14 +95,14 @@ def test_interference_is_a_flip_a_turn_or_a_change_of_size_half_of_the_time() ->
     size = determinant.abs().sqrt()
     assert (size.min(), size.max()) >= (0.875, 1)
     assert size.max() <= 1 / 0.875
-    still = interference(8, 0.0, torch.device("cpu"))
+    still = interference((8, 3, 17, 20), 0.0, torch.device("cpu"))
     x = torch.rand(8, 3, 17, 20)
     assert torch.allclose(warped(x, still), x, atol=1e-5)
 
 
 def test_a_crop_stays_inside_the_image() -> None:
     torch.manual_seed(0)
-    theta = interference(500, 0.5, torch.device("cpu"))
+    theta = interference((500, 3, 32, 32), 0.5, torch.device("cpu"))
     plain = theta[(theta[:, 0, 1].abs() < 1e-6) & (torch.linalg.det(theta[:, :, :2]).abs() < 1)]
     assert len(plain) > 20
     inside = warped(torch.ones(len(plain), 1, 32, 32), plain)

@@ -24,9 +24,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from sidedoor.errors import CannotComplete, ConfigError
+from sidedoor.report.templates import template
 from sidedoor.statistics import wilson
 
 ORIGINAL = "original"
@@ -216,9 +215,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _page(self, participant: str) -> None:
         number, given = self.study.next(participant), len(self.study.given(participant))
-        page = _template().render(participant=participant, number=number, sides=SIDES, given=given,
-                                  count=len(self.study.questions))
-        self._send(page.encode(), "text/html; charset=utf-8")
+        page = template("sidedoor.apps", "study.html.jinja")
+        text = page.render(participant=participant, number=number, sides=SIDES, given=given,
+                           count=len(self.study.questions))
+        self._send(text.encode(), "text/html; charset=utf-8")
 
     def _image(self, participant: str, rest: list[str]) -> None:
         if len(rest) != 2 or not self._known(rest[0]) or rest[1] not in SIDES:
@@ -247,8 +247,3 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def log_message(self, format: str, *arguments: Any) -> None:
         """Requests are no news."""
 
-
-@functools.cache
-def _template() -> jinja2.Template:
-    page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return page.from_string(Path(__file__).with_name("study.html.jinja").read_text(encoding="utf-8"))

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-import jinja2
 import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup
@@ -17,6 +16,7 @@ from sidedoor.bench.record import Record
 from sidedoor.errors import CannotComplete
 from sidedoor.report import figures, images, series, tables, toml
 from sidedoor.report.tables import Row
+from sidedoor.report.templates import template
 from sidedoor.report.terms import terms_of
 
 if TYPE_CHECKING:
@@ -109,18 +109,15 @@ def build(store: Store, keys: list[str] | None = None) -> str:
     models: dict[str, list[Row]] = {}
     for row in rows:
         models.setdefault(row.model, []).append(row)
-    page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     terms = terms_of(records)
     strengths = [Figure(figures.strengths(chart.lines, chart.title, {"clean": terms.clean, "attack": terms.attack},
                                           f"strength-{n}"), f"{chart.title}: means over seeds, bars from the lowest to "
                         "the highest; cells whose attack failed are drawn too.")
                  for n, chart in enumerate(series.charts(rows))]
     written = {"four": terms.written, "percent": tables.percent, "decimal": tables.decimal}
-    page.filters |= written | {"duration": tables.duration}
-    folder = files("sidedoor.report")
-    template = page.from_string((folder / "page.html.jinja").read_text(encoding="utf-8"))
-    return template.render(
-        style=Markup((folder / "page.css").read_text(encoding="utf-8")),
+    page = template("sidedoor.report", "page.html.jinja", duration=tables.duration, **written)
+    return page.render(
+        style=Markup((files("sidedoor.report") / "page.css").read_text(encoding="utf-8")),
         rows=rows, groups=groups, models=[_model(store, key, members) for key, members in models.items()],
         strengths=strengths, left_out=[row for row in rows if row.record.status != "done"],
         seeds=any(len(group.done) + len(group.left_out) > 1 for group in groups),
