@@ -34,19 +34,19 @@ class Study:
         specifications: the folder of the specifications, which also has `notes.md`: what a person wrote about the
             figures, by headings.
         kept: a file of records, one a line, as `keep` writes it: of cells that other stores have run. Where both have
-            a cell, the store's record counts.
+            a cell, the store's record counts. For pages that need nothing but records.
     """
 
-    def __init__(self, runs: Path, specifications: Path, kept: Path):
-        self.store, self.specifications, self.file = Store(runs), specifications, kept
-        lines = kept.read_text(encoding="utf-8").splitlines() if kept.is_file() else []
+    def __init__(self, runs: Path, specifications: Path, kept: Path | None = None):
+        self.store, self.specifications = Store(runs), specifications
+        lines = kept.read_text(encoding="utf-8").splitlines() if kept and kept.is_file() else []
         earlier = [completed(Record.from_json(json.loads(line))) for line in lines]
         self.records = [record for record in (*earlier, *self.store.records()) if record.finished]
 
-    def keep(self) -> None:
+    def keep(self, file: Path) -> None:
         """Write the records that the specifications ask for, so that a page never needs a cell to be run twice."""
         asked = {record.key: record for file in self.specifications.glob("*.toml") for record in self.of(file.stem)}
-        write_text(self.file, "".join(f"{json.dumps(asked[key].to_json())}\n" for key in sorted(asked)))
+        write_text(file, "".join(f"{json.dumps(asked[key].to_json())}\n" for key in sorted(asked)))
 
     def of(self, name: str) -> list[Record]:
         """Finished cells of NAME.toml, in its order."""

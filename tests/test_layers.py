@@ -16,7 +16,7 @@ ROOT = Path(sidedoor.__file__).parent
 
 LAYERS = (
     ("errors", "keyed", "progress", "statistics", "bilevel"),
-    ("method", "files"),
+    ("method", "files", "templates"),
     ("types", "state"),
     ("registry",),  # knows the members of every kind by file name and loads them when asked
     ("metrics", "geometry", "edges", "injection", "stegastamp"),

@@ -2,9 +2,8 @@
 
     python -m experiments.blo.page RUNS -o docs/results/blo.md
 
-RUNS is the folder given to `sidedoor sweep --out`. Its records are kept beside the page, and those that are there count
-too. Sections whose cells have not all been run stay as they are; where there is none, what has been run is shown.
-The paper is Taneja et al., ICASSP 2022.
+RUNS is the folder given to `sidedoor sweep --out`. Sections whose cells have not all been run stay as they are in the
+page; where it has none, what has been run is shown. The paper is Taneja et al., ICASSP 2022.
 """
 
 from __future__ import annotations
@@ -192,8 +191,7 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path, required=True)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    study = Study(options.runs, Path(__file__).parent, options.out.with_suffix(".jsonl"))
-    folder = options.out.with_suffix("")
+    study, folder = Study(options.runs, Path(__file__).parent), options.out.with_suffix("")
     drawn: dict[str, Lines] = {}
     if shown := gallery(study, folder / "gallery.svg"):
         drawn["table1"] = [f"![{shown}]({folder.name}/gallery.svg)", "", shown, ""]
@@ -201,7 +199,6 @@ def main() -> None:
     if points:
         gains(points, folder / "map.svg")
         drawn["map"] = [f"![Gains of the squares in each setting]({folder.name}/map.svg)", ""]
-    study.keep()
     options.out.write_text(page(study, drawn, sections(options.out)), encoding="utf-8")
 
 

@@ -2,10 +2,9 @@
 
     python -m experiments.i2i.page RUNS -o docs/results/i2i.md [--costs FILE]
 
-RUNS is the folder given to `sidedoor sweep --out`. Its records are kept beside the page, and those that are there count
-too. Sections whose cells have not all been run stay as they are; where there is none, what has been run is shown.
-Figures go into a folder beside the page, of its name. FILE is what `python benchmarks/restoration.py --json` printed.
-The paper is arXiv:2407.10445; its figures are those of its DPIR.
+RUNS is the folder given to `sidedoor sweep --out`. Sections whose cells have not all been run stay as they are in the
+page; where it has none, what has been run is shown. Figures go into a folder beside the page, of its name. FILE is what
+`python benchmarks/restoration.py --json` printed. The paper is arXiv:2407.10445; its figures are those of its DPIR.
 """
 
 from __future__ import annotations
@@ -232,9 +231,8 @@ def main() -> None:
     parser.add_argument("--costs", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    study = Study(options.runs, Path(__file__).parent, options.out.with_suffix(".jsonl"))
+    study = Study(options.runs, Path(__file__).parent)
     drawings = draw(study, options.out.with_suffix(""))
-    study.keep()
     options.out.write_text(page(study, drawings, options.costs, sections(options.out)), encoding="utf-8")
 
 

@@ -162,13 +162,14 @@ def page(study: Study, drawing: Lines, before: dict[str, Lines]) -> str:
         ("The same behind transformations (Table IX)", "headline", transformed(study.of("headline"), PLAIN)),
         ("Poison Ink in a victim that trains twice as long", "long", compared(study.of("long"), variant)),
         ("That victim behind transformations", "long", transformed(study.of("long"), PLAIN)),
+        ("Edges by their share of each image", "density", compared(study.of("density"), variant)),
+        ("Edges by their share, behind transformations", "density", transformed(study.of("density"), PLAIN)),
         ("The same with enhanced training (Table VII)", "table7", transformed(study.of("table7"), ENHANCED)),
         ("Other networks (Table X)", "table10", networks(study.of("table10"))),
         ("Adaptive pre-processing (Tables XII and XIII)", "table12", defended(study.of("table12"))),
         ("Few poisoned samples (Table XIV)", "table14", compared(study.of("table14"), with_rate)),
-        ("All attacks on one setup (Tables V and VIII)", "attacks", compared(study.of("attacks"), variant)),
-        ("The same attacks, trained briefly", "attacks12", compared(study.of("attacks12"), variant)),
-        ("The wider field, trained briefly", "neighbours", compared(study.of("neighbours"), variant)),
+        ("All attacks on one setup, trained briefly (Tables V and VIII)", "attacks",
+         compared(study.of("attacks"), variant)),
         ("Design (section V-I)", "ablations", compared(study.of("ablations"), variant)),
         ("Design, behind transformations", "ablations", defended(study.of("ablations"), both)),
         ("Losses (Table XV)", "table15", compared(study.of("table15"), variant)),
@@ -188,7 +189,8 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path, required=True)
     parser.add_argument("--data-root", type=Path, help="where data sets lie, for the figure")
     options = parser.parse_args()
-    study = Study(options.runs, Path(__file__).parent, options.out.with_suffix(".jsonl"))
+    kept = options.out.with_suffix(".jsonl")
+    study = Study(options.runs, Path(__file__).parent, kept)
     before = sections(options.out)
     drawing = before.get(FIGURE, [])
     if options.data_root and study.of("headline"):
@@ -197,7 +199,7 @@ def main() -> None:
         drawing = [f"## {FIGURE}", "", f"![{FIGURE}]({file.parent.name}/{file.name})", "",
                    "The extractor reads the message that the ink's colour stands for, one of 125, from "
                    f"{100 * networks.read_back():.1f} % of the test images that have edges.", ""]
-    study.keep()
+    study.keep(kept)
     options.out.write_text(page(study, drawing, before), encoding="utf-8")
 
 

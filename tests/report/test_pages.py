@@ -46,19 +46,19 @@ def test_cells_of_several_stores_make_a_whole_table(folder: Path) -> None:
     first = study(folder, ran(folder / "one", specs[:3]))
     assert len(first.of("headline")) == 3
     assert first.whole("headline") == []
-    first.keep()
+    first.keep(folder / "page.jsonl")
     second = study(folder, ran(folder / "two", specs[3:]))
     assert [r.spec["seed"] for r in second.whole("headline")] == [0, 0, 1, 1]
-    second.keep()
+    second.keep(folder / "page.jsonl")
     kept = (folder / "page.jsonl").read_text().splitlines()
     assert len(kept) == 4
-    second.keep()
+    second.keep(folder / "page.jsonl")
     assert (folder / "page.jsonl").read_text().splitlines() == kept
 
 
 def test_a_cell_that_was_run_again_replaces_the_kept_one(folder: Path) -> None:
     specs = grid(read(folder / "specifications" / "headline.toml"))
-    study(folder, ran(folder / "one", specs)).keep()
+    study(folder, ran(folder / "one", specs)).keep(folder / "page.jsonl")
     again = study(folder, ran(folder / "two", specs[:1], clean=0.5))
     assert [r.clean for r in again.of("headline")] == [0.5, 0.9, 0.9, 0.9]
 
@@ -66,14 +66,14 @@ def test_a_cell_that_was_run_again_replaces_the_kept_one(folder: Path) -> None:
 def test_what_no_specification_asks_for_is_not_kept(folder: Path) -> None:
     specs = grid(read(folder / "specifications" / "headline.toml"))
     other = study(folder, ran(folder / "one", [*specs, replace(specs[0], seed=7)]))
-    other.keep()
+    other.keep(folder / "page.jsonl")
     assert len((folder / "page.jsonl").read_text().splitlines()) == 4
 
 
 def test_a_parameter_that_a_method_has_got_since_does_not_cost_its_cells(folder: Path) -> None:
     specs = grid(read(folder / "specifications" / "headline.toml"))
     first = study(folder, ran(folder / "one", specs))
-    first.keep()
+    first.keep(folder / "page.jsonl")
     lines = [json.loads(line) for line in (folder / "page.jsonl").read_text().splitlines()]
     for line in lines:
         del line["spec"]["attack"]["rate"]

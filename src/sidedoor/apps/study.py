@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from sidedoor.errors import CannotComplete, ConfigError
-from sidedoor.report.templates import template
 from sidedoor.statistics import wilson
+from sidedoor.templates import template
 
 ORIGINAL = "original"
 """The folder of the untouched images; every other one is named by its method."""
