@@ -17,7 +17,7 @@ from sidedoor.data import select
 from sidedoor.data.base import Dataset
 from sidedoor.engine import Run
 from sidedoor.hiding import SIZES, Hiding, Pair
-from sidedoor.method import Count, NonNegative, Share
+from sidedoor.method import Count, NonNegative, Positive, Share
 from sidedoor.triggers.ink import Ink, Pen, mixed
 from sidedoor.types import Access, Backdoor, Build, Door, Task
 
@@ -33,6 +33,8 @@ class PoisonInk(Attack):
         operator, threshold, line_width, density: of the edges, see `Pen`; the threshold is in 8-bit levels. A density
             gives dark images as much of a trigger as bright ones.
         picture: one whose edges are hidden in all images, for the paper's ablation; empty: each image's own edges.
+        strength: of the change that the network makes to an image. The paper has none, which is 1; other values give
+            triggers of several visibilities from one network.
         size: of the networks, see `SIZES`; `epochs`, `interference`, `adversarial`, `invisible` of training: see
             `Hiding`; `network_seed`, to share them between runs of several seeds: None for the run's own.
     """
@@ -47,6 +49,7 @@ class PoisonInk(Attack):
     line_width: Count = 1
     density: Share = 0.0
     picture: str = ""
+    strength: Positive = 1.0
     size: Literal["paper", "small", "tiny"] = "paper"
     epochs: Count = 200
     interference: Share = 0.5
@@ -60,7 +63,7 @@ class PoisonInk(Attack):
 
     def plan(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> Backdoor:
         network, pen = self.networks(train, run).injection, self.pen()
-        doors = tuple(Door(Ink(network, mixed(self.ink, k, train.shape[0]), pen), goal)
+        doors = tuple(Door(Ink(network, mixed(self.ink, k, train.shape[0]), pen, self.strength), goal)
                       for k, goal in enumerate(self.goal.parts()))
         return Backdoor(doors, select.random(train, task, doors, self.rate, run.rng("poison")))
 

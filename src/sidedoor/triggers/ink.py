@@ -103,6 +103,7 @@ class Ink(Trigger):
         network: (cover, pattern) -> image; frozen and in evaluation mode from here on.
         ink: (c,), one number a channel in [0, 1].
         pen: how edges are drawn.
+        strength: of the change that the network makes to the image; 1 in the paper.
 
     Raises:
         ConfigError: images of other channels than the ink.
@@ -110,13 +111,13 @@ class Ink(Trigger):
 
     ink: Tensor
 
-    def __init__(self, network: nn.Module, ink: Float[Tensor, "c"], pen: Pen = Pen()):
+    def __init__(self, network: nn.Module, ink: Float[Tensor, "c"], pen: Pen = Pen(), strength: float = 1.0):
         super().__init__()
-        self.network, self.pen = network.requires_grad_(False).eval(), pen
+        self.network, self.pen, self.strength = network.requires_grad_(False).eval(), pen, strength
         self.register_buffer("ink", ink)
 
     def forward(self, x: Images, index: Index) -> Images:
         if x.shape[1] != len(self.ink):
             raise ConfigError(f"images of {x.shape[1]} channels given to an ink of {len(self.ink)}")
         hidden: Tensor = self.network(x, drawn(self.pen.lines(x), self.ink[None]))
-        return hidden
+        return torch.lerp(x, hidden, self.strength)
