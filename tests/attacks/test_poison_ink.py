@@ -18,6 +18,7 @@ from sidedoor.errors import ConfigError
 from sidedoor.geometry import warped
 from sidedoor.goals.multi_target import MultiTarget
 from sidedoor.hiding import Hiding, Pair, interference
+from sidedoor.injection import Injection
 from sidedoor.tasks.classification import Classification
 from sidedoor.triggers.ink import Ink, Pen, coded, drawn, message_in, mixed
 from sidedoor.types import PHOTO, stamp
@@ -64,6 +65,15 @@ def test_a_pen_of_a_density_draws_in_the_dark() -> None:
     assert Pen(density=0.25).lines(x).any()
     with pytest.raises(ConfigError, match=r"density = 0\.3 given with operator = \"canny\""):
         Pen("canny", density=0.3)
+
+
+def test_strength_is_of_the_change_and_one_is_the_network_itself() -> None:
+    x, index, ink = shapes(4).fetch(torch.arange(4)).x, torch.arange(4), mixed((80, 160, 80), 0, 3)
+    network = Injection(3, 4)
+    once, twice = (Ink(network, ink, strength=strength)(x, index) for strength in (1.0, 2.0))
+    assert torch.equal(once, network(x, drawn(Pen().lines(x), ink[None])))
+    assert not torch.equal(once, x)
+    assert torch.allclose(twice - x, 2 * (once - x), atol=1e-6)
 
 
 def test_every_target_has_an_ink_of_its_own_and_grey_images_have_grey_ones() -> None:
