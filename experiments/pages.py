@@ -40,8 +40,8 @@ class Study:
     def __init__(self, runs: Path, specifications: Path, kept: Path | None = None):
         self.store, self.specifications = Store(runs), specifications
         lines = kept.read_text(encoding="utf-8").splitlines() if kept and kept.is_file() else []
-        earlier = [completed(Record.from_json(json.loads(line))) for line in lines]
-        self.records = [record for record in (*earlier, *self.store.records()) if record.finished]
+        earlier = [Record.from_json(json.loads(line)) for line in lines]
+        self.records = [completed(record) for record in (*earlier, *self.store.records()) if record.finished]
 
     def keep(self, file: Path) -> None:
         """Write the records that the specifications ask for, so that a page never needs a cell to be run twice."""

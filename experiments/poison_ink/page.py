@@ -69,6 +69,7 @@ def variant(record: Record) -> str:
             ("interference", 0, "no interference"), ("adversarial", 0, "no adversarial loss"),
             ("invisible", 0, "adversarial loss alone")) if given[key] == value]
         parts += [f"edges of a picture ({given['picture']})"] if given["picture"] else []
+        parts += [] if given["relearn"] else ["same network"]
     if record.spec["attack"] is not given and record.spec["attack"]["name"] != "physical":
         parts.append(record.spec["attack"]["name"])
     return ", ".join(parts)

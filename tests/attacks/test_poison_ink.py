@@ -144,6 +144,10 @@ def test_networks_are_kept_for_all_who_ask_for_the_same(tmp_path: Path) -> None:
     two = replace(attack, rate=0.5).plan(data, task, nn.Identity, run).doors[0].trigger
     assert [*tmp_path.iterdir()] == kept
     assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True))
+    other = replace(attack, picture="bug", relearn=False).plan(data, task, nn.Identity, run).doors[0].trigger
+    assert [*tmp_path.iterdir()] == kept
+    batch = data.fetch(torch.arange(8))
+    assert not torch.equal(other(batch.x, batch.index), two(batch.x, batch.index))
     replace(attack, operator="prewitt").plan(data, task, nn.Identity, run)
     assert len([*tmp_path.iterdir()]) == len(kept) + 1
 

@@ -9,7 +9,7 @@ trained on the data that is poisoned (`sidedoor.hiding`) and kept for all victim
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 from sidedoor.attacks.base import Attack
@@ -33,6 +33,7 @@ class PoisonInk(Attack):
         operator, threshold, line_width, density: of the edges, see `Pen`; the threshold is in 8-bit levels. A density
             gives dark images as much of a trigger as bright ones.
         picture: one whose edges are hidden in all images, for the paper's ablation; empty: each image's own edges.
+        relearn: whether a picture has a network that learned to hide it, rather than the one for images' own edges.
         strength: of the change that the network makes to an image. The paper has none, which is 1; other values give
             triggers of several visibilities from one network.
         size: of the networks, see `SIZES`; `epochs`, `interference`, `adversarial`, `invisible` of training: see
@@ -49,6 +50,7 @@ class PoisonInk(Attack):
     line_width: Count = 1
     density: Share = 0.0
     picture: str = ""
+    relearn: bool = True
     strength: Positive = 1.0
     size: Literal["paper", "small", "tiny"] = "paper"
     epochs: Count = 200
@@ -75,4 +77,5 @@ class PoisonInk(Attack):
         """The injection network, and the extractor that shows what it hid; trained unless the run's shelf has them."""
         how = Hiding(**SIZES[self.size], epochs=self.epochs, interference=self.interference,
                      adversarial=self.adversarial, invisible=self.invisible)
-        return how.learned(train, self.pen(), run.of_seed(self.network_seed))
+        pen = self.pen() if self.relearn else replace(self.pen(), picture="")
+        return how.learned(train, pen, run.of_seed(self.network_seed))
