@@ -40,7 +40,7 @@ class Networks:
         ink, test = mixed(self.attack.ink, 0, self.case.test.shape[0]), self.case.test
         batch = test.fetch(index, self.case.run.device)
         with torch.no_grad():
-            stamped = stamp(Ink(pair.injection, ink, pen), batch.x, batch.index, test.space)
+            stamped = stamp(Ink(pair.injection, ink, pen, self.attack.strength), batch.x, batch.index, test.space)
             return {"image": batch.x, "with ink": stamped, "10 × difference": 0.5 + 10 * (stamped - batch.x),
                     "pattern": drawn(pen.lines(batch.x), ink[None]), "extracted": pair.extractor(stamped),
                     "from the image": pair.extractor(batch.x)}

@@ -75,6 +75,13 @@ def variant(record: Record) -> str:
     return ", ".join(parts)
 
 
+def changed(record: Record) -> str:
+    """An attack's name with what a test of its failure changes."""
+    given = inner(record)
+    return ", ".join([variant(record), *(f"{key} {given[key]:g}" for key in ("rate", "transmission", "magnitude")
+                                         if key in given and (key != "rate" or given[key] != 0.1))])
+
+
 def with_rate(record: Record) -> str:
     return f"{variant(record)}, {100 * inner(record)['rate']:g} %"
 
@@ -161,16 +168,20 @@ def page(study: Study, drawing: Lines, before: dict[str, Lines]) -> str:
     parts: list[tuple[str, str, Lines]] = [
         ("Poison Ink and its faintest rivals", "headline", compared(study.of("headline"), variant)),
         ("The same behind transformations (Table IX)", "headline", transformed(study.of("headline"), PLAIN)),
-        ("Poison Ink in a victim that trains twice as long", "long", compared(study.of("long"), variant)),
-        ("That victim behind transformations", "long", transformed(study.of("long"), PLAIN)),
         ("Edges by their share of each image", "density", compared(study.of("density"), variant)),
         ("Edges by their share, behind transformations", "density", transformed(study.of("density"), PLAIN)),
+        ("Edges of one picture (section V-I)", "picture", compared(study.of("picture"), variant)),
+        ("Edges of one picture, behind transformations", "picture", transformed(study.of("picture"), {})),
         ("The same with enhanced training (Table VII)", "table7", transformed(study.of("table7"), ENHANCED)),
         ("Other networks (Table X)", "table10", networks(study.of("table10"))),
         ("Adaptive pre-processing (Tables XII and XIII)", "table12", defended(study.of("table12"))),
         ("Few poisoned samples (Table XIV)", "table14", compared(study.of("table14"), with_rate)),
         ("All attacks on one setup, trained briefly (Tables V and VIII)", "attacks",
          compared(study.of("attacks"), variant)),
+        ("Why attacks fail: one thing changed", "explained", compared(study.of("explained"), changed)),
+        ("Why attacks fail: a class that is a tenth of the data", "explained_cifar",
+         compared(study.of("explained_cifar"), changed)),
+        ("Why attacks fail: longer training", "explained_long", compared(study.of("explained_long"), variant)),
         ("Design (section V-I)", "ablations", compared(study.of("ablations"), variant)),
         ("Design, behind transformations", "ablations", defended(study.of("ablations"), both)),
         ("Losses (Table XV)", "table15", compared(study.of("table15"), variant)),
@@ -194,8 +205,8 @@ def main() -> None:
     study = Study(options.runs, Path(__file__).parent, kept)
     before = sections(options.out)
     drawing = before.get(FIGURE, [])
-    if options.data_root and study.of("headline"):
-        networks, file = Networks.of(study, "headline", options.data_root), options.out.with_suffix("") / "hidden.svg"
+    if options.data_root and study.of("density"):
+        networks, file = Networks.of(study, "density", options.data_root), options.out.with_suffix("") / "hidden.svg"
         hidden(networks, file)
         drawing = [f"## {FIGURE}", "", f"![{FIGURE}]({file.parent.name}/{file.name})", "",
                    "The extractor reads the message that the ink's colour stands for, one of 125, from "
