@@ -166,10 +166,10 @@ def page(study: Study, drawing: Lines, before: dict[str, Lines]) -> str:
     """
     both = lambda r: f"{variant(r)}, {defense(r)}"  # noqa: E731
     parts: list[tuple[str, str, Lines]] = [
-        ("Poison Ink and its faintest rivals", "headline", compared(study.of("headline"), variant)),
-        ("The same behind transformations (Table IX)", "headline", transformed(study.of("headline"), PLAIN)),
         ("Edges by their share of each image", "density", compared(study.of("density"), variant)),
         ("Edges by their share, behind transformations", "density", transformed(study.of("density"), PLAIN)),
+        ("Poison Ink and its faintest rivals", "headline", compared(study.of("headline"), variant)),
+        ("The same behind transformations (Table IX)", "headline", transformed(study.of("headline"), PLAIN)),
         ("Edges of one picture (section V-I)", "picture", compared(study.of("picture"), variant)),
         ("Edges of one picture, behind transformations", "picture", transformed(study.of("picture"), {})),
         ("The same with enhanced training (Table VII)", "table7", transformed(study.of("table7"), ENHANCED)),
