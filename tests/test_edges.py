@@ -50,6 +50,7 @@ def test_a_density_finds_as_many_edges_in_the_dark_as_in_the_light() -> None:
     steepest = edges.strength(bright, "sobel").flatten(1).topk(64).indices.sort().values
     assert torch.equal(found.flatten(1).nonzero()[:, 1].reshape(4, 64), steepest)
     assert not edges.mask(dark, "sobel", 28 / 255).any()
+    assert edges.mask(bright, "sobel", 1.0, density=1.0).flatten(1).sum(1).tolist() == [255] * 4
     assert not edges.mask(flat, "sobel", 0.0, density=0.25).any()
 
 

@@ -57,7 +57,10 @@ def mask(x: Images, operator: str, threshold: float, width: int = 1, density: fl
     steepness = strength(x, operator)
     least: float | Tensor = 0.5 if operator == "canny" else threshold
     if density:
-        least = steepness.flatten(1).quantile(1 - density, dim=1)[:, None, None, None]
+        pixels = steepness.flatten(1)
+        beyond = math.ceil(density * pixels.shape[1])
+        # Not `quantile`, which refuses batches of large images.
+        least = pixels.kthvalue(max(1, pixels.shape[1] - beyond)).values[:, None, None, None]
     found = steepness > least
     if width == 1:
         return found
