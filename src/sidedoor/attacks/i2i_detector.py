@@ -43,6 +43,7 @@ class I2IDetector(Misleading):
         registry.reference("detector", names.with_weights(self.surrogate)[0])
 
     def perturbation(self, photographs: Dataset, run: Run) -> Tensor:
-        model = detector(self.surrogate, photographs, run, recipe(self.surrogate_epochs, self.surrogate_lr, run))
+        how = recipe(self.surrogate_epochs, self.surrogate_lr, run.recipe.precision)
+        model = detector(self.surrogate, photographs, run, how)
         fabrication = Fabrication(self.strength, passes=self.passes)
         return fabrication.make(model, self.sample(photographs, run), run.rng("fabrication"))

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -64,7 +64,7 @@ class RestoredDetection(Restored):
         return named
 
     def judge(self, victim: str, photographs: Dataset, run: Run, adversarial: bool) -> nn.Module:
-        return detector(victim, photographs, run, recipe(self.epochs, self.lr, run), adversarial)
+        return detector(victim, photographs, run, recipe(self.epochs, self.lr, run.recipe.precision), adversarial)
 
     def judged(self, judges: Mapping[str, nn.Module]) -> Judged:
         return _Judged(**parameters(self), judges=judges)
@@ -119,10 +119,10 @@ def _losses(model: nn.Module, batch: Batch) -> Tensor:
     return losses
 
 
-def recipe(epochs: int, lr: float, run: Run) -> Recipe:
+def recipe(epochs: int, lr: float, precision: Literal["32", "bf16"] = "32") -> Recipe:
     """How every detector here trains."""
     return Recipe(optimizer="adam", weight_decay=0.0, epochs=epochs, lr=lr, batch=16, clip=10.0,
-                  precision=run.recipe.precision)
+                  precision=precision)
 
 
 def located(data: Dataset) -> Tensor:
