@@ -41,7 +41,8 @@ class Study:
         self.store, self.specifications = Store(runs), specifications
         lines = kept.read_text(encoding="utf-8").splitlines() if kept and kept.is_file() else []
         earlier = [Record.from_json(json.loads(line)) for line in lines]
-        self.records = [completed(record) for record in (*earlier, *self.store.records()) if record.finished]
+        finished = [completed(record) for record in (*earlier, *self.store.records()) if record.finished]
+        self.found = {written(record.spec): record for record in finished}
 
     def keep(self, file: Path) -> None:
         """Write the records that the specifications ask for, so that a page never needs a cell to be run twice."""
@@ -50,8 +51,7 @@ class Study:
 
     def of(self, name: str) -> list[Record]:
         """Finished cells of NAME.toml, in its order."""
-        found = {written(record.spec): record for record in self.records}
-        return [found[text] for spec in self.wanted(name) if (text := written(spec)) in found]
+        return [self.found[text] for spec in self.wanted(name) if (text := written(spec)) in self.found]
 
     def whole(self, name: str) -> list[Record]:
         """The cells of NAME.toml if all of them are finished, else none."""

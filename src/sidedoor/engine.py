@@ -195,10 +195,9 @@ class Run:
     def device(self) -> torch.device:
         return self.fabric.device
 
-    def autocast(self, recipe: Recipe | None = None) -> torch.autocast:
-        """What networks compute in by a recipe, the run's own unless one is given."""
-        precision = (recipe or self.recipe).precision
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bf16")
+    def autocast(self) -> torch.autocast:
+        """What networks compute in, by the recipe."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16")
 
     def within(self, scope: str) -> Run:
         """The same run with its own streams and phase names, for one method among several."""
@@ -242,7 +241,7 @@ class Run:
         model = self.placed(model)
         with seeded(keyed.seed_of(self.seed, self.scope + name), self.device):
             objective.to(self.device).start(model, self)
-            _Phase(self, model, data, objective, self.scope + name, recipe, valid).run_epochs()
+            _Phase(replace(self, recipe=recipe), model, data, objective, self.scope + name, valid).run_epochs()
         return model.eval()
 
     def honest(self, build: Build, data: Dataset, task: Task) -> nn.Module:
@@ -364,8 +363,9 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 class _Phase:
     """One call of `Run.fit`: steps, epochs, checkpoints."""
 
-    def __init__(self, run: Run, model: nn.Module, data: Dataset, objective: Objective, name: str, recipe: Recipe,
+    def __init__(self, run: Run, model: nn.Module, data: Dataset, objective: Objective, name: str,
                  valid: Dataset | None):
+        recipe = run.recipe
         self.run, self.model, self.objective, self.name, self.recipe = run, model, objective, name, recipe
         self.data, self.valid = data.staged(run.device), valid
         self.parameters = [p for p in model.parameters() if p.requires_grad]
@@ -445,13 +445,13 @@ class _Phase:
         """One step of the model and of every player; the model's losses."""
         for optimiser in self.optimisers:
             optimiser.zero_grad(set_to_none=True)
-        with self.run.autocast(self.recipe):
+        with self.run.autocast():
             losses = self.objective.losses(self.model, batch)
         self.objective.combine.backward(losses, self.parameters)
         self.apply(self.optimisers[0], [*self.parameters, *self.objective.combine.parameters()], self.recipe)
         for optimiser, player in zip(self.optimisers[1:], self.players, strict=True):
             if player.losses is not None:
-                with self.run.autocast(self.recipe):
+                with self.run.autocast():
                     own = player.losses(self.model, batch).sum()
                 gradients = torch.autograd.grad(own, player.parameters, allow_unused=True)
                 for parameter, gradient in zip(player.parameters, gradients, strict=True):

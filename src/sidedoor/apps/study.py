@@ -28,6 +28,7 @@ from sidedoor.errors import CannotComplete, ConfigError
 from sidedoor.statistics import wilson
 from sidedoor.templates import template
 
+_template = functools.cache(template)
 ORIGINAL = "original"
 """The folder of the untouched images; every other one is named by its method."""
 SIDES = ("left", "right")
@@ -215,7 +216,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _page(self, participant: str) -> None:
         number, given = self.study.next(participant), len(self.study.given(participant))
-        page = template("sidedoor.apps", "study.html.jinja")
+        page = _template("sidedoor.apps", "study.html.jinja")
         text = page.render(participant=participant, number=number, sides=SIDES, given=given,
                            count=len(self.study.questions))
         self._send(text.encode(), "text/html; charset=utf-8")
