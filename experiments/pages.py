@@ -142,7 +142,8 @@ def notes(study: Study) -> dict[str, Lines]:
 def sections(page: Path) -> dict[str, Lines]:
     """The sections of a page, with their headings; none where there is no page yet."""
     found = _by_heading(page, "## ") if page.is_file() else {}
-    return {title: [f"## {title}", *lines] for title, lines in found.items()}
+    # The page ends without the empty line that its last section has anywhere else.
+    return {title: ["\n".join([f"## {title}", *lines]).rstrip("\n"), ""] for title, lines in found.items()}
 
 
 def _by_heading(file: Path, mark: str) -> dict[str, Lines]:

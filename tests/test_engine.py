@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -324,6 +324,22 @@ def test_validation_without_patience_keeps_the_best_and_does_not_stop() -> None:
     losses = [e["valid"] for e in run.history["a"]]
     loss = run.per_sample(model, noise, lambda b: {"l": TASK.loss(model, b)})["l"].mean().item()
     assert loss == pytest.approx(min(losses), rel=1e-4)
+
+
+@pytest.mark.parametrize("own", ["32", "bf16"])
+def test_training_and_validation_compute_in_the_precision_of_the_phase(own: Literal["32", "bf16"]) -> None:
+    seen: set[tuple[bool, torch.dtype]] = set()
+
+    class Watched(Supervised):
+        def losses(self, model: nn.Module, batch: Batch) -> Tensor:
+            seen.add((model.training, model(batch.x).dtype))
+            return super().losses(model, batch)
+
+    run = run_of(replace(RECIPE, precision="bf16" if own == "32" else "32"))
+    run.fit(run.build(build), data(), Watched(TASK), name="a", valid=data(30),
+            recipe=replace(RECIPE, epochs=1, precision=own))
+    kind = torch.float32 if own == "32" else torch.bfloat16
+    assert seen == {(True, kind), (False, kind)}
 
 
 def test_patience_without_validation_data_holds_a_seventh_out() -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from experiments.pages import Lines, Study, Value, assembled, drop, grouped, mean, notes, sections, table, took
 from experiments.poison_ink.figures import Networks, hidden
+from sidedoor import registry
 from sidedoor.bench.record import Record
 
 FIGURE = "What is hidden, and found again (Figure 6)"
@@ -76,10 +77,11 @@ def variant(record: Record) -> str:
 
 
 def changed(record: Record) -> str:
-    """An attack's name with what a test of its failure changes."""
+    """An attack's name with the parameters that are not its defaults."""
     given = inner(record)
-    return ", ".join([variant(record), *(f"{key} {given[key]:g}" for key in ("rate", "transmission", "magnitude")
-                                         if key in given and (key != "rate" or given[key] != 0.1))])
+    usual = registry.reference("attack", given["name"])
+    return ", ".join([given["name"], *(f"{key} {value:g}" for key, value in given.items()
+                                       if isinstance(value, float) and value != usual[key])])
 
 
 def with_rate(record: Record) -> str:
@@ -142,12 +144,12 @@ def _of_seed(values: dict[int, float]) -> Value:
     return lambda record: values.get(record.spec["seed"])
 
 
-def defended(records: Sequence[Record], key: Callable[[Record], str] = defense) -> Lines:
+def defended(records: Sequence[Record]) -> Lines:
     """What defences leave of the attacks that worked without them."""
     working = {r.planted for r in records if r.spec["defense"] is None and r.status == "done"}
     rows = [[name, str(len(group)), mean(group, C_ACC, 1), mean(group, ASR, 1),
              mean(group, percent(lambda r: r.recovered), 1), *map(str, PREPROCESSED.get(name, ("", "")))]
-            for name, group in grouped([r for r in records if r.planted in working], key).items()]
+            for name, group in grouped([r for r in records if r.planted in working], defense).items()]
     return table(["", "Models", "C-Acc %", "ASR %", "R-Acc %", "Paper: C-Acc %", "ASR %"], rows)
 
 
@@ -164,14 +166,11 @@ def page(study: Study, drawing: Lines, before: dict[str, Lines]) -> str:
         drawing: the section with the figure, if there is one.
         before: sections of the page as it is, for those that the store has no records of.
     """
-    both = lambda r: f"{variant(r)}, {defense(r)}"  # noqa: E731
     parts: list[tuple[str, str, Lines]] = [
-        ("Edges by their share of each image", "density", compared(study.of("density"), variant)),
-        ("Edges by their share, behind transformations", "density", transformed(study.of("density"), PLAIN)),
         ("Poison Ink and its faintest rivals", "headline", compared(study.of("headline"), variant)),
         ("The same behind transformations (Table IX)", "headline", transformed(study.of("headline"), PLAIN)),
-        ("Edges of one picture (section V-I)", "picture", compared(study.of("picture"), variant)),
-        ("Edges of one picture, behind transformations", "picture", transformed(study.of("picture"), {})),
+        ("Design (section V-I)", "ablations", compared(study.of("ablations"), variant)),
+        ("Design, behind transformations", "ablations", transformed(study.of("ablations"), {})),
         ("The same with enhanced training (Table VII)", "table7", transformed(study.of("table7"), ENHANCED)),
         ("Other networks (Table X)", "table10", networks(study.of("table10"))),
         ("Adaptive pre-processing (Tables XII and XIII)", "table12", defended(study.of("table12"))),
@@ -182,8 +181,6 @@ def page(study: Study, drawing: Lines, before: dict[str, Lines]) -> str:
         ("Why attacks fail: a class that is a tenth of the data", "explained_cifar",
          compared(study.of("explained_cifar"), changed)),
         ("Why attacks fail: longer training", "explained_long", compared(study.of("explained_long"), variant)),
-        ("Design (section V-I)", "ablations", compared(study.of("ablations"), variant)),
-        ("Design, behind transformations", "ablations", defended(study.of("ablations"), both)),
         ("Losses (Table XV)", "table15", compared(study.of("table15"), variant)),
         ("Ten inks for ten targets", "multi", compared(study.of("multi"), variant)),
         ("A clean network trained further (Figure 7)", "pretrained", compared(study.of("pretrained"), variant)),
@@ -205,8 +202,8 @@ def main() -> None:
     study = Study(options.runs, Path(__file__).parent, kept)
     before = sections(options.out)
     drawing = before.get(FIGURE, [])
-    if options.data_root and study.of("density"):
-        networks, file = Networks.of(study, "density", options.data_root), options.out.with_suffix("") / "hidden.svg"
+    if options.data_root and study.of("headline"):
+        networks, file = Networks.of(study, "headline", options.data_root), options.out.with_suffix("") / "hidden.svg"
         hidden(networks, file)
         drawing = [f"## {FIGURE}", "", f"![{FIGURE}]({file.parent.name}/{file.name})", "",
                    "The extractor reads the message that the ink's colour stands for, one of 125, from "
