@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from sidedoor import registry
 from sidedoor.attacks.base import Attack
 from sidedoor.defenses.base import Defense
+from sidedoor.method import bounds_of
 from sidedoor.types import Access, Goal
 
 _ACCESS = {
@@ -83,6 +84,6 @@ def _threat_model(subject: Any) -> str:
 
 def _named(hint: Any) -> str:
     if typing.get_origin(hint) is Annotated:
-        low, high = typing.get_args(hint)[1]
-        return f"{_named(typing.get_args(hint)[0])} in [{low:g}, {high:g}]"
+        bounds, kind = bounds_of(hint), _named(typing.get_args(hint)[0])
+        return f"{kind} in [{bounds.low:g}, {bounds.high:g}]" if bounds else kind
     return getattr(hint, "__name__", None) or str(hint).replace("typing.", "")

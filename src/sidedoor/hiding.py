@@ -17,7 +17,7 @@ where nothing is hidden the distance to the cover has a kink that no other loss 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -28,7 +28,7 @@ from sidedoor.data.base import Dataset
 from sidedoor.engine import Objective, Player, Recipe, Run
 from sidedoor.geometry import affine, warped
 from sidedoor.injection import Critic, Extractor, Injection
-from sidedoor.method import Count, Method, NonNegative, Positive, Share
+from sidedoor.method import Count, Method, NonNegative, Positive, Share, lasting
 from sidedoor.triggers.ink import LEVELS, Pen, drawn
 from sidedoor.types import Batch, Images
 
@@ -76,7 +76,7 @@ class Hiding(Method):
     def learned(self, train: Dataset, pen: Pen, run: Run) -> Pair:
         """Both networks, trained on images as an attacker has them and kept for all who ask the same."""
         channels = train.shape[0]
-        key: dict[str, Any] = {"hiding": asdict(self), "pen": asdict(pen), "data": train.fingerprint(),
+        key: dict[str, Any] = {"hiding": lasting(self), "pen": lasting(pen), "data": train.fingerprint(),
                                "seed": run.seed, "version": 3}
 
         def build() -> Pair:

@@ -26,6 +26,9 @@ NonNegative = Annotated[float, Bounds(0.0, _INF)]
 Positive = Annotated[float, Bounds(1e-300, _INF)]
 Count = Annotated[int, Bounds(1, _INF)]
 """An integer of at least 1."""
+LATER = "later"
+"""Marks, in `Annotated`, a parameter that a method got after results of it had been kept. Its default means what there
+was before; there keys leave it out, so that those results are still found."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +56,26 @@ def hints(cls: Any) -> dict[str, Any]:
     return {field.name: resolved[field.name] for field in dataclasses.fields(cls)}
 
 
+def lasting(method: Any) -> dict[str, Any]:
+    """The parameters that tell a method from others of its class, by name: all but those marked `LATER` at defaults."""
+    cls: Any = type(method)
+    declared = hints(cls)
+    return {field.name: value for field in dataclasses.fields(method)
+            if (value := getattr(method, field.name)) != field.default
+            or LATER not in getattr(declared[field.name], "__metadata__", ())}
+
+
+def bounds_of(hint: Any) -> Bounds | None:
+    """The interval that a declared type is bound to."""
+    return next((a for a in getattr(hint, "__metadata__", ()) if isinstance(a, Bounds)), None)
+
+
 def check(what: str, value: Any, hint: Any) -> None:
     """Fail if a value does not fit its declared type."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
         check(what, value, arguments[0])
-        bounds = next((a for a in arguments[1:] if isinstance(a, Bounds)), None)
+        bounds = bounds_of(hint)
         if bounds and not bounds.low <= value <= bounds.high:
             raise ConfigError(f"{what} = {value} given; expected {_interval(bounds)}")
     elif origin in (typing.Union, types.UnionType):

@@ -255,12 +255,16 @@ def convert(hint: Any, value: Any, what: str) -> Any:
     return value
 
 
-def plain(value: Any) -> Any:
-    """A value as JSON knows it: tuples become lists, methods become references."""
+def plain(value: Any, parameters: Callable[[Any], dict[str, Any]] = vars) -> Any:
+    """A value as JSON knows it: tuples become lists, methods become references.
+
+    Args:
+        parameters: those of a method that are written, by name.
+    """
     if isinstance(value, tuple | list):
-        return [plain(v) for v in value]
+        return [plain(v, parameters) for v in value]
     if hasattr(value, "__dataclass_fields__"):
-        return {"name": name_of(value)} | {f.name: plain(getattr(value, f.name)) for f in fields(value)}
+        return {"name": name_of(value)} | {k: plain(v, parameters) for k, v in parameters(value).items()}
     if isinstance(value, str | int | float | bool) or value is None:
         return value
     raise ConfigError(f"{value!r} of type {type(value).__name__} given; expected a number, text, a list or a method")

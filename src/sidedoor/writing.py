@@ -12,7 +12,7 @@ distance needs weights that cannot be shipped, so that the squared distance stan
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from sidedoor.data.base import Dataset
 from sidedoor.engine import Objective, Recipe, Run
-from sidedoor.method import Count, Method, NonNegative, Positive
+from sidedoor.method import Count, Method, NonNegative, Positive, lasting
 from sidedoor.stegastamp import Decoder, Encoder
 from sidedoor.types import Batch
 
@@ -47,7 +47,7 @@ class Writing(Method):
 
     def learned(self, train: Dataset, run: Run) -> Writers:
         """Both networks, kept for all who ask the same."""
-        key: dict[str, Any] = {"writing": asdict(self), "data": train.fingerprint(), "seed": run.seed, "version": 1}
+        key: dict[str, Any] = {"writing": lasting(self), "data": train.fingerprint(), "seed": run.seed, "version": 1}
 
         def build() -> Writers:
             return Writers(Encoder(train.shape, self.bits), Decoder(train.shape, self.bits))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import make_dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 import torch
@@ -13,11 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from sidedoor.attacks import badnets
 from sidedoor.attacks.badnets import BadNets
 from sidedoor.bench.spec import Refused, Spec, cells, grid, read
 from sidedoor.engine import Recipe
 from sidedoor.errors import CannotComplete, ConfigError
 from sidedoor.goals.all_to_one import AllToOne
+from sidedoor.method import LATER
 
 TABLE: dict[str, Any] = {"data": "digits", "model": "small_cnn", "attack": "badnets"}
 names = st.text("abcdefgh_", min_size=1, max_size=8)
@@ -65,6 +67,19 @@ def test_the_key_changes_with_the_data_and_the_version_of_a_method(monkeypatch: 
     monkeypatch.setattr(BadNets, "version", 2)
     assert key() != before
     assert key(attack=None) == undefended
+
+
+def test_a_parameter_that_came_later_leaves_the_keys_of_before_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    around = {"name": "physical", "attack": "badnets"}
+    before, nested = key(), key(attack=around)
+    grown = make_dataclass("BadNets", [("slant", Annotated[float, LATER], 0.0)], bases=(BadNets,), frozen=True,
+                           namespace={"__module__": badnets.__name__})
+    monkeypatch.setattr(badnets, "BadNets", grown)
+    assert spec().to_json()["attack"]["slant"] == 0.0
+    assert key() == key(attack={"name": "badnets", "slant": 0.0}) == before
+    assert key(attack={"name": "badnets", "slant": 1.0}) != before
+    assert key(attack=around) == nested
+    assert key(attack=around | {"attack": {"name": "badnets", "slant": 1.0}}) != nested
 
 
 def test_where_files_lie_does_not_change_the_key(weights: Path, tmp_path: Path) -> None:

@@ -10,14 +10,14 @@ trained on the data that is poisoned (`sidedoor.hiding`) and kept for all victim
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from sidedoor.attacks.base import Attack
 from sidedoor.data import select
 from sidedoor.data.base import Dataset
 from sidedoor.engine import Run
 from sidedoor.hiding import SIZES, Hiding, Pair
-from sidedoor.method import Count, NonNegative, Positive, Share
+from sidedoor.method import LATER, Count, NonNegative, Positive, Share
 from sidedoor.triggers.ink import Ink, Pen, mixed
 from sidedoor.types import Access, Backdoor, Build, Door, Task
 
@@ -48,10 +48,10 @@ class PoisonInk(Attack):
     operator: str = "sobel"
     threshold: NonNegative = 28.0
     line_width: Count = 1
-    density: Share = 0.0
+    density: Annotated[Share, LATER] = 0.0
     picture: str = ""
-    relearn: bool = True
-    strength: Positive = 1.0
+    relearn: Annotated[bool, LATER] = True
+    strength: Annotated[Positive, LATER] = 1.0
     size: Literal["paper", "small", "tiny"] = "paper"
     epochs: Count = 200
     interference: Share = 0.5

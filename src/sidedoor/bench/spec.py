@@ -20,7 +20,7 @@ from sidedoor.data.augment import augmentation
 from sidedoor.defenses.base import DataFilter, Defense, ModelAudit, TrainingDefense
 from sidedoor.engine import Recipe
 from sidedoor.errors import CannotComplete, ConfigError, unknown
-from sidedoor.method import Method, check, hints
+from sidedoor.method import Method, check, hints, lasting
 from sidedoor.state import FOREIGN
 from sidedoor.types import Access, Task
 
@@ -145,8 +145,10 @@ class Spec:
         Args:
             fingerprint: of the data.
         """
-        methods = [m for m in (self.make_attack(), self.make_defense()) if m is not None]
-        spec = self.to_json()
+        attack, defense = self.make_attack(), self.make_defense()
+        methods = [m for m in (attack, defense) if m is not None]
+        spec = self.to_json() | {"attack": registry.plain(attack, lasting),
+                                 "defense": registry.plain(defense, lasting), "recipe": lasting(self.recipe)}
         # Where files lie decides nothing; the fingerprint and the hash of the weights stand for them.
         for reference, place in (("data", "path"), ("model", "weights"), ("surrogate", "weights")):
             spec[reference] = {k: v for k, v in (spec[reference] or {}).items() if k != place}

@@ -30,6 +30,7 @@ from sidedoor.engine import Supervised
 from sidedoor.errors import ConfigError
 from sidedoor.evaluate import separation, suspicion
 from sidedoor.files import write_json
+from sidedoor.method import lasting
 from sidedoor.types import Batch, Purify
 
 
@@ -119,7 +120,7 @@ def _(defense: ModelAudit, case: Case, planted: Plant) -> Outcome:
 
 def _reference(defense: ModelAudit, case: Case) -> float:
     """The score of a clean model, kept beside it, since every attack is compared with the same ones."""
-    named = json.dumps([registry.plain(defense), type(defense).version], sort_keys=True)
+    named = json.dumps([registry.plain(defense, lasting), type(defense).version], sort_keys=True)
     path = case.store.folder(case.planted_key) / f"audit-{hashlib.sha256(named.encode()).hexdigest()[:16]}.json"
     with case.alone(case.planted_key + "-audit"):
         if not path.exists():

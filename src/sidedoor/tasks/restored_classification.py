@@ -15,7 +15,7 @@ Each classifier has columns of its own, such as for "resnet18": `asr.resnet18`, 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -27,6 +27,7 @@ from sidedoor.data.base import Dataset
 from sidedoor.data.where import Where
 from sidedoor.engine import Recipe, Run, Supervised
 from sidedoor.errors import ConfigError
+from sidedoor.method import lasting
 from sidedoor.perturb import Robust, predicted
 from sidedoor.tasks.base import Judged, Restored, parameters
 from sidedoor.tasks.classification import Classification
@@ -96,7 +97,7 @@ def classifier(victim: str, photographs: Dataset, run: Run, recipe: Recipe, adve
         return run.placed(build()).eval()
     task = Classification(len(photographs.classes))
     key = {"classifier": given, "weights": weights, "data": photographs.fingerprint(), "seed": run.seed,
-           "recipe": asdict(recipe), "augment": AUGMENT, "adversarial": adversarial}
+           "recipe": lasting(recipe), "augment": AUGMENT, "adversarial": adversarial}
 
     def make(there: Run) -> nn.Module:
         objective = Robust(task.loss) if adversarial else Supervised(task)

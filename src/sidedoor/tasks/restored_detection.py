@@ -17,7 +17,7 @@ whole set `map.…` (AP50 on F(x)), `map_attack.…` and `map_photo.…`, the sa
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -31,7 +31,7 @@ from sidedoor.data.where import Where
 from sidedoor.detectors.base import Detector
 from sidedoor.engine import Objective, Recipe, Run
 from sidedoor.errors import ConfigError
-from sidedoor.method import Positive
+from sidedoor.method import Positive, lasting
 from sidedoor.perturb import Robust
 from sidedoor.tasks.base import Judged, Restored, parameters
 from sidedoor.types import Batch
@@ -156,7 +156,7 @@ def detector(victim: str, photographs: Dataset, run: Run, how: Recipe, adversari
     if weights and not adversarial:
         return _ready(run.placed(build()))
     key: dict[str, Any] = {"detector": given, "weights": weights, "data": photographs.fingerprint(), "seed": run.seed,
-                           "recipe": asdict(how), "augment": AUGMENT, "adversarial": adversarial}
+                           "recipe": lasting(how), "augment": AUGMENT, "adversarial": adversarial}
 
     def make(there: Run) -> nn.Module:
         objective = Robust(_losses) if adversarial else _Locate()

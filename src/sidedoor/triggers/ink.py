@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from jaxtyping import Float, Int
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from sidedoor import edges
 from sidedoor.errors import ConfigError, unknown
-from sidedoor.method import Count, Method, Share
+from sidedoor.method import LATER, Count, Method, Share
 from sidedoor.pictures import picture
 from sidedoor.types import Images, Index, Trigger
 
@@ -35,7 +36,7 @@ class Pen(Method):
     threshold: Share = 28 / 255
     width: Count = 1
     picture: str = ""
-    density: Share = 0.0
+    density: Annotated[Share, LATER] = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
