@@ -25,6 +25,7 @@ INVISIBLE = {"badnets": (25.68, 0.9833), "blended": (21.29, 0.8810), "sig": (25.
              "spm": (38.94, 0.9884), "lsb": (51.13, 0.9991), "poison_ink": (42.95, 0.9961), "wanet": (32.15, 0.9822),
              "ftrojan": (41.10, 0.9915), "advdoor": (22.97, 0.9101)}
 """PSNR and SSIM of Tables V and VIII."""
+VISIBILITY = (("PSNR dB", "psnr", 2), ("SSIM", "ssim", 4), ("LPIPS", "lpips", 4))
 PLAIN = {"ftrojan": (100, 100, 9.99, 77.99, 9.56, 59.51), "poison_ink": (99.92, 99.98, 39.82, 96.24, 82.39, 83.67)}
 """ASR of Table IX without enhanced training: each of `TRANSFORMS`, then their mean."""
 ENHANCED = {"badnets": (100, 99.98, 22.00, 77.26, 39.77, 67.80), "blended": (99.82, 99.79, 92.39, 98.95, 74.34, 93.06),
@@ -106,14 +107,17 @@ def network(record: Record) -> str:
 
 def compared(records: Sequence[Record], key: Callable[[Record], str]) -> Lines:
     """Each attack without a defence: what it costs, whether it works, how visible it is."""
+    undefended = [r for r in records if r.spec["defense"] is None]
+    # LPIPS is in records where AlexNet's weights were at hand.
+    seen = [(title, column(name), digits) for title, name, digits in VISIBILITY
+            if name != "lpips" or any(name in r.columns for r in undefended)]
     rows = []
-    for name, group in grouped([r for r in records if r.spec["defense"] is None], key).items():
-        psnr, ssim = INVISIBLE.get(name, ("", ""))
+    for name, group in grouped(undefended, key).items():
         rows.append([name, took(group), mean(group, C_ACC, 1), mean(group, DROP, 1), mean(group, ASR, 1),
-                     mean(group, IDLE, 1), mean(group, column("psnr"), 2), mean(group, column("ssim"), 4), str(psnr),
-                     str(ssim)])
-    return table(["", "Took", "C-Acc %", "Drop", "ASR %", "Idle %", "PSNR dB", "SSIM", "Paper: PSNR", "SSIM"],
-                 rows)
+                     mean(group, IDLE, 1), *(mean(group, value, digits) for _, value, digits in seen),
+                     *map(str, INVISIBLE.get(name, ("", "")))])
+    return table(["", "Took", "C-Acc %", "Drop", "ASR %", "Idle %", *(title for title, *_ in seen), "Paper: PSNR",
+                  "SSIM"], rows)
 
 
 def _average(records: Iterable[Record], value: Value) -> dict[int, float]:
