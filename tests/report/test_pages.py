@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.pages import Study
+from experiments.pages import Study, assembled, sections
 from sidedoor.bench.record import Record
 from sidedoor.bench.spec import Spec, grid, read
 from sidedoor.bench.store import Store
@@ -80,3 +80,18 @@ def test_a_parameter_that_a_method_has_got_since_does_not_cost_its_cells(folder:
     (folder / "page.jsonl").write_text("\n".join(map(json.dumps, lines)))
     other = ran(folder / "two", [replace(specs[0], seed=7)])
     assert len(study(folder, other).whole("headline")) == 4
+
+
+def test_sections_of_partly_run_tables_stay_as_they_are_wherever_they_move(folder: Path) -> None:
+    page = folder / "page.md"
+    page.write_text("# Page\n\n## First\n\n| old |\n\n## Last\n\nWords.\n")
+    specs = grid(read(folder / "specifications" / "headline.toml"))
+    (folder / "specifications" / "notes.md").write_text("# First\nNew words.\n")
+    body = ["| new |", "| --- |", "| 1 |", ""]
+    parts = [(title, "headline", title, body) for title in ("Last", "First")]
+    partly = study(folder, ran(folder / "one", specs[:3]))
+    lines = assembled(partly, parts, sections(page), {})
+    assert "\n".join(lines) == "## Last\n\nWords.\n\n## First\n\n| old |\n"
+    whole = "\n".join(assembled(study(folder, ran(folder / "one", specs)), parts, sections(page), {}))
+    assert "| old |" not in whole
+    assert "New words." in whole
