@@ -61,8 +61,12 @@ def lasting(method: Any) -> dict[str, Any]:
     cls: Any = type(method)
     declared = hints(cls)
     return {field.name: value for field in dataclasses.fields(method)
-            if (value := getattr(method, field.name)) != field.default
-            or LATER not in getattr(declared[field.name], "__metadata__", ())}
+            if (value := getattr(method, field.name)) != field.default or not came_later(declared[field.name])}
+
+
+def came_later(hint: Any) -> bool:
+    """Whether a declared type is marked `LATER`."""
+    return LATER in getattr(hint, "__metadata__", ())
 
 
 def bounds_of(hint: Any) -> Bounds | None:

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
+from torch import nn
 
 from sidedoor.attacks import badnets
 from sidedoor.attacks.badnets import BadNets
@@ -20,6 +21,7 @@ from sidedoor.engine import Recipe
 from sidedoor.errors import CannotComplete, ConfigError
 from sidedoor.goals.all_to_one import AllToOne
 from sidedoor.method import LATER
+from sidedoor.models import small_cnn as plain_cnn
 
 TABLE: dict[str, Any] = {"data": "digits", "model": "small_cnn", "attack": "badnets"}
 names = st.text("abcdefgh_", min_size=1, max_size=8)
@@ -80,6 +82,19 @@ def test_a_parameter_that_came_later_leaves_the_keys_of_before_as_they_are(monke
     assert key(attack={"name": "badnets", "slant": 1.0}) != before
     assert key(attack=around) == nested
     assert key(attack=around | {"attack": {"name": "badnets", "slant": 1.0}}) != nested
+
+
+def test_a_parameter_that_a_network_got_later_leaves_keys_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    def small_cnn(classes: int, shape: tuple[int, int, int], width: int = 32,
+                  slant: Annotated[int, LATER] = 0) -> nn.Module:
+        return built(classes, shape, width)
+
+    built, before, surrogate = plain_cnn.small_cnn, key(), key(surrogate="small_cnn")
+    monkeypatch.setattr(plain_cnn, "small_cnn", small_cnn)
+    assert key() == key(model={"name": "small_cnn", "slant": 0}) == before
+    assert key(surrogate="small_cnn") == surrogate
+    assert len({before, surrogate, key(model={"name": "small_cnn", "slant": 1}),
+                key(surrogate={"name": "small_cnn", "slant": 1})}) == 4
 
 
 def test_where_files_lie_does_not_change_the_key(weights: Path, tmp_path: Path) -> None:

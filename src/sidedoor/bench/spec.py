@@ -20,7 +20,7 @@ from sidedoor.data.augment import augmentation
 from sidedoor.defenses.base import DataFilter, Defense, ModelAudit, TrainingDefense
 from sidedoor.engine import Recipe
 from sidedoor.errors import CannotComplete, ConfigError, unknown
-from sidedoor.method import Method, check, hints, lasting
+from sidedoor.method import Method, came_later, check, hints, lasting
 from sidedoor.state import FOREIGN
 from sidedoor.types import Access, Task
 
@@ -150,10 +150,18 @@ class Spec:
         spec = self.to_json() | {"attack": registry.plain(attack, lasting),
                                  "defense": registry.plain(defense, lasting), "recipe": lasting(self.recipe)}
         # Where files lie decides nothing; the fingerprint and the hash of the weights stand for them.
-        for reference, place in (("data", "path"), ("model", "weights"), ("surrogate", "weights")):
-            spec[reference] = {k: v for k, v in (spec[reference] or {}).items() if k != place}
+        for kind, name, place in (("data", "data", "path"), ("model", "model", "weights"),
+                                  ("model", "surrogate", "weights")):
+            spec[name] = {k: v for k, v in _lasting(kind, spec[name]).items() if k != place}
         content = {"spec": spec, "data": fingerprint, "versions": [v for m in methods for v in _versions(m)]}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _lasting(kind: str, reference: Reference | None) -> Reference:
+    """A reference without the parameters that came later and have their defaults; empty for None."""
+    known = registry.parameters(kind, reference["name"]) if reference else {}
+    return {k: v for k, v in (reference or {}).items()
+            if k not in known or not came_later(known[k][0]) or v != registry.plain(known[k][1])}
 
 
 def _versions(method: Any) -> list[int]:

@@ -9,25 +9,29 @@ The network of Sec. 5.3 for CIFAR. The default is 2x64d, which two CPU cores can
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from torch import Tensor, nn
 
-from sidedoor.method import Count
+from sidedoor.method import LATER, Count
 from sidedoor.models.base import Classifier, Shape, convnet
 from sidedoor.models.resnet18 import shortcut
 
 
-def resnext29(classes: int, shape: Shape, cardinality: Count = 2, base_width: Count = 64) -> Classifier:
-    """Nine bottlenecks in three stages of 256, 512 and 1,024 output channels.
+def resnext29(classes: int, shape: Shape, cardinality: Count = 2, base_width: Count = 64,
+              width: Annotated[Count, LATER] = 64) -> Classifier:
+    """Nine bottlenecks in three stages of 4, 8 and 16 times `width` output channels; with 64 those of the paper.
 
     Args:
         cardinality: groups of the 3x3 convolutions.
         base_width: channels of each group in the first stage; later stages double it.
+        width: channels of the stem.
     """
-    layers: list[nn.Module] = [nn.Conv2d(shape[0], 64, 3, padding=1, bias=False), nn.BatchNorm2d(64), nn.ReLU()]
-    inputs = 64
+    layers: list[nn.Module] = [nn.Conv2d(shape[0], width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+    inputs = width
     for stage in range(3):
-        outputs = 256 * 2**stage
+        outputs = 4 * width * 2**stage
         for block in range(3):
             stride = 2 if stage > 0 and block == 0 else 1
             layers.append(_Block(inputs, cardinality * base_width * 2**stage, outputs, stride, cardinality))
