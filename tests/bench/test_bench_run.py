@@ -6,10 +6,12 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from sidedoor import registry
 from sidedoor.bench.case import Machine, load, plant
@@ -23,6 +25,8 @@ from sidedoor.defenses.strip import Strip
 from sidedoor.engine import Recipe
 from sidedoor.errors import CannotComplete, Diverged
 from sidedoor.state import load_state
+from sidedoor.tasks.classification import Classification
+from sidedoor.types import Scores
 
 Tiny = Callable[..., Spec]
 CPU = Machine(device="cpu")
@@ -108,6 +112,36 @@ def test_defences_share_one_trained_model(planted: Record, store: Store, tiny: T
     assert (detected.attack, detected.clean) == (planted.attack, planted.clean)
     assert detected.detectors["n_positive"] == planted.samples["eligible"]
     assert detected.detectors["n_calibration"] == planted.samples["defender"]
+
+
+def test_the_undefended_model_is_scored_once_for_all_its_defences(
+    planted: Record, store: Store, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls: list[Any] = []
+    score = Classification.score
+
+    def counted(task: Classification, model: nn.Module, *rest: Any) -> Scores:
+        calls.append(model)
+        return score(task, model, *rest)
+
+    monkeypatch.setattr(Classification, "score", counted)
+    again = Store(tmp_path)
+    fresh = run(tiny(), again, CPU)
+    assert len(calls) == 2  # the model and its clean sibling
+    detected = run(tiny(defense={"name": "strip", "overlays": 10}), again, CPU)
+    assert len(calls) == 2
+    purified = run(tiny(defense={"name": "shrink_pad"}), again, CPU)
+    assert len(calls) == 3  # behind the purifier
+    for record in (fresh, detected, purified):
+        assert record.sibling == planted.sibling
+        assert {name: record.columns[name] for name in ("psnr", "ssim", "floor")} == {
+            name: planted.columns[name] for name in ("psnr", "ssim", "floor")}
+    assert detected.columns == fresh.columns == planted.columns
+    assert detected.undefended == purified.undefended == run(tiny(defense={"name": "strip", "overlays": 10}), store,
+                                                             CPU).undefended
+    assert detected.intervals == fresh.intervals
+    kept, remade = again.arrays(detected.key), again.arrays(fresh.key)
+    assert all(np.array_equal(kept[name], remade[name], equal_nan=True) for name in ("clean", "attack"))
 
 
 def test_a_finished_cell_leaves_no_checkpoints(planted: Record, store: Store) -> None:

@@ -91,7 +91,8 @@ def trapped(given: Case) -> tuple[Case, Trap]:
 
 def defended(given: Case, monkeypatch: pytest.MonkeyPatch) -> Trap:
     """Plant and defend; the trap is disarmed only where the evaluator asks a fitted detector about test images."""
-    planted = measured(plant(given), given)
+    planted = plant(given)
+    planted = measured(planted, planted, given)
     closed, trap = trapped(given)
     evaluator = stages.suspicion
 

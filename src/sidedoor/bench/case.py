@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sidedoor import names
+from sidedoor.bench.record import Means
 from sidedoor.bench.spec import Spec
 from sidedoor.bench.store import Store
 from sidedoor.data.augment import augmentation
 from sidedoor.data.base import Dataset, Splits, Subset, split
 from sidedoor.data.poisoned import PoisonedDataset
 from sidedoor.engine import Run, Supervised, fabric
-from sidedoor.evaluate import evaluate
+from sidedoor.evaluate import evaluate, stealth
 from sidedoor.files import write_json
 from sidedoor.progress import Progress, Silent
 from sidedoor.state import load_state, load_weights, save_state
@@ -95,16 +96,20 @@ class Plant:
 
     Args:
         doors: with their learned triggers.
-        scores: of the undefended model; empty until `measured`.
         seconds: that planning and training took when they were done.
+        scores: of the undefended model; like the next two empty until `measured`.
+        reference: means of its clean sibling's scores through the same doors.
+        visible: how visible the triggers are.
     """
 
     key: str
     backdoor: Backdoor
     model: nn.Module
     doors: tuple[Door, ...]
-    scores: Scores
     seconds: float
+    scores: Scores = field(default_factory=lambda: Scores(*torch.zeros(4, 0)))
+    reference: Means = field(default_factory=dict)
+    visible: Means = field(default_factory=dict)
 
 
 def load(spec: Spec, store: Store, machine: Machine) -> Case:
@@ -196,12 +201,12 @@ def plant(case: Case) -> Plant:
             load_weights(model, state["model"], str(kept))
             for door, saved in zip(doors, state["doors"], strict=True):
                 load_weights(door.trigger, saved, str(kept))
-            return Plant(key, backdoor, model.eval(), doors, _none(), state["seconds"])
+            return Plant(key, backdoor, model.eval(), doors, state["seconds"])
         model, doors = _train(case, backdoor, run)
         seconds = time.monotonic() - start
         if run.fabric.is_global_zero:
             _keep(kept, model, doors, run, seconds)
-    return Plant(key, backdoor, model, doors, _none(), seconds)
+    return Plant(key, backdoor, model, doors, seconds)
 
 
 def _train(case: Case, backdoor: Backdoor, run: Run) -> tuple[nn.Module, tuple[Door, ...]]:
@@ -222,12 +227,20 @@ def _keep(path: Path, model: nn.Module, doors: tuple[Door, ...], run: Run, secon
             checkpoint.unlink()
 
 
-def measured(planted: Plant, case: Case, doors: tuple[Door, ...] | None = None) -> Plant:
-    """With its scores on the test set, through its own doors or others'."""
-    scores = evaluate(planted.model, case.test, case.task, planted.doors if doors is None else doors, case.run)
-    return replace(planted, scores=scores)
-
-
-def _none() -> Scores:
-    empty: Tensor = torch.zeros(0)
-    return Scores(empty, empty, empty, empty)
+def measured(planted: Plant, sibling: Plant, case: Case) -> Plant:
+    """With what the evaluator makes of it and of its clean sibling; kept beside it, for all its defences are compared
+    with the same.
+    """
+    file = case.store.folder(planted.key) / "measured.safetensors"
+    with case.alone(f"{planted.key}-measured"):
+        if file.exists():
+            state = load_state(file)
+            return replace(planted, scores=Scores(**state["scores"]), reference=state["reference"],
+                           visible=state["visible"])
+        scores, reference = (evaluate(model, case.test, case.task, planted.doors, case.run)
+                             for model in (planted.model, sibling.model))
+        found = replace(planted, scores=scores, reference=reference.means(),
+                        visible=stealth(case.test, planted.doors, case.run) if planted.doors else {})
+        if case.run.fabric.is_global_zero:
+            save_state(file, {"scores": vars(scores), "reference": found.reference, "visible": found.visible})
+    return found

@@ -19,7 +19,7 @@ from sidedoor.bench.stages import Outcome, defend
 from sidedoor.bench.store import Store
 from sidedoor.data.base import stored
 from sidedoor.errors import SidedoorError
-from sidedoor.evaluate import evaluate, intervals, stealth
+from sidedoor.evaluate import evaluate, intervals
 from sidedoor.files import write_json
 from sidedoor.types import PHOTO, Door, Images, Index, Scores, stamp
 
@@ -35,8 +35,7 @@ def run(spec: Spec, store: Store, machine: Machine | None = None) -> Record:
         return known
     start = time.monotonic()
     sibling = plant(case.twin(spec.sibling()))
-    planted = measured(plant(case), case)
-    clean_model = measured(sibling, case, planted.doors)
+    planted = measured(plant(case), sibling, case)
     began = time.monotonic()
     defense = spec.make_defense()
     outcome = defend(defense, case, planted) if defense else Outcome(planted.model)
@@ -44,15 +43,15 @@ def run(spec: Spec, store: Store, machine: Machine | None = None) -> Record:
     scores = planted.scores
     if outcome.model is not planted.model or outcome.purify is not None:
         scores = evaluate(outcome.model, case.test, case.task, planted.doors, case.run, outcome.purify)
-    means, undefended, reference = scores.means(), planted.scores.means(), clean_model.scores.means()
+    means, undefended = scores.means(), planted.scores.means()
     own = {name: means[name] for name in scores.columns}
-    reason = case.task.failed(undefended, reference) if spec.attack else None
+    reason = case.task.failed(undefended, planted.reference) if spec.attack else None
     record = Record(
         key=case.key, planted=planted.key, spec=spec.to_json(), status="failed" if reason else "done", error=reason,
         clean=means["clean"], attack=means["attack"], recovered=means["recovered"], idle=means["idle"],
         intervals=intervals(scores, case.task, case.test.groups), undefended=undefended if defense else None,
-        sibling=reference if spec.attack else None, reference=sibling.key if spec.attack else None,
-        detectors=outcome.detectors, audit=outcome.audit, columns=_columns(case, planted, own, reference),
+        sibling=planted.reference if spec.attack else None, reference=sibling.key if spec.attack else None,
+        detectors=outcome.detectors, audit=outcome.audit, columns=_columns(planted, own),
         samples=_samples(case, planted), seconds=time.monotonic() - start,
         timing={"attack": planted.seconds, "sibling": sibling.seconds, "defense": defended - began},
         **ambient(str(case.run.device)),
@@ -112,12 +111,12 @@ def ambient(device: str) -> dict[str, Any]:
             "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 
 
-def _columns(case: Case, planted: Plant, own: Means, reference: Means) -> Means:
+def _columns(planted: Plant, own: Means) -> Means:
     """The task's own columns, how visible the triggers are, and the floor of `asr_all`."""
     if not planted.doors:
         return own
     # What the clean sibling scores: mostly the samples that are of the target class anyway.
-    return own | stealth(case.test, planted.doors, case.run) | {"floor": reference.get("asr_all")}
+    return own | planted.visible | {"floor": planted.reference.get("asr_all")}
 
 
 def _samples(case: Case, planted: Plant) -> dict[str, float]:
