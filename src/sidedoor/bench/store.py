@@ -1,7 +1,8 @@
 """One folder of results that many processes may write to and that survives a kill at any moment.
 
 DIR/results/<key>.json       one Record each
-DIR/artefacts/<key>/         what figures need of a run (arrays.npz), and of a trained model (model.safetensors)
+DIR/artefacts/<key>/         what figures need of a run (arrays.npz); a trained model (model.safetensors) and what the
+                             evaluator makes of it (measured.safetensors)
 DIR/shelf/<key>/             a network that several attacks or tasks share, and what it was made from (key.json)
 DIR/locks/<key>.lock         held while a model is trained, so that two processes do not train it twice
 """
