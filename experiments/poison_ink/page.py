@@ -110,7 +110,7 @@ def compared(records: Sequence[Record], key: Callable[[Record], str]) -> Lines:
     undefended = [r for r in records if r.spec["defense"] is None]
     # LPIPS is in records where AlexNet's weights were at hand.
     seen = [(title, column(name), digits) for title, name, digits in VISIBILITY
-            if name != "lpips" or any(name in r.columns for r in undefended)]
+            if name != "lpips" or any(r.columns.get(name) is not None for r in undefended)]
     rows = []
     for name, group in grouped(undefended, key).items():
         rows.append([name, took(group), mean(group, C_ACC, 1), mean(group, DROP, 1), mean(group, ASR, 1),
