@@ -78,7 +78,7 @@ def variant(record: Record) -> str:
 
 
 def changed(record: Record) -> str:
-    """An attack's name with the parameters that are not its defaults."""
+    """An attack's name with the shares and strengths that are not its defaults."""
     given = inner(record)
     usual = registry.reference("attack", given["name"])
     return ", ".join([given["name"], *(f"{key} {value:g}" for key, value in given.items()

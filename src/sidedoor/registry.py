@@ -255,7 +255,11 @@ def convert(hint: Any, value: Any, what: str) -> Any:
     return value
 
 
-def plain(value: Any, parameters: Callable[[Any], dict[str, Any]] = vars) -> Any:
+def _every(method: Any) -> dict[str, Any]:
+    return {f.name: getattr(method, f.name) for f in fields(method)}
+
+
+def plain(value: Any, parameters: Callable[[Any], dict[str, Any]] = _every) -> Any:
     """A value as JSON knows it: tuples become lists, methods become references.
 
     Args:
