@@ -38,7 +38,7 @@ class Study:
     """
 
     def __init__(self, runs: Path, specifications: Path, kept: Path | None = None):
-        self.store, self.specifications = Store(runs), specifications
+        self.store, self.specifications, self.accumulates = Store(runs), specifications, kept is not None
         lines = kept.read_text(encoding="utf-8").splitlines() if kept and kept.is_file() else []
         earlier = [Record.from_json(json.loads(line)) for line in lines]
         finished = [completed(record) for record in (*earlier, *self.store.records()) if record.finished]
@@ -158,7 +158,10 @@ def _by_heading(file: Path, mark: str) -> dict[str, Lines]:
 
 
 def assembled(study: Study, parts: Iterable[Part], before: dict[str, Lines], drawn: dict[str, Lines]) -> Lines:
-    """The sections of a page. One whose cells have not all been run stays as it is in the page, if the page has it.
+    """The sections of a page.
+
+    One whose cells have not all been run stays as it is in the page, if the page has it and keeps no records: other
+    stores may have run more of it.
 
     Args:
         before: sections of the page as it is.
@@ -166,7 +169,7 @@ def assembled(study: Study, parts: Iterable[Part], before: dict[str, Lines], dra
     """
     remarks, lines = notes(study), []
     for title, name, remark, body in parts:
-        if len(body) > 3 and (study.whole(name) or title not in before):
+        if len(body) > 3 and (study.accumulates or study.whole(name) or title not in before):
             lines += [f"## {title}", "", *command(study, name), *body, *drawn.get(remark, []), *remarks.get(remark, [])]
         else:
             lines += before.get(title, [])

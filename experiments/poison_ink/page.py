@@ -3,7 +3,7 @@
     python -m experiments.poison_ink.page RUNS -o docs/results/poison_ink.md [--data-root DIR]
 
 RUNS is the folder given to `sidedoor sweep --out`. Its records are kept beside the page, and those that are there count
-too. Sections whose cells have not all been run stay as they are; where there is none, what has been run is shown.
+too: a section shows what has been run of it, in whichever store.
 The paper is arXiv:2108.02488; its figures are those of CIFAR-10.
 """
 

@@ -89,9 +89,10 @@ def test_sections_of_partly_run_tables_stay_as_they_are_wherever_they_move(folde
     (folder / "specifications" / "notes.md").write_text("# First\nNew words.\n")
     body = ["| new |", "| --- |", "| 1 |", ""]
     parts = [(title, "headline", title, body) for title in ("Last", "First")]
-    partly = study(folder, ran(folder / "one", specs[:3]))
-    lines = assembled(partly, parts, sections(page), {})
+    some, specifications = ran(folder / "one", specs[:3]), folder / "specifications"
+    lines = assembled(Study(some, specifications), parts, sections(page), {})
     assert "\n".join(lines) == "## Last\n\nWords.\n\n## First\n\n| old |\n"
-    whole = "\n".join(assembled(study(folder, ran(folder / "one", specs)), parts, sections(page), {}))
-    assert "| old |" not in whole
-    assert "New words." in whole
+    for renewed in (study(folder, some), Study(ran(folder / "two", specs), specifications)):
+        drawn = "\n".join(assembled(renewed, parts, sections(page), {}))
+        assert "| old |" not in drawn
+        assert "New words." in drawn
