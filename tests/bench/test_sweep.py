@@ -208,7 +208,7 @@ def test_a_sweep_that_is_killed_again_and_again_loses_and_doubles_nothing(plugin
             else:
                 process.send_signal(number)
             # Returns once no descendant holds the pipe: a cell that went on would wait at the gate for ever.
-            said = process.communicate(timeout=PATIENCE / 4)[1]
+            said = process.communicate(timeout=PATIENCE)[1]
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
