@@ -186,8 +186,14 @@ def test_only_an_audit_needs_the_clean_reference_models(tiny: Tiny) -> None:
 def started(arguments: list[str], plugin: Path) -> subprocess.Popen[str]:
     """A Python process in a session of its own; its stderr ends when it and all its descendants have."""
     path = os.pathsep.join([str(plugin), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return subprocess.Popen([sys.executable, *arguments], env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-                            start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    # Whoever runs the tests in the background ignores Ctrl-C, and whatever is started would inherit that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+        return subprocess.Popen([sys.executable, *arguments], env=environment, start_new_session=True,
+                                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_sweep_that_is_killed_again_and_again_loses_and_doubles_nothing(plugin: Path, tmp_path: Path) -> None:
@@ -208,7 +214,7 @@ def test_a_sweep_that_is_killed_again_and_again_loses_and_doubles_nothing(plugin
             else:
                 process.send_signal(number)
             # Returns once no descendant holds the pipe: a cell that went on would wait at the gate for ever.
-            said = process.communicate(timeout=PATIENCE)[1]
+            said = process.communicate(timeout=PATIENCE / 4)[1]
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
