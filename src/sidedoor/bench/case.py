@@ -228,9 +228,7 @@ def _keep(path: Path, model: nn.Module, doors: tuple[Door, ...], run: Run, secon
 
 
 def measured(planted: Plant, sibling: Plant, case: Case) -> Plant:
-    """With what the evaluator makes of it and of its clean sibling; kept beside it, for all its defences are compared
-    with the same.
-    """
+    """With the scores of it and of its clean sibling, which are kept beside it: all its defences need the same."""
     file = case.store.folder(planted.key) / "measured.safetensors"
     with case.alone(f"{planted.key}-measured"):
         if file.exists():
