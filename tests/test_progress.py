@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import itertools
 import sys
 import threading
+from collections.abc import Iterator
+from multiprocessing import Pipe
 
 import pytest
 
@@ -68,3 +72,67 @@ def test_silence_takes_steps_and_says_nothing(capsys: pytest.CaptureFixture[str]
     with progress.Silent().task("quiet", 1) as advance:
         advance(1, "note")
     assert capsys.readouterr() == ("", "")
+
+
+class Recorder:
+    """Keeps what it is told, and which tasks are open."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, int, str]] = []
+        self.totals: dict[str, int] = {}
+        self.open: list[str] = []
+
+    @contextlib.contextmanager
+    def task(self, name: str, total: int) -> Iterator[progress.Advance]:
+        self.totals[name] = total
+        self.open.append(name)
+        yield lambda steps=1, note="": self.told.append((name, steps, note))
+        self.open.remove(name)
+
+
+def test_work_elsewhere_shows_its_nested_tasks_here() -> None:
+    here, there = Pipe(duplex=False)
+    recorder = Recorder()
+    echo = progress.Echo(here, recorder, "cell")
+    remote = progress.Remote(there, every=0)
+    with remote.task("plan", 2) as outer:
+        outer(1, "first")
+        with remote.task("network", 5) as inner:
+            inner(3, "epoch 1")
+            echo.hear()
+            assert recorder.open == ["cell: plan", "cell: network"]
+        outer()
+    with remote.task("victim", 7):
+        echo.hear()
+        assert recorder.open == ["cell: victim"]
+        echo.close()
+    assert recorder.open == []
+    assert recorder.totals == {"cell: plan": 2, "cell: network": 5, "cell: victim": 7}
+    told = [t for t in recorder.told if t[1]]
+    assert told == [("cell: plan", 1, "first"), ("cell: network", 3, "epoch 1"), ("cell: plan", 1, "")]
+
+
+def test_steps_are_told_together_and_none_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress.time, "monotonic", Clock())
+    here, there = Pipe(duplex=False)
+    recorder = Recorder()
+    echo = progress.Echo(here, recorder, "cell")
+    with progress.Remote(there, every=4).task("victim", 10) as advance:
+        for _ in range(10):
+            advance()
+    echo.hear()
+    assert [steps for _, steps, _ in recorder.told] == [4, 4, 2]
+
+
+def test_lines_get_rarer_the_longer_the_work_takes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress.time, "monotonic", Clock())
+    with progress.Lines(every=3).task("network", 1000) as advance:
+        for _ in range(1000):
+            advance()
+    shown = [int(line.split()[1].split("/")[0]) for line in capsys.readouterr().err.splitlines()[:-1]]
+    gaps = [after - before for before, after in itertools.pairwise(shown)]
+    assert gaps == sorted(gaps)
+    assert gaps[0] == 3
+    assert 50 < max(gaps) <= 100

@@ -9,6 +9,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
 from typing import Protocol
 
 Advance = Callable[..., None]
@@ -32,7 +33,7 @@ class Silent:
 
 
 class Lines:
-    """A plain line every few seconds, for logs."""
+    """A plain line every few seconds, for logs, and fewer the longer the work takes: gaps grow to a tenth of it."""
 
     def __init__(self, every: float = 10.0):
         self.every = every
@@ -46,7 +47,7 @@ class Lines:
             nonlocal done, shown
             done += steps
             now = time.monotonic()
-            if now - shown >= self.every:
+            if now - shown >= max(self.every, 0.1 * (now - start)):
                 shown = now
                 left = (now - start) / max(done, 1) * max(total - done, 0)
                 _say(f"{name}: {done}/{total}, {_clock(left)} left{', ' + note if note else ''}")
@@ -93,6 +94,79 @@ class Bars:
             self.display.remove_task(bar)
             if outermost:
                 self.display.stop()
+
+
+class Remote:
+    """Shows itself in another process, where an `Echo` listens to the pipe.
+
+    Args:
+        every: least seconds between two messages about the same task, which tell all that was done since.
+    """
+
+    def __init__(self, pipe: Connection, every: float = 0.5):
+        self.pipe, self.every = pipe, every
+        self.depth = 0
+
+    @contextlib.contextmanager
+    def task(self, name: str, total: int) -> Iterator[Advance]:
+        depth, said, untold = self.depth, time.monotonic(), 0
+
+        def advance(steps: int = 1, note: str = "") -> None:
+            nonlocal said, untold
+            untold += steps
+            now = time.monotonic()
+            if now - said >= self.every:
+                self._tell(depth, untold, note)
+                said, untold = now, 0
+
+        self._tell(depth, total, name)
+        self.depth += 1
+        try:
+            yield advance
+        finally:
+            self.depth = depth
+            self._tell(depth, untold, "")
+            self._tell(depth, None, "")
+
+    def _tell(self, depth: int, number: int | None, words: str) -> None:
+        # Nobody listening is no reason to stop working.
+        with contextlib.suppress(OSError):
+            self.pipe.send((depth, number, words))
+
+
+class Echo:
+    """What a `Remote` in another process tells, shown here.
+
+    Args:
+        label: precedes the names of its tasks.
+    """
+
+    def __init__(self, pipe: Connection, progress: Progress, label: str):
+        self.pipe, self.progress, self.label = pipe, progress, label
+        self.open: list[tuple[contextlib.ExitStack, Advance]] = []
+
+    def hear(self) -> None:
+        """Show all that was told since."""
+        with contextlib.suppress(EOFError, OSError):
+            while self.pipe.poll():
+                depth, number, words = self.pipe.recv()
+                if depth == len(self.open):
+                    stack = contextlib.ExitStack()
+                    self.open.append((stack, stack.enter_context(
+                        self.progress.task(f"{self.label}: {words}", number))))
+                elif number is None:
+                    self._shut(depth)
+                else:
+                    self.open[depth][1](number, words)
+
+    def close(self) -> None:
+        """The other process has ended, maybe in the middle of its tasks."""
+        self._shut(0)
+        self.pipe.close()
+
+    def _shut(self, depth: int) -> None:
+        while len(self.open) > depth:
+            self.open.pop()[0].close()
 
 
 def reporter() -> Progress:

@@ -24,6 +24,7 @@ from sidedoor.bench.store import Store
 from sidedoor.bench.sweep import Cell, _cell, _Queue, _Running, keys_of, sweep
 from sidedoor.engine import Recipe
 from sidedoor.errors import CannotComplete, ConfigError
+from sidedoor.progress import Lines
 from sidedoor.state import load_state
 
 Tiny = Callable[..., Spec]
@@ -110,6 +111,13 @@ def test_the_table_does_not_depend_on_the_number_of_workers(tiny: Tiny, tmp_path
     assert {t["threads"] for t in tables[0]} == {1}
 
 
+def test_what_a_cell_does_is_shown_by_who_started_it(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep([tiny()], Store(tmp_path), replace(CPU, progress=Lines(every=0)), workers=1)
+    assert "badnets none, seed 0: victim: " in capsys.readouterr().err
+
+
 def test_a_second_sweep_runs_nothing_again(tiny: Tiny, tmp_path: Path) -> None:
     store = Store(tmp_path)
     first = sweep([tiny()], store, CPU, workers=0)
@@ -166,7 +174,7 @@ def test_a_cell_waits_only_while_another_trains_a_model_it_needs(tiny: Tiny, tmp
     def begin() -> Cell | None:
         cell = queue.ready()
         if cell is not None:
-            queue.running.append(_Running(cell, None, 0.0))  # type: ignore[arg-type]
+            queue.running.append(_Running(cell, None, 0.0, None))  # type: ignore[arg-type]
         return cell
 
     assert [begin(), begin(), begin()] == [first, other, None]

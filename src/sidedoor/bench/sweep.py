@@ -23,7 +23,7 @@ from sidedoor.bench.spec import Spec
 from sidedoor.bench.store import Store
 from sidedoor.defenses.base import ModelAudit
 from sidedoor.errors import ConfigError
-from sidedoor.progress import Silent
+from sidedoor.progress import Echo, Remote
 
 THREADS = 1
 """Threads of every cell, whatever the number of workers, so that tables do not depend on it."""
@@ -43,6 +43,7 @@ class _Running:
     cell: Cell
     process: ForkServerProcess
     deadline: float
+    echo: Echo
 
 
 @dataclass
@@ -114,34 +115,43 @@ def _serially(cells: list[Cell], store: Store, machine: Machine) -> Iterator[Rec
 
 
 def _in_processes(queue: _Queue, machine: Machine, workers: int, timeout: float | None) -> Iterator[Record]:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["sidedoor.bench.run"])
-    quiet = replace(machine, progress=Silent())
     try:
         while queue.waiting or queue.running:
             while len(queue.running) < workers and (cell := queue.ready()) is not None:
-                process = context.Process(target=_child, args=(cell, queue.store, quiet))
-                process.start()
-                queue.running.append(_Running(cell, process, time.monotonic() + (timeout or float("inf"))))
+                queue.running.append(_started(cell, queue.store, machine, timeout))
             yield from _ended(queue, timeout)
     finally:
         for running in queue.running:
             running.process.kill()
             running.process.join()
+            running.echo.close()
+
+
+def _started(cell: Cell, store: Store, machine: Machine, timeout: float | None) -> _Running:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["sidedoor.bench.run"])
+    here, there = context.Pipe(duplex=False)
+    process = context.Process(target=_child, args=(cell, store, replace(machine, progress=Remote(there))))
+    process.start()
+    there.close()
+    echo = Echo(here, machine.progress, f"{cell.spec.attack_name} {cell.spec.defense_name}, seed {cell.spec.seed}")
+    return _Running(cell, process, time.monotonic() + (timeout or float("inf")), echo)
 
 
 def _ended(queue: _Queue, timeout: float | None) -> Iterator[Record]:
-    """Wait for a cell to end, or for a deadline; the records of those that did."""
-    sentinels: Any = [r.process.sentinel for r in queue.running]
+    """Wait for a cell to say something, to end, or for a deadline; the records of those that ended."""
+    signs: Any = [sign for r in queue.running for sign in (r.process.sentinel, r.echo.pipe)]
     left = min(r.deadline for r in queue.running) - time.monotonic()
-    wait(sentinels, None if left == float("inf") else max(left, 0))
+    wait(signs, None if left == float("inf") else max(left, 0))
     for running in list(queue.running):
+        running.echo.hear()
         late = time.monotonic() > running.deadline
         if running.process.is_alive() and not late:
             continue
         if running.process.is_alive():
             running.process.kill()
         running.process.join()
+        running.echo.close()
         queue.running.remove(running)
         yield _outcome(running, queue.store, f"gave up after {timeout:g} s" if timeout and late else None)
 
