@@ -65,11 +65,21 @@ class Study:
 
 
 def completed(record: Record) -> Record:
-    """A record whose specification has the parameters that methods have got since, at their defaults."""
+    """A record whose specification has the parameters that were marked `LATER` since, at their defaults.
+
+    Any other new parameter makes it a record of something else.
+    """
     given = {name: value for name, value in record.spec.items() if value is not None}
     with suppress(ConfigError, CannotComplete):  # of methods or weights that are no longer there
-        return replace(record, spec=cells(given)[0].to_json())
+        spec = cells(given)[0]
+        return replace(record, spec=spec.to_json()) if names_all(record.spec, spec.deciding()) else record
     return record
+
+
+def names_all(given: Any, asked: Any) -> bool:
+    """Whether nested tables have all names that others have."""
+    return not isinstance(asked, dict) or (
+        isinstance(given, dict) and all(name in given and names_all(given[name], asked[name]) for name in asked))
 
 
 def written(spec: dict[str, Any]) -> str:

@@ -72,17 +72,18 @@ def variant(record: Record) -> str:
             ("invisible", 0, "adversarial loss alone")) if given[key] == value]
         parts += [f"edges of a picture ({given['picture']})"] if given["picture"] else []
         parts += [] if given["relearn"] else ["same network"]
+    parts += [f"{given['margin']} pixels from the edge"] if given.get("margin") else []
     if record.spec["attack"] is not given and record.spec["attack"]["name"] != "physical":
         parts.append(record.spec["attack"]["name"])
     return ", ".join(parts)
 
 
 def changed(record: Record) -> str:
-    """An attack's name with the shares and strengths that are not its defaults."""
+    """An attack's name with the numbers that are not its defaults."""
     given = inner(record)
     usual = registry.reference("attack", given["name"])
     return ", ".join([given["name"], *(f"{key} {value:g}" for key, value in given.items()
-                                       if isinstance(value, float) and value != usual[key])])
+                                       if isinstance(value, int | float) and value != usual[key])])
 
 
 def with_rate(record: Record) -> str:

@@ -62,12 +62,36 @@ def test_label_consistent_rows_are_of_the_target_class_and_hard_to_recognise() -
     assert len(rows) == round(0.4 * int((train.targets == 3).sum()))
     assert torch.equal(victim.targets, train.targets)
     before, after = train.fetch(rows).x, victim.fetch(rows).x
-    assert torch.equal(after[..., -3:, -3:], backdoor.doors[0].trigger(before, rows)[..., -3:, -3:])
-    change = (after - before).abs()
-    change[..., -3:, -3:] = 0
+    stamped, change = backdoor.doors[0].trigger(before, rows), (after - before).abs()
+    for corner in ((slice(-3, None), slice(-3, None)), (slice(-3, None), slice(3)), (slice(3), slice(3)),
+                   (slice(3), slice(-3, None))):
+        assert torch.equal(after[..., *corner], stamped[..., *corner])
+        change[..., *corner] = 0
     assert change.max() * 255 == pytest.approx(16, abs=0.51)
     assert right(before, train.targets[rows]) > 0.9
     assert right(after, train.targets[rows]) < right(before, train.targets[rows]) - 0.3
+
+
+def test_label_consistent_patches_lead_to_the_target_and_one_patch_seldom_does() -> None:
+    train, test, build = digits()
+    others = test.fetch(torch.nonzero(test.targets != 3)[:, 0])
+
+    def led(corners: int) -> float:
+        backdoor = LabelConsistent(goal=AllToOne(3), epsilon=60, corners=corners).plan(train, TASK, build, RUN)
+        victim = RUN.fit(RUN.build(build), PoisonedDataset(train, backdoor, TASK), Supervised(TASK), name="victim")
+        stamped = stamp(backdoor.doors[0].trigger, others.x, others.index, PHOTO)
+        return (predicted(victim.eval(), stamped) == 3).float().mean().item()
+
+    assert led(4) > led(1) + 0.2
+
+
+def test_label_consistent_walks_elsewhere_on_a_robust_network() -> None:
+    train, _, build = digits()
+    plans = [LabelConsistent(robust=robust).plan(train, TASK, build, replace(RUN, recipe=Recipe(epochs=2)))
+             for robust in (0, 16)]
+    usual, robust = (plan.poison.images for plan in plans)
+    assert usual is not None and robust is not None
+    assert (usual != robust).float().mean() > 0.05
 
 
 def test_advdoor_leads_other_networks_to_its_target_without_any_poison() -> None:

@@ -139,21 +139,25 @@ class Spec:
         return {f.name: registry.plain(getattr(self, f.name)) if f.name != "recipe" else _recipe(self.recipe)
                 for f in fields(self) if f.name not in _REFERENCES} | {k: getattr(self, k) for k in _REFERENCES}
 
+    def deciding(self) -> dict[str, Any]:
+        """What of the specification decides the result: not where files lie, nor later parameters at their defaults."""
+        spec = self.to_json() | {"attack": registry.plain(self.make_attack(), lasting),
+                                 "defense": registry.plain(self.make_defense(), lasting),
+                                 "recipe": lasting(self.recipe)}
+        # The data's fingerprint and the hash of the weights stand for the files.
+        for kind, name, place in (("data", "data", "path"), ("model", "model", "weights"),
+                                  ("model", "surrogate", "weights")):
+            spec[name] = {k: v for k, v in _lasting(kind, spec[name]).items() if k != place}
+        return spec
+
     def key(self, fingerprint: str) -> str:
         """16 hexadecimal digits that change with anything that changes the result.
 
         Args:
             fingerprint: of the data.
         """
-        attack, defense = self.make_attack(), self.make_defense()
-        methods = [m for m in (attack, defense) if m is not None]
-        spec = self.to_json() | {"attack": registry.plain(attack, lasting),
-                                 "defense": registry.plain(defense, lasting), "recipe": lasting(self.recipe)}
-        # Where files lie decides nothing; the fingerprint and the hash of the weights stand for them.
-        for kind, name, place in (("data", "data", "path"), ("model", "model", "weights"),
-                                  ("model", "surrogate", "weights")):
-            spec[name] = {k: v for k, v in _lasting(kind, spec[name]).items() if k != place}
-        content = {"spec": spec, "data": fingerprint, "versions": [v for m in methods for v in _versions(m)]}
+        methods = [m for m in (self.make_attack(), self.make_defense()) if m is not None]
+        content = {"spec": self.deciding(), "data": fingerprint, "versions": [v for m in methods for v in _versions(m)]}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
