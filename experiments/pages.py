@@ -78,8 +78,8 @@ def completed(record: Record) -> Record:
 
 def names_all(given: Any, asked: Any) -> bool:
     """Whether nested tables have all names that others have."""
-    return not isinstance(asked, dict) or (
-        isinstance(given, dict) and all(name in given and names_all(given[name], asked[name]) for name in asked))
+    return not isinstance(asked, dict) or all(
+        isinstance(given, dict) and name in given and names_all(given[name], asked[name]) for name in asked)
 
 
 def written(spec: dict[str, Any]) -> str:
