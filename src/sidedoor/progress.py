@@ -9,8 +9,10 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator
-from multiprocessing.connection import Connection
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
 
 Advance = Callable[..., None]
 """`advance(steps=1, note="")`"""
