@@ -75,19 +75,23 @@ def test_silence_takes_steps_and_says_nothing(capsys: pytest.CaptureFixture[str]
 
 
 class Recorder:
-    """Keeps what it is told, and which tasks are open."""
+    """Keeps what it is told, and which tasks are open or done."""
 
     def __init__(self) -> None:
         self.told: list[tuple[str, int, str]] = []
         self.totals: dict[str, int] = {}
         self.open: list[str] = []
+        self.done: list[str] = []
 
     @contextlib.contextmanager
     def task(self, name: str, total: int) -> Iterator[progress.Advance]:
         self.totals[name] = total
         self.open.append(name)
-        yield lambda steps=1, note="": self.told.append((name, steps, note))
-        self.open.remove(name)
+        try:
+            yield lambda steps=1, note="": self.told.append((name, steps, note))
+            self.done.append(name)
+        finally:
+            self.open.remove(name)
 
 
 def test_work_elsewhere_shows_its_nested_tasks_here() -> None:
@@ -107,6 +111,7 @@ def test_work_elsewhere_shows_its_nested_tasks_here() -> None:
         assert recorder.open == ["cell: victim"]
         echo.close()
     assert recorder.open == []
+    assert recorder.done == ["cell: network", "cell: plan"]
     assert recorder.totals == {"cell: plan": 2, "cell: network": 5, "cell: victim": 7}
     told = [t for t in recorder.told if t[1]]
     assert told == [("cell: plan", 1, "first"), ("cell: network", 3, "epoch 1"), ("cell: plan", 1, "")]

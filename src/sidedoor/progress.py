@@ -145,7 +145,7 @@ class Echo:
 
     def __init__(self, pipe: Connection, progress: Progress, label: str):
         self.pipe, self.progress, self.label = pipe, progress, label
-        self.open: list[tuple[contextlib.ExitStack, Advance]] = []
+        self.open: list[tuple[contextlib.AbstractContextManager[Advance], Advance]] = []
 
     def hear(self) -> None:
         """Show all that was told since."""
@@ -153,22 +153,20 @@ class Echo:
             while self.pipe.poll():
                 depth, number, words = self.pipe.recv()
                 if depth == len(self.open):
-                    stack = contextlib.ExitStack()
-                    self.open.append((stack, stack.enter_context(
-                        self.progress.task(f"{self.label}: {words}", number))))
+                    task = self.progress.task(f"{self.label}: {words}", number)
+                    self.open.append((task, task.__enter__()))
                 elif number is None:
-                    self._shut(depth)
+                    self.open.pop()[0].__exit__(None, None, None)
                 else:
                     self.open[depth][1](number, words)
 
     def close(self) -> None:
-        """The other process has ended, maybe in the middle of its tasks."""
-        self._shut(0)
+        """The other process has ended, maybe in the middle of its tasks, which then are not shown as done."""
+        self.hear()
+        cut = InterruptedError()
+        while self.open:
+            self.open.pop()[0].__exit__(type(cut), cut, None)
         self.pipe.close()
-
-    def _shut(self, depth: int) -> None:
-        while len(self.open) > depth:
-            self.open.pop()[0].close()
 
 
 def reporter() -> Progress:
