@@ -115,9 +115,10 @@ class Trainer(Attack, ABC):
         """
 
 
-def surrogate_of(train: Dataset, task: Task, surrogate: Build, run: Run) -> nn.Module:
-    """The network that an attacker on data trains for himself, to derive something from."""
-    return run.fit(run.build(surrogate), train, Supervised(task), name="surrogate")
+def surrogate_of(train: Dataset, task: Task, surrogate: Build, run: Run, objective: Objective | None = None) \
+        -> nn.Module:
+    """The network that an attacker on data trains for himself, by the task's loss unless another objective is given."""
+    return run.fit(run.build(surrogate), train, objective or Supervised(task), name="surrogate")
 
 
 def check_shares(**shares: float) -> None:

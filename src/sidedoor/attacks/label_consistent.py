@@ -12,10 +12,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
-from sidedoor.attacks.base import Attack
+from sidedoor.attacks.base import Attack, surrogate_of
 from sidedoor.data import select
 from sidedoor.data.base import Dataset
-from sidedoor.engine import Run, Supervised
+from sidedoor.engine import Run
 from sidedoor.goals.all_to_one import AllToOne
 from sidedoor.method import LATER, Bounds, Count, NonNegative, Positive, Share
 from sidedoor.perturb import Robust, Steps, perturbed
@@ -50,7 +50,7 @@ class LabelConsistent(Attack):
         assert isinstance(self.goal, AllToOne)
         doors = (Door(Chain([Patch(checkerboard(self.size), corner) for corner in CORNERS[:self.corners]]), self.goal),)
         poison = select.of_class(train, doors, (self.goal.target_class,), self.rate, run.rng("poison"))
-        training = Robust(task.loss, self.robust) if self.robust else Supervised(task)
-        model = run.fit(run.build(surrogate), train, training, name="surrogate")
+        objective = Robust(task.loss, self.robust) if self.robust else None
+        model = surrogate_of(train, task, surrogate, run, objective)
         how = Steps(self.epsilon / 255, self.epsilon / 2550, self.iterations)
         return Backdoor(doors, replace(poison, images=perturbed(model, train, poison.index, how, doors[0].trigger)))
