@@ -41,8 +41,8 @@ class Study:
         self.store, self.specifications, self.accumulates = Store(runs), specifications, kept is not None
         lines = kept.read_text(encoding="utf-8").splitlines() if kept and kept.is_file() else []
         earlier = [Record.from_json(json.loads(line)) for line in lines]
-        finished = [completed(record) for record in (*earlier, *self.store.records()) if record.finished]
-        self.found = {written(record.spec): record for record in finished}
+        finished = [current(record) for record in (*earlier, *self.store.records()) if record.finished]
+        self.found = {written(record.spec): record for record in finished if record}
 
     def keep(self, file: Path) -> None:
         """Write the records that the specifications ask for, so that a page never needs a cell to be run twice."""
@@ -64,22 +64,13 @@ class Study:
         return [spec.to_json() for spec in (grid(table) if "grid" in table else cells(table))]
 
 
-def completed(record: Record) -> Record:
-    """A record whose specification has the parameters that were marked `LATER` since, at their defaults.
-
-    Any other new parameter makes it a record of something else.
-    """
+def current(record: Record) -> Record | None:
+    """A record with its specification as it is written now; None if a store would run its cell again."""
     given = {name: value for name, value in record.spec.items() if value is not None}
     with suppress(ConfigError, CannotComplete):  # of methods or weights that are no longer there
         spec = cells(given)[0]
-        return replace(record, spec=spec.to_json()) if names_all(record.spec, spec.deciding()) else record
-    return record
-
-
-def names_all(given: Any, asked: Any) -> bool:
-    """Whether nested tables have all names that others have."""
-    return not isinstance(asked, dict) or all(
-        isinstance(given, dict) and name in given and names_all(given[name], asked[name]) for name in asked)
+        return replace(record, spec=spec.to_json()) if spec.key(record.data) == record.key else None
+    return None
 
 
 def written(spec: dict[str, Any]) -> str:

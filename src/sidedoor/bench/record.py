@@ -19,6 +19,7 @@ class Record:
     Args:
         key: hash of everything that decides the result.
         planted: key of the trained model, shared by all defences against it.
+        data: fingerprint of the data, which with the specification and the code gives the key.
         spec: the specification in full, methods with all their parameters.
         status: "done"; "failed": the attack did not take, so the cell stays out of averages; "error" or "timeout".
         error: why, for a person, unless done.
@@ -39,6 +40,7 @@ class Record:
     planted: str
     spec: dict[str, Any]
     status: str
+    data: str = ""
     error: str | None = None
     clean: float | None = None
     attack: float | None = None

@@ -47,7 +47,8 @@ def run(spec: Spec, store: Store, machine: Machine | None = None) -> Record:
     own = {name: means[name] for name in scores.columns}
     reason = case.task.failed(undefended, planted.reference) if spec.attack else None
     record = Record(
-        key=case.key, planted=planted.key, spec=spec.to_json(), status="failed" if reason else "done", error=reason,
+        key=case.key, planted=planted.key, data=case.fingerprint, spec=spec.to_json(),
+        status="failed" if reason else "done", error=reason,
         clean=means["clean"], attack=means["attack"], recovered=means["recovered"], idle=means["idle"],
         intervals=intervals(scores, case.task, case.test.groups), undefended=undefended if defense else None,
         sibling=planted.reference if spec.attack else None, reference=sibling.key if spec.attack else None,
