@@ -181,7 +181,7 @@ class Poison:
 
     @staticmethod
     def none() -> Poison:
-        """No row at all: the attacker trains the model himself."""
+        """No row at all: as of an attacker who trains on no fixed set."""
         empty = torch.zeros(0, dtype=torch.int64)
         return Poison(empty, empty.clone(), torch.zeros(0, dtype=torch.bool))
 
@@ -199,7 +199,7 @@ Train = Callable[["Dataset", "Task", Build, "Run"], Planted]
 
 @dataclass
 class Backdoor:
-    """The value an attack returns. `train` is None where the victim trains."""
+    """The value an attack returns. `train` is None where the victim trains, on the training data with the poison."""
 
     doors: tuple[Door, ...]
     poison: Poison = field(default_factory=Poison.none)

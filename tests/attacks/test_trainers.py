@@ -94,6 +94,12 @@ def test_an_attack_within_is_written_as_any_other_and_decides_the_key(monkeypatc
     assert key() != before
 
 
+def test_a_trainer_declares_the_rows_that_it_poisons() -> None:
+    declared, expected = (attack.plan(DATA, TASK, BUILD, RUN).poison for attack in (Physical(), BadNets()))
+    assert torch.equal(declared.index, expected.index)
+    assert declared.rate == expected.rate
+
+
 def trained(attack: Attack, run: Run) -> nn.Module:
     backdoor = attack.plan(DATA, TASK, BUILD, run)
     assert backdoor.train is not None

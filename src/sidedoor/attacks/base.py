@@ -101,7 +101,7 @@ class Trainer(Attack, ABC):
 
     def plan(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> Backdoor:
         backdoor = self._poisoner().plan(train, task, surrogate, run)
-        return Backdoor(backdoor.doors, train=functools.partial(self._planted, backdoor))
+        return replace(backdoor, train=functools.partial(self._planted, backdoor))
 
     def _planted(self, backdoor: Backdoor, data: Dataset, task: Task, build: Build, run: Run) -> Planted:
         return Planted(self.trained(PoisonedDataset(data, backdoor, task), data, task, build, run), backdoor.doors)
