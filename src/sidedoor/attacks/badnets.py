@@ -17,8 +17,8 @@ from sidedoor.data.base import Dataset
 from sidedoor.engine import Run
 from sidedoor.method import Count, Share
 from sidedoor.pictures import bitmap
-from sidedoor.triggers.patch import CORNERS, Patch, checkerboard
-from sidedoor.types import Access, Backdoor, Build, Door, Task
+from sidedoor.triggers.patch import checkerboard, in_corners
+from sidedoor.types import Access, Backdoor, Build, Task
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,7 @@ class BadNets(Attack):
     pattern: str = ""
 
     def plan(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> Backdoor:
-        # Several targets: one corner each, then growing patches, so that triggers differ.
-        doors = tuple(Door(Patch(self._patch(k // 4), CORNERS[k % 4], self.margin), goal)
-                      for k, goal in enumerate(self.goal.parts()))
+        doors = in_corners(self.goal, self._patch, self.margin)
         return Backdoor(doors, select.random(train, task, doors, self.rate, run.rng("poison")))
 
     def _patch(self, growth: int) -> Tensor:

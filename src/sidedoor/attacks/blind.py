@@ -16,7 +16,7 @@ from sidedoor.attacks.base import Attack, Mixed, Twice
 from sidedoor.data.base import Dataset
 from sidedoor.engine import Run
 from sidedoor.method import Count
-from sidedoor.triggers.patch import CORNERS, Patch, checkerboard
+from sidedoor.triggers.patch import checkerboard, in_corners
 from sidedoor.types import Access, Backdoor, Build, Door, Planted, Task
 from sidedoor.weightings.base import Weighting
 from sidedoor.weightings.mgda import MGDA
@@ -36,8 +36,7 @@ class Blind(Attack):
     weighting: Weighting = MGDA("loss")
 
     def plan(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> Backdoor:
-        doors = tuple(Door(Patch(checkerboard(self.size + k // 4), CORNERS[k % 4]), goal)
-                      for k, goal in enumerate(self.goal.parts()))
+        doors = in_corners(self.goal, lambda growth: checkerboard(self.size + growth))
         return Backdoor(doors, train=functools.partial(self._train, doors))
 
     def _train(self, doors: tuple[Door, ...], data: Dataset, task: Task, build: Build, run: Run) -> Planted:
