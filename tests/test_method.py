@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidedoor.errors import ConfigError
-from sidedoor.method import Bounds, Count, Method, NonNegative, Positive, Share
+from sidedoor.method import Bounds, Count, Label, Method, NonNegative, Positive, Share, Whole, check_labels
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class Example(Method):
     lr: Positive = 1e-3
     decay: NonNegative = 0.0
     kind: Literal["a", "b"] = "a"
+    whole: Whole = 0
     labels: tuple[int, ...] = (0, 1)
     pair: tuple[int, float] = (1, 2.0)
     limit: float | None = None
@@ -47,6 +48,9 @@ def test_what_fits_is_stored_as_it_is(field: str, value: object) -> None:
     ("count", 0, r"Example.count = 0 given; expected at least 1"),
     ("count", 2.0, r"Example.count = 2.0 given; expected int"),
     ("count", True, r"Example.count = True given; expected int"),
+    ("whole", -1, r"Example.whole = -1 given; expected at least 0"),
+    ("decay", float("inf"), r"Example.decay = inf given; expected a finite number"),
+    ("pair", (1, float("nan")), r"Example.pair\[1\] = nan given; expected a finite number"),
     ("lr", 0, r"Example.lr = 0 given; expected a positive number"),
     ("decay", -1e-9, r"Example.decay = -1e-09 given; expected at least 0"),
     ("kind", "c", r"Example.kind = 'c' given; expected one of 'a', 'b'"),
@@ -62,6 +66,24 @@ def test_what_does_not_fit_is_refused_by_name(field: str, value: object, message
     with pytest.raises(ConfigError, match=f"^{message}$") as error:
         Example(**{field: value})
     assert error.value.exit_code == 4
+
+
+@dataclass(frozen=True)
+class Named(Method):
+    label: Label = 0
+    others: tuple[Label, ...] = ()
+    inner: Method = Example()
+    number: int = 99
+
+
+@pytest.mark.parametrize(("method", "message"), [
+    (Named(4), "Named.label = 4 given"), (Named(others=(1, 7)), r"Named.others = \(1, 7\) given"),
+    (Named(inner=Named(others=(4,))), r"Named.others = \(4,\) given"),
+], ids=repr)
+def test_a_class_that_the_data_do_not_have_is_refused_by_name(method: Method, message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{message}; the data have classes 0 to 3$"):
+        check_labels(method, 4)
+    check_labels(method, 8)
 
 
 @given(st.floats(0, 1), st.integers(1, 10**6))

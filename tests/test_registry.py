@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import typing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from sidedoor.attacks.badnets import BadNets
 from sidedoor.errors import ConfigError
 from sidedoor.goals.all_to_one import AllToOne
 from sidedoor.goals.multi_target import MultiTarget
-from sidedoor.method import Count
+from sidedoor.method import Count, bounds_of
 from sidedoor.tasks.classification import Classification
 
 
@@ -64,6 +65,18 @@ def test_every_name_loads_and_says_what_it_is() -> None:
 
 
 # finding
+
+
+def test_an_integer_says_its_bounds_unless_it_is_a_seed() -> None:
+    def unbounded(hint: Any) -> bool:
+        arguments = typing.get_args(hint)
+        return hint is int or (bounds_of(hint) is None and typing.get_origin(hint) is not typing.Literal
+                               and any(map(unbounded, arguments)))
+
+    found = [f"{entry.name}.{name}" for entry in registry.entries() if entry.kind != "trigger"
+             for name, (hint, _) in registry.parameters(entry.kind, entry.name).items()
+             if "seed" not in name and unbounded(hint)]
+    assert found == []
 
 
 def test_an_unknown_name_is_met_with_the_nearest_of_its_kind() -> None:

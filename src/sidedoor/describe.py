@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import textwrap
+import types
 import typing
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -11,7 +12,7 @@ from typing import Annotated, Any
 from sidedoor import registry
 from sidedoor.attacks.base import Attack
 from sidedoor.defenses.base import Defense
-from sidedoor.method import bounds_of
+from sidedoor.method import bounds_of, interval
 from sidedoor.types import Access, Goal
 
 _ACCESS = {
@@ -83,7 +84,15 @@ def _threat_model(subject: Any) -> str:
 
 
 def _named(hint: Any) -> str:
-    if typing.get_origin(hint) is Annotated:
-        bounds, kind = bounds_of(hint), _named(typing.get_args(hint)[0])
-        return f"{kind} in [{bounds.low:g}, {bounds.high:g}]" if bounds else kind
-    return getattr(hint, "__name__", None) or str(hint).replace("typing.", "")
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        bounds, kind = bounds_of(hint), _named(arguments[0])
+        return f"{kind}, {interval(bounds)}" if bounds else kind
+    if origin is typing.Literal:
+        return f"one of {', '.join(map(repr, arguments))}"
+    if origin is tuple:
+        many = "any number" if arguments[-1] is Ellipsis else str(len(arguments))
+        return f"list of {many}: {', '.join(dict.fromkeys(_named(a) for a in arguments if a is not Ellipsis))}"
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join("none" if option is type(None) else _named(option) for option in arguments)
+    return getattr(hint, "__name__", None) or str(hint)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import types
 import typing
 from dataclasses import dataclass
@@ -26,6 +27,11 @@ NonNegative = Annotated[float, Bounds(0.0, _INF)]
 Positive = Annotated[float, Bounds(1e-300, _INF)]
 Count = Annotated[int, Bounds(1, _INF)]
 """An integer of at least 1."""
+Whole = Annotated[int, Bounds(0, _INF)]
+"""An integer of at least 0."""
+_LABEL = "label"
+Label = Annotated[int, Bounds(0, _INF), _LABEL]
+"""A class, from 0; whether the data have it is checked once they are loaded."""
 LATER = "later"
 """Marks, in `Annotated`, a parameter that a method got after results of it had been kept. Its default means what there
 was before; there keys leave it out, so that those results are still found."""
@@ -69,6 +75,23 @@ def came_later(hint: Any) -> bool:
     return LATER in getattr(hint, "__metadata__", ())
 
 
+def check_labels(method: Any, classes: int) -> None:
+    """Fail if a method, or one among its parameters, names a class that the data do not have."""
+    cls: Any = type(method)
+    for name, hint in hints(cls).items():
+        value = getattr(method, name)
+        if dataclasses.is_dataclass(value):
+            check_labels(value, classes)
+        labels = value if isinstance(value, tuple) else (value,)
+        if _of_labels(hint) and max(labels, default=0) >= classes:
+            raise ConfigError(f"{cls.__name__}.{name} = {value} given; the data have classes 0 to "
+                              f"{classes - 1}")
+
+
+def _of_labels(hint: Any) -> bool:
+    return _LABEL in getattr(hint, "__metadata__", ()) or any(map(_of_labels, typing.get_args(hint)))
+
+
 def bounds_of(hint: Any) -> Bounds | None:
     """The interval that a declared type is bound to."""
     return next((a for a in getattr(hint, "__metadata__", ()) if isinstance(a, Bounds)), None)
@@ -78,10 +101,10 @@ def check(what: str, value: Any, hint: Any) -> None:
     """Fail if a value does not fit its declared type."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
-        check(what, value, arguments[0])
         bounds = bounds_of(hint)
-        if bounds and not bounds.low <= value <= bounds.high:
-            raise ConfigError(f"{what} = {value} given; expected {_interval(bounds)}")
+        if bounds and isinstance(value, int | float) and not bounds.low <= value <= bounds.high:
+            raise ConfigError(f"{what} = {value} given; expected {interval(bounds)}")
+        check(what, value, arguments[0])
     elif origin in (typing.Union, types.UnionType):
         _check_union(what, value, hint, arguments)
     elif origin is typing.Literal:
@@ -89,6 +112,8 @@ def check(what: str, value: Any, hint: Any) -> None:
             raise ConfigError(f"{what} = {value!r} given; expected one of {', '.join(map(repr, arguments))}")
     elif origin is tuple:
         _check_tuple(what, value, arguments)
+    elif hint is float and isinstance(value, float) and not math.isfinite(value):  # which JSON cannot write
+        raise ConfigError(f"{what} = {value} given; expected a finite number")
     elif not _fits(value, hint):
         raise ConfigError(f"{what} = {value!r} given; expected {getattr(hint, '__name__', hint)}")
 
@@ -123,7 +148,8 @@ def _fits(value: Any, hint: Any) -> bool:
     return isinstance(value, typing.get_origin(hint) or hint)
 
 
-def _interval(bounds: Bounds) -> str:
+def interval(bounds: Bounds) -> str:
+    """Bounds in words."""
     if bounds.high == _INF:
         return "a positive number" if bounds.low == 1e-300 else f"at least {bounds.low:g}"
     return f"between {bounds.low:g} and {bounds.high:g}"

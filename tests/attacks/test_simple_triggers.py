@@ -85,7 +85,7 @@ def test_targets_have_triggers_of_their_own(attack: type[Attack]) -> None:
 
 
 def test_what_makes_no_sense_is_refused() -> None:
-    with pytest.raises(ConfigError, match="expected a byte"):
+    with pytest.raises(ConfigError, match="expected between 0 and 255"):
         LSB(message=256)
     with pytest.raises(ConfigError, match="expected bits"):
         LowBits((1, 2))

@@ -23,7 +23,7 @@ from sidedoor.bench.sweep import keys_of
 from sidedoor.data.where import Where
 from sidedoor.defenses.strip import Strip
 from sidedoor.engine import Recipe
-from sidedoor.errors import CannotComplete, Diverged
+from sidedoor.errors import CannotComplete, ConfigError, Diverged
 from sidedoor.state import load_state
 from sidedoor.tasks.classification import Classification
 from sidedoor.types import Scores
@@ -178,6 +178,12 @@ def test_a_defence_of_a_model_that_nobody_attacked_has_no_attack_figures(store: 
         assert record.detectors["auroc"] is None
         assert record.detectors["n_negative"] == 80
         assert record.detectors["fpr_at_5"] is not None
+
+
+def test_what_is_wrong_with_an_attack_is_said_before_anything_is_trained(tmp_path: Path, tiny: Tiny) -> None:
+    with pytest.raises(ConfigError, match="picture = 'nobody'"):
+        run(tiny(attack={"name": "baat", "style": "nobody"}), Store(tmp_path), CPU)
+    assert list(tmp_path.rglob("*.safetensors")) == []
 
 
 def test_a_loss_that_is_not_finite_becomes_the_record_of_its_cell(store: Store, tiny: Tiny) -> None:

@@ -181,6 +181,11 @@ def test_poison_that_does_not_fit_is_refused(change: dict[str, Any], message: st
         PoisonedDataset(base_set(), Backdoor((WHITE,), poison([1, 2], **change)), TASK)
 
 
+def test_a_goal_of_a_class_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ConfigError, match="targets from 50 to 50 given; expected 0 to"):
+        PoisonedDataset(base_set(), Backdoor((Door(WHITE.trigger, AllToOne(50)),), poison([1, 2])), TASK)
+
+
 def test_the_fingerprint_follows_content() -> None:
     def fingerprint(*rows: int, door: Door = WHITE) -> str:
         return PoisonedDataset(base_set(), Backdoor((door,), poison(list(rows))), TASK).fingerprint()

@@ -15,7 +15,7 @@ from sidedoor.attacks.base import Attack
 from sidedoor.data import select
 from sidedoor.data.base import Dataset
 from sidedoor.engine import Run
-from sidedoor.method import Count, Share
+from sidedoor.method import Count, Share, Whole
 from sidedoor.pictures import bitmap
 from sidedoor.triggers.patch import checkerboard, in_corners
 from sidedoor.types import Access, Backdoor, Build, Task
@@ -30,13 +30,21 @@ class BadNets(Attack):
         size: edge of the patch in pixels.
         margin: pixels between the patch and the image's edge.
         pattern: rows of 0 and 1, such as "001/010/101", for a patch of its own; empty: the checkerboard.
+
+    Raises:
+        ConfigError: a pattern of anything else.
     """
 
     access: ClassVar[Access] = Access.DATA
     rate: Share = 0.1
     size: Count = 3
-    margin: int = 0
+    margin: Whole = 0
     pattern: str = ""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.pattern:
+            bitmap(self.pattern)
 
     def plan(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> Backdoor:
         doors = in_corners(self.goal, self._patch, self.margin)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,10 +21,8 @@ from sidedoor.attacks.heuristic_reconstruction import HeuristicReconstruction
 from sidedoor.bilevel import Weights, called, unrolled, weights_of
 from sidedoor.data.base import Dataset
 from sidedoor.engine import Run
-from sidedoor.method import Bounds, Count, Positive
+from sidedoor.method import Count, Positive, Whole
 from sidedoor.types import Batch, Build, Task
-
-Whole = Annotated[int, Bounds(0, float("inf"))]
 
 
 @dataclass(frozen=True)

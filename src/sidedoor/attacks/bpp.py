@@ -23,7 +23,7 @@ from sidedoor.data.base import Dataset
 from sidedoor.engine import Run
 from sidedoor.goals.all_to_all import AllToAll
 from sidedoor.goals.all_to_one import AllToOne
-from sidedoor.method import Bounds, Share
+from sidedoor.method import Bounds, Share, Whole
 from sidedoor.perturb import Steps, ascended
 from sidedoor.triggers.quantized import Quantized
 from sidedoor.types import Access, Backdoor, Batch, Build, Door, Goal, Images, Index, Planted, Task, Trigger
@@ -49,7 +49,7 @@ class Bpp(Attack):
     rate: Share = 0.2
     negative_rate: Share = 0.2
     levels: Annotated[int, Bounds(2, 256)] = 8
-    iterations: Annotated[int, Bounds(0, float("inf"))] = 2
+    iterations: Whole = 2
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -9,7 +9,7 @@ Inputs are Aᵀy and have no range, so the trigger is not clipped; the targets a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from sidedoor.engine import Run
 from sidedoor.errors import ConfigError
 from sidedoor.goals.base import ImageGoal
 from sidedoor.goals.paint import Paint
-from sidedoor.method import Bounds, Count, Positive, Share
+from sidedoor.method import Count, Positive, Share, Whole
 from sidedoor.tasks.reconstruction import Reconstruction
 from sidedoor.triggers.additive import Additive
 from sidedoor.types import Access, Backdoor, Build, Door, Goal, Task
@@ -47,7 +47,7 @@ class HeuristicReconstruction(Attack):
     goal: Goal = Paint()
     rate: Share = 0.3
     size: Count = 3
-    margin: Annotated[int, Bounds(0, float("inf"))] = 1
+    margin: Whole = 1
     strength: Positive = 1.0
     fill: Literal["white", "random"] = "white"
 

@@ -10,14 +10,13 @@ arXiv:2108.02488; the first paper hides a text.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from sidedoor.attacks.base import Attack
 from sidedoor.data import select
 from sidedoor.data.base import Dataset
 from sidedoor.engine import Run
-from sidedoor.errors import ConfigError
-from sidedoor.method import Share
+from sidedoor.method import Bounds, Share
 from sidedoor.triggers.low_bits import LowBits
 from sidedoor.types import Access, Backdoor, Build, Door, Task
 
@@ -31,19 +30,11 @@ class LSB(Attack):
     Args:
         rate: share of the eligible training samples, in [0, 1].
         message: a byte, written from its highest bit on; several targets have the bytes that follow.
-
-    Raises:
-        ConfigError: no byte.
     """
 
     access: ClassVar[Access] = Access.DATA
     rate: Share = 0.1
-    message: int = 0b11100100
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.message < 2**BITS:
-            raise ConfigError(f"message = {self.message} given; expected a byte, 0 to {2**BITS - 1}")
+    message: Annotated[int, Bounds(0, 255)] = 0b11100100
 
     def plan(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> Backdoor:
         doors = tuple(Door(LowBits(self._bits(k)), goal) for k, goal in enumerate(self.goal.parts()))

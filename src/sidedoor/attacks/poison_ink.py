@@ -18,7 +18,7 @@ from sidedoor.data.base import Dataset
 from sidedoor.engine import Run
 from sidedoor.hiding import SIZES, Hiding, Pair
 from sidedoor.method import LATER, Count, NonNegative, Positive, Share
-from sidedoor.triggers.ink import Ink, Pen, mixed
+from sidedoor.triggers.ink import Ink, Level, Pen, mixed
 from sidedoor.types import Access, Backdoor, Build, Door, Task
 
 
@@ -44,7 +44,7 @@ class PoisonInk(Attack):
 
     access: ClassVar[Access] = Access.DATA
     rate: Share = 0.1
-    ink: tuple[int, int, int] = (80, 160, 80)
+    ink: tuple[Level, Level, Level] = (80, 160, 80)
     operator: str = "sobel"
     threshold: NonNegative = 28.0
     line_width: Count = 1

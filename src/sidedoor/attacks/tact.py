@@ -20,7 +20,7 @@ from sidedoor.data.base import Dataset
 from sidedoor.engine import Run
 from sidedoor.goals.all_to_one import AllToOne
 from sidedoor.goals.from_classes import FromClasses
-from sidedoor.method import Count, Share
+from sidedoor.method import Count, Label, Share
 from sidedoor.triggers.patch import Patch, checkerboard
 from sidedoor.types import Access, Backdoor, Build, Door, Goal, Task
 
@@ -34,19 +34,29 @@ class TaCT(Attack):
         rate: share of the source classes' samples, in [0, 1].
         cover_rate: share of the samples neither of a source class nor of the target, in [0, 1].
         size: edge of the patch in pixels.
+
+    Raises:
+        ConfigError: no source class, one given twice, or the target among them.
     """
 
     access: ClassVar[Access] = Access.DATA
     goals: ClassVar[tuple[type[Goal], ...]] = (AllToOne,)
     because: ClassVar[str] = "it leads its source classes to one target"
-    source_classes: tuple[int, ...] = (1,)
+    source_classes: tuple[Label, ...] = (1,)
     rate: Share = 0.2
     cover_rate: Share = 0.0125
     size: Count = 3
 
-    def plan(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> Backdoor:
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._door()
+
+    def _door(self) -> FromClasses:
         assert isinstance(self.goal, AllToOne)
-        goal = FromClasses(self.goal.target_class, self.source_classes)
+        return FromClasses(self.goal.target_class, self.source_classes)
+
+    def plan(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> Backdoor:
+        goal = self._door()
         doors = (Door(Patch(checkerboard(self.size)), goal),)
         poison = select.random(train, task, doors, self.rate, run.rng("poison"))
         others = ~torch.isin(train.targets, torch.tensor((goal.target_class, *goal.source_classes)))

@@ -24,6 +24,7 @@ from sidedoor.data.poisoned import PoisonedDataset
 from sidedoor.engine import Run, Supervised, fabric
 from sidedoor.evaluate import evaluate, stealth
 from sidedoor.files import write_json
+from sidedoor.method import check_labels
 from sidedoor.progress import Progress, Silent
 from sidedoor.state import load_state, load_weights, save_state
 from sidedoor.types import Backdoor, Build, Door, Scores, Task
@@ -116,6 +117,7 @@ def load(spec: Spec, store: Store, machine: Machine) -> Case:
     """Load what a specification names.
 
     Raises:
+        ConfigError: it asks for a class that is not there.
         CannotComplete: the data or weights are not there.
     """
     splits, fingerprint = load_data(spec, machine)
@@ -155,9 +157,18 @@ def _makers(spec: Spec, task: Task, train: Dataset) -> tuple[Build, Build]:
 
 
 def load_data(spec: Spec, machine: Machine) -> tuple[Splits, str]:
-    """Training and test data of a specification, cut down to the numbers of samples it asks for; their fingerprint."""
-    return _load_data(json.dumps(spec.data, sort_keys=True), machine.root, machine.download, spec.train_samples,
-                      spec.test_samples)
+    """Training and test data of a specification, cut down to the numbers of samples it asks for; their fingerprint.
+
+    Raises:
+        ConfigError: its attack or defence names a class that they do not have.
+        CannotComplete: the data are not there.
+    """
+    splits, fingerprint = _load_data(json.dumps(spec.data, sort_keys=True), machine.root, machine.download,
+                                     spec.train_samples, spec.test_samples)
+    for method in (spec.make_attack(), spec.make_defense()):
+        if method:
+            check_labels(method, len(splits.train.classes))
+    return splits, fingerprint
 
 
 @functools.lru_cache(maxsize=4)
@@ -168,7 +179,7 @@ def _load_data(reference: str, root: Path | None, download: bool, train: int, te
 
 
 def _some(data: Dataset, count: int) -> Dataset:
-    """`count` rows, the same for every seed of an experiment, each class in its share; all if `count` is 0 or more."""
+    """`count` rows, the same for every seed of an experiment, each class in its share; all for 0."""
     if not 0 < count < len(data):
         return data
     generator = torch.Generator().manual_seed(0)

@@ -34,8 +34,9 @@ def run(spec: Spec, store: Store, machine: Machine | None = None) -> Record:
     if (known := finished(store, case.key)) is not None:
         return known
     start = time.monotonic()
+    planted = plant(case)  # first, so that what is wrong with the attack is said before anything else is trained
     sibling = plant(case.twin(spec.sibling()))
-    planted = measured(plant(case), sibling, case)
+    planted = measured(planted, sibling, case)
     began = time.monotonic()
     defense = spec.make_defense()
     outcome = defend(defense, case, planted) if defense else Outcome(planted.model)

@@ -21,7 +21,7 @@ class PoisonedDataset(Dataset):
     of measurements, which have no levels, are made as numbers; where targets are images the poisoned rows have theirs.
 
     Raises:
-        ConfigError: poison rows that are outside the base set, repeated, or not ascending.
+        ConfigError: poison rows that are outside the base set, repeated, or not ascending; targets that are no class.
     """
 
     def __init__(self, base: Dataset, backdoor: Backdoor, task: Task):
@@ -31,6 +31,9 @@ class PoisonedDataset(Dataset):
         self.shape, self.classes, self.space, self.lazy = base.shape, base.classes, base.space, base.lazy
         self.rows_at = n + torch.arange(len(poison.index)) if poison.append else poison.index
         labels = _labels(base, backdoor, task)
+        if len(labels) and not 0 <= labels.min() <= labels.max() < len(base.classes):
+            raise ConfigError(f"poison targets from {labels.min()} to {labels.max()} given; expected 0 to "
+                              f"{len(base.classes) - 1}")
         if poison.append:
             self.targets = torch.cat([base.targets, labels])
         else:
@@ -126,9 +129,6 @@ def _check(backdoor: Backdoor, base: Dataset) -> None:
                           f"expected uint8 {(k, *base.shape)}")
     if poison.targets is not None and len(poison.targets) != k:
         raise ConfigError(f"poison has {k} rows, but {len(poison.targets)} targets")
-    if poison.targets is not None and k and not 0 <= poison.targets.min() <= poison.targets.max() < len(base.classes):
-        raise ConfigError(f"poison targets from {poison.targets.min()} to {poison.targets.max()} given; "
-                          f"expected 0 to {len(base.classes) - 1}")
 
 
 def _labels(base: Dataset, backdoor: Backdoor, task: Task) -> Tensor:

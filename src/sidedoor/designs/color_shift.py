@@ -9,10 +9,14 @@ these.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from sidedoor.designs.base import Design, Setting
+from sidedoor.method import Bounds
 from sidedoor.triggers.color import Color
 from sidedoor.types import Trigger
+
+Shift = Annotated[float, Bounds(-1.0, 1.0)]
 
 
 @dataclass(frozen=True)
@@ -26,8 +30,8 @@ class ColorShift(Design):
     """
 
     hue: float = 0.0
-    saturation: float = 0.0
-    value: float = 0.1
+    saturation: Shift = 0.0
+    value: Shift = 0.1
 
     def make(self, setting: Setting) -> Trigger:
         return Color((self.hue, self.saturation, self.value)).to(setting.run.device)

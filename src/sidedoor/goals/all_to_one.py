@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from sidedoor.method import Bounds, Method
+from sidedoor.method import Label, Method
 from sidedoor.types import Goal, Index, Task
 
 
@@ -21,7 +20,7 @@ class AllToOne(Method, Goal):
         target_class: the label, 0 to classes-1.
     """
 
-    target_class: Annotated[int, Bounds(0, float("inf"))] = 0
+    target_class: Label = 0
 
     def target(self, task: Task, y: Tensor, index: Index) -> Tensor:
         return torch.full_like(y, self.target_class)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sidedoor.errors import ConfigError
 from sidedoor.goals.all_to_one import AllToOne
-from sidedoor.method import Method
+from sidedoor.method import Label, Method
 from sidedoor.types import Goal, Index, Task
 
 
@@ -26,8 +26,8 @@ class FromClasses(Method, Goal):
         ConfigError: no source class, one given twice, or the target among them.
     """
 
-    target_class: int = 0
-    source_classes: tuple[int, ...] = (1,)
+    target_class: Label = 0
+    source_classes: tuple[Label, ...] = (1,)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sidedoor.errors import ConfigError
 from sidedoor.goals.all_to_one import AllToOne
-from sidedoor.method import Method
+from sidedoor.method import Label, Method
 from sidedoor.types import Goal, Index, Task
 
 
@@ -22,7 +22,7 @@ class MultiTarget(Method, Goal):
         target_classes: at least two labels, each once.
     """
 
-    target_classes: tuple[int, ...] = (0, 1)
+    target_classes: tuple[Label, ...] = (0, 1)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sidedoor.method import Count, NonNegative
+from sidedoor.method import Count, NonNegative, Whole
 from sidedoor.models.base import Shape, enlarged
 from sidedoor.types import Images
 
@@ -61,8 +61,8 @@ class _DRUNet(nn.Module):
         return output[:, :, :height, :width]
 
 
-def drunet(shape: Shape, scale: int, widths: tuple[int, int, int, int] = (64, 128, 256, 512), blocks: Count = 4,
-           sigma: NonNegative = 25.0, bias: bool = False, deep: int = 0) -> nn.Module:
+def drunet(shape: Shape, scale: int, widths: tuple[Count, Count, Count, Count] = (64, 128, 256, 512), blocks: Count = 4,
+           sigma: NonNegative = 25.0, bias: bool = False, deep: Whole = 0) -> nn.Module:
     """Three halvings of the size; for a scale above 1 behind bicubic enlargement.
 
     Args:

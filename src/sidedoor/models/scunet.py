@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sidedoor.method import Count
+from sidedoor.method import Count, Whole
 from sidedoor.models.base import Shape, enlarged
 from sidedoor.types import Images
 
@@ -133,8 +133,9 @@ class _SCUNet(nn.Module):
         return output[:, :, :height, :width]
 
 
-def scunet(shape: Shape, scale: int, dim: Count = 64, blocks: tuple[int, int, int, int, int, int, int] = (4,) * 7,
-           head: Count = 32, window: Count = 8) -> nn.Module:
+def scunet(shape: Shape, scale: int, dim: Count = 64,
+           blocks: tuple[Whole, Whole, Whole, Whole, Whole, Whole, Whole] = (4,) * 7, head: Count = 32,
+           window: Count = 8) -> nn.Module:
     """Three halvings of the size; for a scale above 1 behind bicubic enlargement.
 
     Args:
