@@ -48,9 +48,12 @@ FOREIGN = (".pt", ".pth", ".th", ".ckpt", ".bin")
 _MEMORY, _SECONDS = 16 * 2**30, 120
 _NESTED = ("state_dict", "params_ema", "params", "model")
 _CONVERT = """
-import sys, torch
+import pickle, sys, torch
 from safetensors.torch import save_file
-state = torch.load(sys.argv[1], map_location="cpu", weights_only=True)
+try:
+    state = torch.load(sys.argv[1], map_location="cpu", weights_only=True)
+except pickle.UnpicklingError:
+    sys.exit("it is damaged or holds other objects than tensors")
 for key in sys.argv[3:]:
     if isinstance(state, dict) and isinstance(state.get(key), dict):
         state = state[key]

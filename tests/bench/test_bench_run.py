@@ -180,9 +180,15 @@ def test_a_defence_of_a_model_that_nobody_attacked_has_no_attack_figures(store: 
         assert record.detectors["fpr_at_5"] is not None
 
 
-def test_what_is_wrong_with_an_attack_is_said_before_anything_is_trained(tmp_path: Path, tiny: Tiny) -> None:
-    with pytest.raises(ConfigError, match="picture = 'nobody'"):
-        run(tiny(attack={"name": "baat", "style": "nobody"}), Store(tmp_path), CPU)
+@pytest.mark.parametrize(("change", "message"), [
+    ({"attack": {"name": "baat", "style": "nobody"}}, "picture = 'nobody'"),
+    ({"attack": {"name": "badnets", "goal": {"name": "all_to_one", "target_class": 1}}, "test_samples": 1},
+     "none of 1 test samples can tell whether AllToOne.target_class=1. is reached"),
+])
+def test_what_is_wrong_with_an_attack_is_said_before_anything_is_trained(
+        tmp_path: Path, tiny: Tiny, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        run(tiny(**change), Store(tmp_path), CPU)
     assert list(tmp_path.rglob("*.safetensors")) == []
 
 
