@@ -19,7 +19,8 @@ class Classification(Method, Task):
 
     Args:
         classes: how many there are.
-        least_attack: an attack below this success rate counts as failed.
+        least_attack: an attack below this success rate counts as failed, and one of which less than half needs the
+            trigger.
         largest_drop: so does one that costs more clean accuracy than this, beside its clean sibling.
     """
 
@@ -42,9 +43,11 @@ class Classification(Method, Task):
         return (a - b).abs().sum(1) / 2
 
     def failed(self, scores: dict[str, float | None], reference: dict[str, float | None]) -> str | None:
-        attack, clean, sibling = scores["attack"], scores["clean"], reference["clean"]
+        attack, idle, clean, sibling = scores["attack"], scores["idle"], scores["clean"], reference["clean"]
         if attack is not None and attack < self.least_attack:
             return f"attack success {attack:.1%} is below {self.least_attack:.0%}"
+        if attack is not None and idle is not None and attack < 2 * idle:
+            return f"attack success {attack:.1%} is {idle:.1%} without the trigger, which does less than half of it"
         if clean is not None and sibling is not None and sibling - clean > self.largest_drop:
             return f"clean accuracy fell by {sibling - clean:.1%}, more than {self.largest_drop:.0%}"
         return None
