@@ -35,19 +35,29 @@ def picture(name: str, shape: tuple[int, int, int]) -> Float[Tensor, "c h w"]:
     channels, height, width = shape
     if channels not in (1, 3):
         raise ConfigError(f"a picture of {channels} channels was asked for; expected 1 or 3")
+    check_picture(name)
     kind, _, words = name.partition(":")
     if name == "bug":
         return _stored(_beetle(), shape)
     if kind == "text" and words.strip():
         return _stored(_written(words.strip(), width / height), shape)
     path = Path(name).expanduser()
-    if not path.is_file():
-        raise ConfigError(f"picture = {name!r} given; expected \"bug\", \"text:WORDS\" or the path of an image file")
     try:
         inspect(path)
         return torch.from_numpy(pixels(path, channels, (height, width))).float() / 255
     except Unreadable as error:
         raise CannotComplete(f"the picture {path} cannot be read: {error}") from error
+
+
+def check_picture(name: str) -> None:
+    """Fail unless a name is one of `picture`.
+
+    Raises:
+        ConfigError: no such name and no such file.
+    """
+    kind, _, words = name.partition(":")
+    if name != "bug" and not (kind == "text" and words.strip()) and not Path(name).expanduser().is_file():
+        raise ConfigError(f"picture = {name!r} given; expected \"bug\", \"text:WORDS\" or the path of an image file")
 
 
 def save_png(image: UInt8[Tensor, "c h w"], path: Path) -> None:

@@ -19,7 +19,7 @@ from sidedoor.engine import Run
 from sidedoor.errors import ConfigError
 from sidedoor.goals.all_to_one import AllToOne
 from sidedoor.method import Share
-from sidedoor.pictures import picture
+from sidedoor.pictures import check_picture, picture
 from sidedoor.triggers.filter import FILTERS, Filter
 from sidedoor.triggers.style import Style
 from sidedoor.types import Access, Backdoor, Build, Door, Goal, Task, Trigger
@@ -35,7 +35,7 @@ class BAAT(Attack):
         strength: of a picture's colours, in [0, 1].
 
     Raises:
-        ConfigError: a strength of 0.
+        ConfigError: a strength of 0, or an unknown style.
     """
 
     access: ClassVar[Access] = Access.DATA
@@ -49,6 +49,8 @@ class BAAT(Attack):
         super().__post_init__()
         if self.strength == 0:
             raise ConfigError("BAAT.strength = 0 given; expected more, or nothing is edited")
+        if self.style not in FILTERS:
+            check_picture(self.style)
 
     def plan(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> Backdoor:
         assert isinstance(self.goal, AllToOne)

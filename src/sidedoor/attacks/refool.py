@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from sidedoor import names
+from sidedoor import names, registry
 from sidedoor.attacks.base import Attack
 from sidedoor.data import select
 from sidedoor.data.base import Dataset
@@ -31,6 +31,9 @@ class Refool(Attack):
         scenes: the data set whose images are reflected, and `count`, how many; several targets share them out.
         transmission: weight of the image itself in linear light, in [0, 1].
         mode: "ghost": two reflexes, shifted; "focus": one, out of focus.
+
+    Raises:
+        ConfigError: no such data set.
     """
 
     access: ClassVar[Access] = Access.DATA
@@ -39,6 +42,10 @@ class Refool(Attack):
     count: Count = 20
     transmission: Share = 0.7
     mode: Literal["ghost", "focus"] = "ghost"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        registry.reference("data", self.scenes)
 
     def plan(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> Backdoor:
         goals, scenes = self.goal.parts(), names.load(self.scenes, run.root).train

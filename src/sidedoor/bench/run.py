@@ -7,6 +7,7 @@ import platform
 import resource
 import time
 import traceback
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,10 @@ from sidedoor.bench.spec import Spec
 from sidedoor.bench.stages import Outcome, defend
 from sidedoor.bench.store import Store
 from sidedoor.data.base import stored
-from sidedoor.errors import SidedoorError
+from sidedoor.errors import ConfigError, SidedoorError
 from sidedoor.evaluate import evaluate, intervals
 from sidedoor.files import write_json
-from sidedoor.types import PHOTO, Door, Images, Index, Scores, stamp
+from sidedoor.types import PHOTO, Door, Goal, Images, Index, Scores, stamp
 
 
 def run(spec: Spec, store: Store, machine: Machine | None = None) -> Record:
@@ -34,8 +35,11 @@ def run(spec: Spec, store: Store, machine: Machine | None = None) -> Record:
     if (known := finished(store, case.key)) is not None:
         return known
     start = time.monotonic()
-    planted = plant(case)  # first, so that what is wrong with the attack is said before anything else is trained
+    if attack := spec.make_attack():
+        _check_eligible(case, attack.goal.parts())
     sibling = plant(case.twin(spec.sibling()))
+    planted = plant(case)
+    _check_eligible(case, [door.goal for door in planted.doors if door.scored])
     planted = measured(planted, sibling, case)
     began = time.monotonic()
     defense = spec.make_defense()
@@ -65,6 +69,14 @@ def run(spec: Spec, store: Store, machine: Machine | None = None) -> Record:
         for checkpoint in store.folder(case.key).glob("phase-*"):
             checkpoint.unlink()
     return record
+
+
+def _check_eligible(case: Case, goals: Iterable[Goal]) -> None:
+    """Fail if nothing could be said about a goal."""
+    for goal in goals:
+        if case.task.network == "classes" and not goal.eligible(case.task, case.test.targets).any():
+            raise ConfigError(f"none of {len(case.test)} test samples can tell whether {goal} is reached: they are of "
+                              "its target class, or not of its source classes; give more test samples or another goal")
 
 
 def attempt(spec: Spec, store: Store, machine: Machine, key: str) -> Record:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sidedoor.goals.base import ImageGoal
 from sidedoor.method import Method
-from sidedoor.pictures import picture
+from sidedoor.pictures import check_picture, picture
 from sidedoor.types import Index, Task
 
 
@@ -21,9 +21,16 @@ class OneImage(Method, ImageGoal):
 
     Args:
         picture: "bug", "text:WORDS" or the path of an image file.
+
+    Raises:
+        ConfigError: none of these.
     """
 
     picture: str = "bug"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_picture(self.picture)
 
     def target(self, task: Task, y: Tensor, index: Index) -> Tensor:
         return picture(self.picture, tuple(y.shape[1:])).to(y).expand_as(y)

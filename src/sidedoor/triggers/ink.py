@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sidedoor import edges
 from sidedoor.errors import ConfigError, unknown
 from sidedoor.method import LATER, Bounds, Count, Method, Share
-from sidedoor.pictures import picture
+from sidedoor.pictures import check_picture, picture
 from sidedoor.types import Images, Index, Trigger
 
 
@@ -29,7 +29,7 @@ class Pen(Method):
             decides.
 
     Raises:
-        ConfigError: an unknown operator; a density with Canny.
+        ConfigError: an unknown operator or picture; a density with Canny.
     """
 
     operator: str = "sobel"
@@ -45,6 +45,8 @@ class Pen(Method):
         if self.density and self.operator == "canny":
             raise ConfigError(f'density = {self.density} given with operator = "canny", whose edges have no steepness '
                               "to choose by; expected 0, or another operator")
+        if self.picture:
+            check_picture(self.picture)
 
     def lines(self, x: Images) -> Tensor:
         """Where the edges of images are, (b, 1, h, w), True or False."""
