@@ -122,7 +122,7 @@ def mean(records: Iterable[Record], value: Value, digits: int = 3) -> str:
     if not values:
         return ""
     middle, low, _ = t_interval(values)
-    return f"{middle:.{digits}f}" + ("" if low is None else f" ± {middle - low:.{digits}f}")
+    return f"{middle:z.{digits}f}" + ("" if low is None else f" ± {middle - low:.{digits}f}")
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Lines:

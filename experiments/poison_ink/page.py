@@ -80,10 +80,7 @@ def variant(record: Record) -> str:
 
 def changed(record: Record) -> str:
     """An attack's name with the numbers that are not its defaults."""
-    given = inner(record)
-    usual = registry.reference("attack", given["name"])
-    return ", ".join([given["name"], *(f"{key} {value:g}" for key, value in given.items()
-                                       if isinstance(value, int | float) and value != usual[key])])
+    return _unusual("attack", inner(record))
 
 
 def with_rate(record: Record) -> str:
@@ -103,7 +100,14 @@ def defense(record: Record) -> str:
 
 
 def network(record: Record) -> str:
-    return str(record.spec["model"]["name"])
+    """A network's name with the numbers that are not its defaults."""
+    return _unusual("model", record.spec["model"])
+
+
+def _unusual(kind: str, given: dict[str, Any]) -> str:
+    usual = registry.reference(kind, given["name"])
+    return ", ".join([given["name"], *(f"{key.replace('_', ' ')} {value:g}" for key, value in given.items()
+                                       if isinstance(value, int | float) and value != usual.get(key))])
 
 
 def compared(records: Sequence[Record], key: Callable[[Record], str]) -> Lines:
