@@ -29,6 +29,8 @@ Count = Annotated[int, Bounds(1, _INF)]
 """An integer of at least 1."""
 Whole = Annotated[int, Bounds(0, _INF)]
 """An integer of at least 0."""
+Level = Annotated[int, Bounds(0, 255)]
+"""A byte, such as an 8-bit level of a pixel."""
 _LABEL = "label"
 Label = Annotated[int, Bounds(0, _INF), _LABEL]
 """A class, from 0; whether the data have it is checked once they are loaded."""

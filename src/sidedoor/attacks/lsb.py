@@ -10,13 +10,13 @@ arXiv:2108.02488; the first paper hides a text.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 from sidedoor.attacks.base import Attack
 from sidedoor.data import select
 from sidedoor.data.base import Dataset
 from sidedoor.engine import Run
-from sidedoor.method import Bounds, Share
+from sidedoor.method import Level, Share
 from sidedoor.triggers.low_bits import LowBits
 from sidedoor.types import Access, Backdoor, Build, Door, Task
 
@@ -34,7 +34,7 @@ class LSB(Attack):
 
     access: ClassVar[Access] = Access.DATA
     rate: Share = 0.1
-    message: Annotated[int, Bounds(0, 255)] = 0b11100100
+    message: Level = 0b11100100
 
     def plan(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> Backdoor:
         doors = tuple(Door(LowBits(self._bits(k)), goal) for k, goal in enumerate(self.goal.parts()))

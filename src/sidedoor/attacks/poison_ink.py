@@ -17,8 +17,8 @@ from sidedoor.data import select
 from sidedoor.data.base import Dataset
 from sidedoor.engine import Run
 from sidedoor.hiding import SIZES, Hiding, Pair
-from sidedoor.method import LATER, Count, NonNegative, Positive, Share
-from sidedoor.triggers.ink import Ink, Level, Pen, mixed
+from sidedoor.method import LATER, Count, Level, NonNegative, Positive, Share
+from sidedoor.triggers.ink import Ink, Pen, mixed
 from sidedoor.types import Access, Backdoor, Build, Door, Task
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sidedoor import edges
 from sidedoor.errors import ConfigError, unknown
-from sidedoor.method import LATER, Bounds, Count, Method, Share
+from sidedoor.method import LATER, Count, Method, Share
 from sidedoor.pictures import check_picture, picture
 from sidedoor.types import Images, Index, Trigger
 
@@ -60,7 +60,6 @@ def drawn(lines: Tensor, ink: Float[Tensor, "#b c"]) -> Images:
     return pattern
 
 
-Level = Annotated[int, Bounds(0, 255)]
 LEVELS = (40, 80, 120, 160, 200)
 """Each channel of a training ink is one of these, in 8-bit levels."""
 INKS = len(LEVELS)
