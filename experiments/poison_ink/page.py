@@ -74,13 +74,14 @@ def variant(record: Record) -> str:
         parts += [] if given["relearn"] else ["same network"]
     parts += [f"{given['margin']} pixels from the edge"] if given.get("margin") else []
     if record.spec["attack"] is not given and record.spec["attack"]["name"] != "physical":
-        parts.append(record.spec["attack"]["name"])
+        parts.append(_unusual("attack", record.spec["attack"]))
     return ", ".join(parts)
 
 
 def changed(record: Record) -> str:
-    """An attack's name with the numbers that are not its defaults."""
-    return _unusual("attack", inner(record))
+    """An attack's name with the numbers that are not its defaults, and a goal other than all to one."""
+    given, goal = inner(record), inner(record)["goal"]["name"]
+    return _unusual("attack", given) + ("" if goal == "all_to_one" else f", {goal.replace('_', ' ')}")
 
 
 def with_rate(record: Record) -> str:
@@ -189,11 +190,15 @@ def page(study: Study, drawing: Lines, before: dict[str, Lines]) -> str:
         ("Why attacks fail: one thing changed", "explained", compared(study.of("explained"), changed)),
         ("Why attacks fail: a class that is a tenth of the data", "explained_cifar",
          compared(study.of("explained_cifar"), changed)),
+        ("Why attacks fail: Sleeper Agent with a surrogate of the victim's architecture", "explained_sleeper",
+         compared(study.of("explained_sleeper"), changed)),
         ("Why attacks fail: longer training", "explained_long", compared(study.of("explained_long"), variant)),
         ("Losses (Table XV)", "table15", compared(study.of("table15"), variant)),
-        ("Ten inks for ten targets", "multi", compared(study.of("multi"), variant)),
+        ("Ten inks for ten targets", "multi", compared(study.of("multi"), with_rate)),
         ("A clean network trained further (Figure 7)", "pretrained", compared(study.of("pretrained"), variant)),
-        ("CIFAR-10: how visible it is (Table V)", "cifar10", compared(study.of("cifar10"), variant)),
+        ("A clean network trained further, for as many images as in the paper", "pretrained_long",
+         compared(study.of("pretrained_long"), variant)),
+        ("CIFAR-10 (Table V)", "cifar10", compared(study.of("cifar10"), variant)),
     ]
     introduction = notes(study).get("introduction", [])
     lines = ["# Poison Ink and what it is compared with: measured figures", "", *introduction, *drawing,
