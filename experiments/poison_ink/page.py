@@ -88,6 +88,12 @@ def with_rate(record: Record) -> str:
     return f"{variant(record)}, {100 * inner(record)['rate']:g} %"
 
 
+def with_strength(record: Record) -> str:
+    """An attack's name, with the factor of its change unless that is 1."""
+    strength = inner(record)["strength"]
+    return variant(record) + ("" if strength == 1 else f", strength {strength:g}")
+
+
 def defense(record: Record) -> str:
     """The name, and of edges which and how."""
     given = record.spec["defense"]
@@ -198,7 +204,7 @@ def page(study: Study, drawing: Lines, before: dict[str, Lines]) -> str:
         ("A clean network trained further (Figure 7)", "pretrained", compared(study.of("pretrained"), variant)),
         ("A clean network trained further, for as many images as in the paper", "pretrained_long",
          compared(study.of("pretrained_long"), variant)),
-        ("CIFAR-10 (Table V)", "cifar10", compared(study.of("cifar10"), variant)),
+        ("CIFAR-10 (Table V)", "cifar10", compared(study.of("cifar10"), with_strength)),
     ]
     introduction = notes(study).get("introduction", [])
     lines = ["# Poison Ink and what it is compared with: measured figures", "", *introduction, *drawing,
