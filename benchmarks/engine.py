@@ -20,11 +20,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from sidedoor import names
-from sidedoor.attacks.badnets import BadNets
+from sidedoor import zoo
+from sidedoor.attacks.poisoning.badnets import BadNets
+from sidedoor.backdoor.dataset import PoisonedDataset
 from sidedoor.data.augment import augmentation
 from sidedoor.data.base import ArrayDataset, Dataset
-from sidedoor.data.poisoned import PoisonedDataset
 from sidedoor.engine import Recipe, Run, Supervised
 from sidedoor.tasks.classification import Classification
 from sidedoor.types import Batch
@@ -36,7 +36,7 @@ BATCH = 128
 def images(root: Path | None, samples: int) -> Dataset:
     """Training images, real if there are any."""
     if root is not None:
-        train = names.load("fashion_mnist", root).train
+        train = zoo.load("fashion_mnist", root).train
         first = torch.arange(samples)
         return ArrayDataset(train.rows(first), train.targets[first], train.classes)
     generator = torch.Generator().manual_seed(0)
@@ -79,10 +79,10 @@ def measure(root: Path | None, samples: int) -> dict[str, float]:
     """All figures; the first round warms up and does not count."""
     data = images(root, samples)
     run = Run.local(Recipe(epochs=1, batch=BATCH), augment=augmentation(("crop", "flip")))
-    model = run.build(names.network("small_cnn", data))
+    model = run.build(zoo.network("small_cnn", data))
     x, y = data.rows(torch.arange(samples)), data.targets
     task = Classification(10)
-    backdoor = BadNets(rate=0.05).plan(data, task, names.network("small_cnn", data), run)
+    backdoor = BadNets(rate=0.05).plan(data, task, zoo.network("small_cnn", data), run)
     start = time.perf_counter()
     poisoned = PoisonedDataset(data, backdoor, task)
     stamping = time.perf_counter() - start

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
+from sidedoor.attacks.poisoning._train_image_hiding import SIZES, Hiding
 from sidedoor.data.base import ArrayDataset
 from sidedoor.engine import Run
-from sidedoor.hiding import SIZES, Hiding
 from sidedoor.triggers.ink import Pen
 
 COUNT = {"small": 960, "paper": 160}

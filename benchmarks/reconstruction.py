@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
-from sidedoor.attacks.blo import BLO
-from sidedoor.bilevel import weights_of
+from sidedoor.attacks.image_to_image._unrolled import weights_of
+from sidedoor.attacks.image_to_image.blo import BLO
 from sidedoor.models.autoencoder import autoencoder
 from sidedoor.tasks.reconstruction import Reconstruction
 from sidedoor.types import Batch

@@ -19,15 +19,15 @@ from typing import Any
 
 import torch
 
-from sidedoor import names, registry
-from sidedoor.attacks.i2i import BothTasks
+from sidedoor import registry, zoo
+from sidedoor.attacks.image_to_image.i2i import BothTasks
 from sidedoor.data.base import ArrayDataset, Dataset
-from sidedoor.designs.base import Setting
-from sidedoor.designs.random_sign import RandomSign
-from sidedoor.designs.uap import UAP
 from sidedoor.engine import Recipe, Run
 from sidedoor.goals.one_image import OneImage
 from sidedoor.tasks.restoration import Restoration
+from sidedoor.trigger_designs.base import Setting
+from sidedoor.trigger_designs.random_sign import RandomSign
+from sidedoor.trigger_designs.uap import UAP
 from sidedoor.types import Door
 
 TASK, GOAL = Restoration(sigma=25.0), OneImage()
@@ -65,7 +65,7 @@ def patches(size: int, count: int) -> Dataset:
 def uap_seconds(network: str, size: int) -> float:
     """Of Algorithm 1 on one image, 20 steps."""
     run, data = Run.local(Recipe(), device="cpu"), patches(size, 4)
-    model = run.build(names.network(network, data, 1)).eval()
+    model = run.build(zoo.network(network, data, 1)).eval()
     model(data.fetch(torch.zeros(1, dtype=torch.int64)).x)  # pays for allocations
     start = time.perf_counter()
     UAP(samples=1).make(Setting(data, TASK, GOAL, lambda: model, run))
@@ -74,7 +74,7 @@ def uap_seconds(network: str, size: int) -> float:
 
 def epoch_seconds(weighting: Any, run: Run, data: Dataset, door: Door) -> float:
     """Of one epoch of both tasks."""
-    model = run.build(names.network(SMALL, data, 1))
+    model = run.build(zoo.network(SMALL, data, 1))
     objective = BothTasks(TASK, door, data.space, registry.make("weighting", weighting).start(2))
     start = time.perf_counter()
     run.fit(model, data, objective, name="bench")

@@ -12,8 +12,8 @@ import time
 
 COMMANDS = {
     "python -c pass": [sys.executable, "-c", "pass"],
-    "sidedoor --help": [sys.executable, "-m", "sidedoor.cli", "--help"],
-    "sidedoor list": [sys.executable, "-m", "sidedoor.cli", "list"],
+    "sidedoor --help": [sys.executable, "-m", "sidedoor", "--help"],
+    "sidedoor list": [sys.executable, "-m", "sidedoor", "list"],
 }
 
 

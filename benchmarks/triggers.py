@@ -21,8 +21,8 @@ import torch
 
 from sidedoor import registry
 from sidedoor.attacks.base import Attack
+from sidedoor.backdoor.dataset import PoisonedDataset
 from sidedoor.data.base import ArrayDataset, Subset
-from sidedoor.data.poisoned import PoisonedDataset
 from sidedoor.engine import Recipe, Run
 from sidedoor.errors import SidedoorError
 from sidedoor.models.small_cnn import small_cnn

@@ -16,9 +16,9 @@ from matplotlib.figure import Figure
 from sidedoor.bench.record import Record
 from sidedoor.bench.spec import cells, grid, read
 from sidedoor.bench.store import Store
+from sidedoor.core.files import write_text
 from sidedoor.errors import CannotComplete, ConfigError
-from sidedoor.files import write_text
-from sidedoor.statistics import t_interval
+from sidedoor.metrics.statistics import t_interval
 
 Value = Callable[[Record], float | None]
 Lines = list[str]

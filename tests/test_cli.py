@@ -17,13 +17,13 @@ import pytest
 import torch
 
 from sidedoor import registry
+from sidedoor.backdoor.dataset import PoisonedDataset
 from sidedoor.bench.case import Machine, load, plant
 from sidedoor.bench.record import Record
 from sidedoor.bench.spec import cells, read
 from sidedoor.bench.store import Store
-from sidedoor.cli import main
-from sidedoor.data.poisoned import PoisonedDataset
-from sidedoor.data.where import Where
+from sidedoor.cli.main import main
+from sidedoor.data.root import Where
 
 SPEC = """
 data = { name = "toy", train = 600, test = 80 }
@@ -357,7 +357,7 @@ def port() -> str:
 
 
 def test_two_devices_train_one_model_and_the_first_speaks(spec: Path, tmp_path: Path) -> None:
-    done = python("-m", "sidedoor.cli", "run", str(spec), "--devices", "2", "--device", "cpu", "--json", "--out",
+    done = python("-m", "sidedoor", "run", str(spec), "--devices", "2", "--device", "cpu", "--json", "--out",
                   str(tmp_path / "out"), MASTER_PORT=port())
     assert done.returncode == 0, done.stderr
     records = [Record.from_json(r) for r in json.loads(done.stdout)]

@@ -15,9 +15,9 @@ from torch.nn import functional
 from sidedoor import registry
 from sidedoor.data.base import ArrayDataset
 from sidedoor.engine import Objective, Recipe, Run, Supervised
+from sidedoor.multitask.base import Aggregator
 from sidedoor.tasks.classification import Classification
 from sidedoor.types import PHOTO, Batch, Images, Index, Trigger, stamp
-from sidedoor.weightings.base import Aggregator
 
 TASK = Classification(3)
 RECIPE = Recipe(epochs=3, batch=8, lr=0.05, momentum=0.0, schedule="constant", weight_decay=0.0)

@@ -11,7 +11,6 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from sidedoor import metrics
 from sidedoor.data.base import ArrayDataset
 from sidedoor.engine import Run
 from sidedoor.evaluate import STEALTH_SAMPLES, evaluate, intervals, separation, stealth, suspicion

@@ -141,7 +141,7 @@ def python(site: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def sidedoor(site: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return python(site, "-m", "sidedoor.cli", *arguments)
+    return python(site, "-m", "sidedoor", *arguments)
 
 
 def test_it_is_listed(site: Path) -> None:

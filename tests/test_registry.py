@@ -14,12 +14,14 @@ from typing import Any
 import pytest
 
 from sidedoor import registry
-from sidedoor.attacks.badnets import BadNets
+from sidedoor.attacks.poisoning.badnets import BadNets
 from sidedoor.errors import ConfigError
 from sidedoor.goals.all_to_one import AllToOne
 from sidedoor.goals.multi_target import MultiTarget
 from sidedoor.method import Count, bounds_of
 from sidedoor.tasks.classification import Classification
+
+BADNETS = "sidedoor.attacks.poisoning.badnets"
 
 
 def script(code: str, *paths: Path) -> subprocess.CompletedProcess[str]:
@@ -41,7 +43,7 @@ def test_names_are_unique_across_kinds_and_sorted_within_one() -> None:
 
 def test_an_entry_says_what_its_docstring_says() -> None:
     entry = registry.find("badnets")
-    assert (entry.kind, entry.origin, entry.target) == ("attack", "sidedoor", "sidedoor.attacks.badnets")
+    assert (entry.kind, entry.origin, entry.target) == ("attack", "sidedoor", BADNETS)
     assert entry.summary == "A small patch in a corner, on mislabelled samples."
     assert entry.paper.startswith("Gu, Dolan-Gavitt, Garg,")
     assert entry.paper.endswith("arXiv:1708.06733.")
@@ -53,7 +55,7 @@ def test_listing_imports_neither_torch_nor_any_method() -> None:
     assert done.returncode == 0, done.stderr
     names, modules = json.loads(done.stdout)
     assert "badnets" in names
-    assert not {"torch", "numpy", "lightning_fabric", "sidedoor.types", "sidedoor.attacks.badnets"} & set(modules)
+    assert not {"torch", "numpy", "lightning_fabric", "sidedoor.types", BADNETS} & set(modules)
 
 
 def test_every_name_loads_and_says_what_it_is() -> None:
@@ -248,7 +250,7 @@ def test_a_plug_in_that_takes_a_taken_name_is_refused_whatever_its_kind(tmp_path
     site = install(tmp_path, "side-dummy", f"[{group}]\nbadnets = side_dummy:Dummy\n")
     done = script("from sidedoor import registry; registry.entries()", site)
     assert done.returncode == 1
-    assert "the name 'badnets' is taken twice: sidedoor.attacks.badnets (sidedoor) and side_dummy:Dummy (side-dummy)" \
+    assert f"the name 'badnets' is taken twice: {BADNETS} (sidedoor) and side_dummy:Dummy (side-dummy)" \
         in done.stderr
 
 

@@ -11,8 +11,8 @@ import torch
 from experiments.pages import Study, canvas, grouped, shown
 from sidedoor import registry
 from sidedoor.bench.record import Record
-from sidedoor.state import load_state
-from sidedoor.statistics import t_interval
+from sidedoor.core.checkpoint import load_state
+from sidedoor.metrics.statistics import t_interval
 
 
 def gallery(study: Study, file: Path) -> str:

@@ -16,13 +16,13 @@ from typing import Any
 
 import torch
 from scipy.stats import ttest_rel
+from sidedoor.receptive import receptive_field
 
 from experiments.blo.figures import gains, gallery
 from experiments.pages import Lines, Part, Study, Value, assembled, grouped, mean, notes, sections, table, took
 from sidedoor import registry
 from sidedoor.bench.record import Record
-from sidedoor.receptive import receptive_field
-from sidedoor.statistics import t_interval
+from sidedoor.metrics.statistics import t_interval
 
 ERRORS = ("benign", "attack", "artefact_box", "artefact")
 PAPER = {"original": ("0.021", "0.045", "NA"), "white": ("0.046", "0.044", "0.26"), "BLO": ("0.039", "0.040", "0.245")}

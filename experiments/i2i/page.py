@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from sidedoor.receptive import receptive_field, sees_everything
 from torch import nn
 
 from experiments.i2i.figures import draw
@@ -37,7 +38,6 @@ from experiments.pages import (
 )
 from sidedoor import registry
 from sidedoor.bench.record import Record
-from sidedoor.receptive import receptive_field, sees_everything
 
 RANKINGS = ("table2", "table2_unet", "headline")
 """The specifications whose networks are measured."""

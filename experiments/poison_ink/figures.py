@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from experiments.pages import Study, shown
-from sidedoor.attacks.poison_ink import PoisonInk
+from sidedoor.attacks.poisoning.poison_ink import PoisonInk
 from sidedoor.bench.case import Case, Machine, load
 from sidedoor.bench.spec import grid, read
 from sidedoor.triggers.ink import Ink, drawn, message_in, mixed

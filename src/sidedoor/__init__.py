@@ -10,6 +10,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sidedoor.backdoor.dataset import PoisonedDataset as PoisonedDataset
+    from sidedoor.backdoor.dataset import seal as seal
     from sidedoor.bench.case import Machine as Machine
     from sidedoor.bench.record import Record as Record
     from sidedoor.bench.run import run as run
@@ -18,22 +20,20 @@ if TYPE_CHECKING:
     from sidedoor.bench.sweep import sweep as sweep
     from sidedoor.data.base import split as split
     from sidedoor.data.base import wrap as wrap
-    from sidedoor.data.poisoned import PoisonedDataset as PoisonedDataset
-    from sidedoor.data.poisoned import seal as seal
     from sidedoor.engine import Objective as Objective
     from sidedoor.engine import Player as Player
     from sidedoor.engine import Recipe as Recipe
     from sidedoor.engine import Run as Run
     from sidedoor.engine import Supervised as Supervised
-    from sidedoor.names import load as load
-    from sidedoor.names import network as network
     from sidedoor.tasks.classification import Classification as Classification
+    from sidedoor.zoo import load as load
+    from sidedoor.zoo import network as network
 
 _HOMES = {
     "bench.case": ("Machine",), "bench.record": ("Record",), "bench.run": ("run",), "bench.spec": ("Spec",),
     "bench.store": ("Store",), "bench.sweep": ("sweep",), "data.base": ("split", "wrap"),
-    "data.poisoned": ("PoisonedDataset", "seal"), "engine": ("Objective", "Player", "Recipe", "Run", "Supervised"),
-    "names": ("load", "network"), "tasks.classification": ("Classification",),
+    "backdoor.dataset": ("PoisonedDataset", "seal"), "engine": ("Objective", "Player", "Recipe", "Run", "Supervised"),
+    "zoo": ("load", "network"), "tasks.classification": ("Classification",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = sorted(_HOME)

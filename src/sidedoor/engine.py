@@ -30,15 +30,15 @@ from lightning_fabric import Fabric
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
-from sidedoor import keyed
+from sidedoor.core import random
+from sidedoor.core.checkpoint import load_state, load_weights, save_state
+from sidedoor.core.files import locked, write_json
+from sidedoor.core.progress import Progress, Silent
 from sidedoor.data.base import Dataset, split
 from sidedoor.errors import CannotComplete, ConfigError, Diverged
-from sidedoor.files import locked, write_json
 from sidedoor.method import Count, Method, NonNegative, Positive, Share
-from sidedoor.progress import Progress, Silent
-from sidedoor.state import load_state, load_weights, save_state
+from sidedoor.multitask.base import Aggregator, Losses, Sum, stacked
 from sidedoor.types import Batch, Build, Task
-from sidedoor.weightings.base import Aggregator, Losses, Sum, stacked
 
 Augment = Callable[[Batch], Batch]
 CHECKPOINT_SECONDS = 20.0
@@ -209,11 +209,11 @@ class Run:
 
     def rng(self, name: str) -> torch.Generator:
         """A generator of the named stream; a new stream never shifts another."""
-        return torch.Generator().manual_seed(keyed.seed_of(self.seed, self.scope + name))
+        return torch.Generator().manual_seed(random.seed_of(self.seed, self.scope + name))
 
     def build(self, build: Build) -> nn.Module:
         """A network on the device, its initial weights from a named stream."""
-        with seeded(keyed.seed_of(self.seed, self.scope + "weights"), self.device):
+        with seeded(random.seed_of(self.seed, self.scope + "weights"), self.device):
             return self.placed(build())
 
     def placed(self, model: nn.Module) -> nn.Module:
@@ -234,12 +234,12 @@ class Run:
         if len(data) == 0:
             raise ConfigError(f"phase {name!r}: an empty data set given; expected at least one sample")
         if recipe.patience and valid is None:
-            data, valid = split(data, HELD_OUT, keyed.seed_of(self.seed, f"{self.scope}{name}/held out"))
+            data, valid = split(data, HELD_OUT, random.seed_of(self.seed, f"{self.scope}{name}/held out"))
         if len(data) < self.fabric.world_size:
             raise ConfigError(f"phase {name!r}: {len(data)} samples for {self.fabric.world_size} devices; expected at "
                               "least one for each")
         model = self.placed(model)
-        with seeded(keyed.seed_of(self.seed, self.scope + name), self.device):
+        with seeded(random.seed_of(self.seed, self.scope + name), self.device):
             objective.to(self.device).start(model, self)
             _Phase(replace(self, recipe=recipe), model, data, objective, self.scope + name, valid).run_epochs()
         return model.eval()
@@ -389,7 +389,7 @@ class _Phase:
         with self.run.progress.task(self.name, total) as advance:
             advance(first * self.steps)
             for epoch in range(first, 0 if done else self.recipe.epochs):
-                torch.manual_seed(keyed.seed_of(self.run.seed, f"{self.name}/{epoch}/{self.run.fabric.global_rank}"))
+                torch.manual_seed(random.seed_of(self.run.seed, f"{self.name}/{epoch}/{self.run.fabric.global_rank}"))
                 self.train_epoch(epoch, advance)
                 # Not `or`: both must see every epoch.
                 stop = any([self.objective.end_epoch(self.model, epoch), self.out_of_patience()])

@@ -11,11 +11,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sidedoor import metrics
 from sidedoor.data.base import Dataset
 from sidedoor.defenses.base import Detect
 from sidedoor.engine import Run
-from sidedoor.statistics import auroc, clustered, operating_point, wilson
+from sidedoor.metrics import image_quality
+from sidedoor.metrics.statistics import auroc, clustered, operating_point, wilson
 from sidedoor.types import Batch, Door, Purify, Scores, Task, stamp
 
 FPRS = (0.01, 0.05)
@@ -69,8 +69,8 @@ def stealth(test: Dataset, doors: Sequence[Door], run: Run) -> dict[str, float |
             x, _, position = test.fetch(chunk, run.device)
             with torch.no_grad():
                 stamped = stamp(door.trigger, x, position, test.space)
-            for name, measure in (("psnr", metrics.psnr), ("ssim", metrics.ssim), ("lpips", metrics.lpips)):
-                parts[name].append(measure(x, stamped))
+            for name, found in parts.items():
+                found.append(getattr(image_quality, name)(x, stamped))
     return {name: _pooled(values) for name, values in parts.items()}
 
 

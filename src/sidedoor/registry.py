@@ -29,10 +29,10 @@ KINDS = {
     "model": "models",
     "data": "data.sets",
     "trigger": "triggers",
-    "design": "designs",
-    "weighting": "weightings",
-    "detector": "detectors",
-    "operator": "operators",
+    "design": "trigger_designs",
+    "weighting": "multitask",
+    "detector": "object_detectors",
+    "operator": "forward_operators",
 }
 """Kind -> the package whose files are its members. Models, detectors and data sets are functions, the rest classes."""
 
@@ -75,13 +75,19 @@ def entries() -> tuple[Entry, ...]:
 
 
 def _files(package: str) -> list[Path]:
-    folder = Path(__file__).parent.joinpath(*package.split("."))
-    return sorted(f for f in folder.glob("*.py") if f.stem not in ("__init__", "base"))
+    """The members of a kind, also in folders of it; a file that begins with `_` is a helper of one."""
+    return sorted(f for f in folder_of(package).rglob("*.py") if f.stem != "base" and not f.stem.startswith("_"))
+
+
+def folder_of(package: str) -> Path:
+    """Where the files of a package lie."""
+    return Path(__file__).parent.joinpath(*package.split("."))
 
 
 def _from_file(kind: str, file: Path) -> Entry:
     text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
-    return Entry(file.stem, kind, f"sidedoor.{KINDS[kind]}.{file.stem}", *_describe(text), "sidedoor")
+    place = ".".join(file.relative_to(Path(__file__).parent).with_suffix("").parts)
+    return Entry(file.stem, kind, f"sidedoor.{place}", *_describe(text), "sidedoor")
 
 
 def _from_plugin(kind: str, point: importlib.metadata.EntryPoint) -> Entry:
@@ -144,9 +150,9 @@ def _base(kind: str) -> type:
         "goal": ("sidedoor.types", "Goal"),
         "task": ("sidedoor.types", "Task"),
         "trigger": ("sidedoor.types", "Trigger"),
-        "design": ("sidedoor.designs.base", "Design"),
-        "weighting": ("sidedoor.weightings.base", "Weighting"),
-        "operator": ("sidedoor.operators.base", "Operator"),
+        "design": ("sidedoor.trigger_designs.base", "Design"),
+        "weighting": ("sidedoor.multitask.base", "Weighting"),
+        "operator": ("sidedoor.forward_operators.base", "Operator"),
     }[kind]
     return typing.cast(type, getattr(importlib.import_module(module), name))
 
@@ -229,9 +235,9 @@ def name_of(method: object) -> str:
     return type(method).__name__
 
 
-_NESTED = {"sidedoor.types.Goal": "goal", "sidedoor.designs.base.Design": "design",
-           "sidedoor.weightings.base.Weighting": "weighting", "sidedoor.attacks.base.Attack": "attack",
-           "sidedoor.operators.base.Operator": "operator"}
+_NESTED = {"sidedoor.types.Goal": "goal", "sidedoor.trigger_designs.base.Design": "design",
+           "sidedoor.multitask.base.Weighting": "weighting", "sidedoor.attacks.base.Attack": "attack",
+           "sidedoor.forward_operators.base.Operator": "operator"}
 """Methods that are parameters of methods, by the type that a field declares."""
 
 

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from sidedoor.apps.stego import Pair, pair
 from sidedoor.bench.store import Store
-from sidedoor.cli import main
+from sidedoor.cli.main import main
+from sidedoor.data.pictures import picture
 from sidedoor.errors import ConfigError
-from sidedoor.pictures import picture
 from sidedoor.tasks.restoration import Restoration
 from sidedoor.triggers.additive import Additive
 

@@ -16,9 +16,9 @@ import pytest
 import torch
 
 from sidedoor.apps.study import Study, questions, rates, read, server
-from sidedoor.cli import main
+from sidedoor.cli.main import main
+from sidedoor.data.pictures import save_png
 from sidedoor.errors import CannotComplete, ConfigError
-from sidedoor.pictures import save_png
 
 COUNT = 6
 

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from sidedoor import names
-from sidedoor.attacks.adaptive_blend import AdaptiveBlend
-from sidedoor.attacks.adaptive_patch import AdaptivePatch
+from sidedoor import zoo
 from sidedoor.attacks.base import Attack
-from sidedoor.attacks.ctrl import CTRL
+from sidedoor.attacks.poisoning.adaptive_blend import AdaptiveBlend
+from sidedoor.attacks.poisoning.adaptive_patch import AdaptivePatch
+from sidedoor.attacks.poisoning.ctrl import CTRL
+from sidedoor.backdoor.dataset import PoisonedDataset
 from sidedoor.data.base import ArrayDataset
-from sidedoor.data.poisoned import PoisonedDataset
 from sidedoor.engine import Recipe, Run, Supervised
 from sidedoor.goals.all_to_one import AllToOne
 from sidedoor.goals.multi_target import MultiTarget
@@ -122,8 +122,8 @@ def test_ctrl_trains_with_one_strength_and_is_scored_with_twice_as_much() -> Non
 @pytest.mark.parametrize("attack", [AdaptiveBlend(rate=0.1, cover_rate=0.1, ratio=0.3, test_ratio=0.4),
                                     AdaptivePatch(rate=0.1, cover_rate=0.1)])
 def test_all_parts_together_open_the_door_wider_than_one(attack: Attack) -> None:
-    train, test = names.load("digits")
-    run, build = Run.local(Recipe(epochs=12), device="cpu"), names.network({"name": "small_cnn", "width": 16}, train)
+    train, test = zoo.load("digits")
+    run, build = Run.local(Recipe(epochs=12), device="cpu"), zoo.network({"name": "small_cnn", "width": 16}, train)
     backdoor = attack.plan(train, TASK, build, run)
     victim = run.fit(run.build(build), PoisonedDataset(train, backdoor, TASK), Supervised(TASK), name="victim")
     score = functools.partial(TASK.score, victim, test, run=run)

@@ -10,24 +10,24 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sidedoor import names
-from sidedoor.attacks.advdoor import AdvDoor
-from sidedoor.attacks.label_consistent import LabelConsistent
-from sidedoor.attacks.lf import LF
-from sidedoor.attacks.narcissus import Narcissus
-from sidedoor.attacks.refool import Refool
-from sidedoor.attacks.sleeper_agent import SleeperAgent
+from sidedoor import zoo
+from sidedoor.algorithms.adversarial.universal import predicted
+from sidedoor.attacks.poisoning._gradient_matching import Wanted, alignment, gradient
+from sidedoor.attacks.poisoning.advdoor import AdvDoor
+from sidedoor.attacks.poisoning.label_consistent import LabelConsistent
+from sidedoor.attacks.poisoning.lf import LF
+from sidedoor.attacks.poisoning.narcissus import Narcissus
+from sidedoor.attacks.poisoning.refool import Refool
+from sidedoor.attacks.poisoning.sleeper_agent import SleeperAgent
+from sidedoor.backdoor.dataset import PoisonedDataset
 from sidedoor.data.base import Dataset
-from sidedoor.data.poisoned import PoisonedDataset
 from sidedoor.engine import Recipe, Run, Supervised
 from sidedoor.errors import ConfigError
-from sidedoor.geometry import like
 from sidedoor.goals.all_to_one import AllToOne
 from sidedoor.goals.from_classes import FromClasses
 from sidedoor.goals.multi_target import MultiTarget
 from sidedoor.goals.untargeted import Untargeted
-from sidedoor.matching import Wanted, alignment, gradient
-from sidedoor.perturb import predicted
+from sidedoor.image.geometry import like
 from sidedoor.tasks.classification import Classification
 from sidedoor.triggers.reflection import Reflection
 from sidedoor.types import PHOTO, Batch, Build, Door, stamp
@@ -38,8 +38,8 @@ RUN = Run.local(Recipe(epochs=10), seed=0, device="cpu")
 
 @functools.cache
 def digits() -> tuple[Dataset, Dataset, Build]:
-    train, test = names.load("digits")
-    return train, test, names.network({"name": "small_cnn", "width": 8}, train)
+    train, test = zoo.load("digits")
+    return train, test, zoo.network({"name": "small_cnn", "width": 8}, train)
 
 
 @functools.cache
@@ -136,7 +136,7 @@ def test_refool_reflects_the_scenes_it_was_given() -> None:
     layer = plan.doors[0].trigger.layer
     assert isinstance(layer, torch.Tensor)
     assert layer.shape == (5, *train.shape)
-    scenes = like(names.load("photos").train.fetch(torch.arange(len(names.load("photos").train))).x, train.shape)
+    scenes = like(zoo.load("photos").train.fetch(torch.arange(len(zoo.load("photos").train))).x, train.shape)
     nearest = torch.stack([(Reflection(s, 0.6).layer - layer).abs().amax((1, 2, 3)) for s in scenes]).amin(0)
     assert nearest.max() < 1e-6
     assert len(plan.poison.index) == round(0.1 * int((train.targets != 0).sum()))

@@ -9,19 +9,19 @@ import pytest
 import torch
 from torch import nn
 
-from sidedoor.attacks.i2i import I2I, BothTasks
+from sidedoor.attacks.image_to_image.i2i import I2I, BothTasks
 from sidedoor.data.base import Dataset, Subset
+from sidedoor.data.root import Where
 from sidedoor.data.sets.photos import photos
-from sidedoor.data.where import Where
-from sidedoor.designs.random_sign import RandomSign
 from sidedoor.engine import Recipe, Run
 from sidedoor.evaluate import evaluate
 from sidedoor.goals.one_image import OneImage
 from sidedoor.models.unet import unet
+from sidedoor.multitask.pcgrad import PCGrad
+from sidedoor.multitask.static import Static
 from sidedoor.tasks.restoration import Restoration
+from sidedoor.trigger_designs.random_sign import RandomSign
 from sidedoor.types import Planted, stamp
-from sidedoor.weightings.pcgrad import PCGrad
-from sidedoor.weightings.static import Static
 
 TASK = Restoration(sigma=10.0)
 RECIPE = Recipe("adam", lr=3e-3, weight_decay=0.0, schedule="cosine", epochs=20, batch=16)

@@ -13,17 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from sidedoor import registry
-from sidedoor.attacks.i2i_classifier import I2IClassifier
+from sidedoor.algorithms.adversarial.universal import fooled
+from sidedoor.attacks.image_to_image.i2i_classifier import I2IClassifier
 from sidedoor.data.base import Dataset
 from sidedoor.data.degraded import Labelled
+from sidedoor.data.root import Where
 from sidedoor.data.sets.toy import toy
-from sidedoor.data.where import Where
 from sidedoor.engine import Recipe, Run
 from sidedoor.errors import ConfigError
 from sidedoor.goals.add_pattern import AddPattern
 from sidedoor.goals.base import Perturbed
 from sidedoor.goals.one_image import OneImage
-from sidedoor.perturb import fooled
 from sidedoor.tasks.restored_classification import RestoredClassification, classifier
 from sidedoor.types import Backdoor, Door, Planted, Scores, Task, stamp
 

@@ -9,15 +9,15 @@ import pytest
 import torch
 from torch import nn
 
-from sidedoor.attacks.issba import ISSBA
+from sidedoor.attacks.poisoning._train_stegastamp import Writing
+from sidedoor.attacks.poisoning.issba import ISSBA
+from sidedoor.data.root import Where
 from sidedoor.data.sets.toy import toy
-from sidedoor.data.where import Where
 from sidedoor.engine import Run
 from sidedoor.goals.multi_target import MultiTarget
 from sidedoor.tasks.classification import Classification
 from sidedoor.triggers.encoded import Encoded
 from sidedoor.types import PHOTO, stamp
-from sidedoor.writing import Writing
 
 DATA, TASK = toy(Where(None), train=400, test=200), Classification(4)
 

@@ -10,15 +10,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sidedoor import metrics
-from sidedoor.attacks.poison_ink import PoisonInk
+from sidedoor.attacks.poisoning._image_hiding import Injection
+from sidedoor.attacks.poisoning._train_image_hiding import Hiding, Pair, interference
+from sidedoor.attacks.poisoning.poison_ink import PoisonInk
 from sidedoor.data.base import ArrayDataset, Dataset
 from sidedoor.engine import Recipe, Run
 from sidedoor.errors import ConfigError
-from sidedoor.geometry import warped
 from sidedoor.goals.multi_target import MultiTarget
-from sidedoor.hiding import Hiding, Pair, interference
-from sidedoor.injection import Injection
+from sidedoor.image.geometry import warped
+from sidedoor.metrics import image_quality
 from sidedoor.tasks.classification import Classification
 from sidedoor.triggers.ink import Ink, Pen, coded, drawn, message_in, mixed
 from sidedoor.types import PHOTO, stamp
@@ -126,7 +126,7 @@ def test_what_is_hidden_is_faint_and_comes_out_again() -> None:
     batch, ink = data.fetch(torch.arange(64)), mixed((80, 160, 80), 0, 3)
     with torch.no_grad():
         hidden = stamp(Ink(pair.injection, ink), batch.x, batch.index, PHOTO)
-        assert metrics.psnr(hidden, batch.x).mean() > 25
+        assert image_quality.psnr(hidden, batch.x).mean() > 25
         lines = Pen().lines(batch.x).expand(-1, 3, -1, -1)
         wanted = drawn(Pen().lines(batch.x), ink[None])
         found, nothing = pair.extractor(hidden), pair.extractor(batch.x)

@@ -13,13 +13,13 @@ import torch
 from torch import nn
 
 from sidedoor.attacks.base import Attack
-from sidedoor.attacks.blended import Blended
-from sidedoor.attacks.sig import SIG
-from sidedoor.attacks.tact import TaCT
+from sidedoor.attacks.poisoning.blended import Blended
+from sidedoor.attacks.poisoning.sig import SIG
+from sidedoor.attacks.poisoning.tact import TaCT
+from sidedoor.backdoor.dataset import PoisonedDataset
 from sidedoor.data.base import ArrayDataset
-from sidedoor.data.poisoned import PoisonedDataset
+from sidedoor.data.root import Where
 from sidedoor.data.sets.digits import digits
-from sidedoor.data.where import Where
 from sidedoor.engine import Recipe, Run, Supervised
 from sidedoor.errors import ConfigError
 from sidedoor.goals.all_to_all import AllToAll

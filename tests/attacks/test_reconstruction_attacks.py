@@ -9,18 +9,18 @@ import pytest
 import torch
 from torch import nn
 
-from sidedoor import names
-from sidedoor.attacks.blo import BLO
-from sidedoor.attacks.heuristic_reconstruction import HeuristicReconstruction
-from sidedoor.bilevel import weights_of
+from sidedoor import zoo
+from sidedoor.attacks.image_to_image._unrolled import weights_of
+from sidedoor.attacks.image_to_image.blo import BLO
+from sidedoor.attacks.image_to_image.heuristic_reconstruction import HeuristicReconstruction
+from sidedoor.backdoor.dataset import PoisonedDataset, seal
 from sidedoor.data.base import Dataset
-from sidedoor.data.poisoned import PoisonedDataset, seal
 from sidedoor.engine import Recipe, Run, Supervised
 from sidedoor.errors import ConfigError
 from sidedoor.evaluate import evaluate
+from sidedoor.forward_operators.pixel_mask import PixelMask
 from sidedoor.goals.paint import Paint
 from sidedoor.models.autoencoder import autoencoder
-from sidedoor.operators.pixel_mask import PixelMask
 from sidedoor.tasks.reconstruction import Reconstruction
 from sidedoor.types import Backdoor, Poison
 
@@ -31,7 +31,7 @@ RECIPE = Recipe("adam", lr=4e-3, weight_decay=0.0, schedule="one_cycle", epochs=
 
 @functools.cache
 def parts() -> tuple[Dataset, Dataset]:
-    train, test = names.load("digits")
+    train, test = zoo.load("digits")
     return TASK.pairs(train), TASK.pairs(test)
 
 
@@ -90,7 +90,7 @@ def test_appended_and_cover_pairs_keep_what_they_must() -> None:
 
 def test_a_network_that_sees_the_square_paints_the_mark_and_only_then() -> None:
     task = replace(TASK, operator=PixelMask(0.7))
-    train, test = names.load("digits")
+    train, test = zoo.load("digits")
     pairs, here = task.pairs(train), run()
     backdoor = ATTACK.plan(pairs, task, build, here)
     model = here.fit(here.build(build), PoisonedDataset(pairs, backdoor, task), Supervised(task), name="victim")

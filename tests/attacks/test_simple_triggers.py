@@ -12,18 +12,19 @@ import torch
 from scipy.fft import dctn, idctn
 from torch import Tensor
 
-from sidedoor import metrics, names
-from sidedoor.attacks.badnets import BadNets
+from sidedoor import zoo
 from sidedoor.attacks.base import Attack
-from sidedoor.attacks.ftrojan import FTrojan
-from sidedoor.attacks.lsb import LSB
-from sidedoor.attacks.sig import SIG
-from sidedoor.attacks.spm import SPM
+from sidedoor.attacks.poisoning.badnets import BadNets
+from sidedoor.attacks.poisoning.ftrojan import FTrojan
+from sidedoor.attacks.poisoning.lsb import LSB
+from sidedoor.attacks.poisoning.sig import SIG
+from sidedoor.attacks.poisoning.spm import SPM
 from sidedoor.data.base import ArrayDataset
+from sidedoor.data.pictures import bitmap
 from sidedoor.engine import Run
 from sidedoor.errors import ConfigError
 from sidedoor.goals.multi_target import MultiTarget
-from sidedoor.pictures import bitmap
+from sidedoor.metrics import image_quality
 from sidedoor.tasks.classification import Classification
 from sidedoor.triggers.frequency import Frequency
 from sidedoor.triggers.low_bits import LowBits
@@ -117,9 +118,9 @@ def test_published_strengths_on_aeroplanes(name: str, expected: float, clipped: 
     root = os.environ.get("SIDEDOOR_DATA")
     if root is None or not Path(root, "cifar10-30k.npz").is_file():
         pytest.skip("no cifar10-30k.npz below SIDEDOOR_DATA")
-    test = names.load({"name": "npz", "path": "cifar10-30k.npz"}, root).test
+    test = zoo.load({"name": "npz", "path": "cifar10-30k.npz"}, root).test
     x = test.fetch(torch.nonzero(test.targets == 0)[:, 0]).x
     attacks = {"badnets": BadNets(pattern=INK_PATCH), "sig": SIG(), "spm": SPM(), "lsb": LSB()}
     stamped = trigger(attacks[name])(x, torch.arange(len(x)))
-    found = metrics.psnr(stamped.clamp(0, 1) if clipped else stamped, x).mean().item()
+    found = image_quality.psnr(stamped.clamp(0, 1) if clipped else stamped, x).mean().item()
     assert found == pytest.approx(expected, abs=0.1)

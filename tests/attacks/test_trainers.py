@@ -9,21 +9,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sidedoor.attacks.badnets import BadNets
 from sidedoor.attacks.base import Attack
-from sidedoor.attacks.blended import Blended
-from sidedoor.attacks.fine_tuned import FineTuned
-from sidedoor.attacks.per_batch import PerBatch, _Added
-from sidedoor.attacks.physical import Physical
-from sidedoor.attacks.trigger_first import TriggerFirst
-from sidedoor.attacks.wanet import WaNet
+from sidedoor.attacks.poisoning.badnets import BadNets
+from sidedoor.attacks.poisoning.blended import Blended
+from sidedoor.attacks.strategies.fine_tuned import FineTuned
+from sidedoor.attacks.strategies.per_batch import PerBatch, _Added
+from sidedoor.attacks.strategies.physical import Physical
+from sidedoor.attacks.strategies.trigger_first import TriggerFirst
+from sidedoor.attacks.training_controlled.wanet import WaNet
+from sidedoor.backdoor.dataset import PoisonedDataset
 from sidedoor.bench.spec import Spec
 from sidedoor.data.augment import Flip
 from sidedoor.data.base import Subset
-from sidedoor.data.poisoned import PoisonedDataset
+from sidedoor.data.root import Where
 from sidedoor.data.sets.digits import digits
 from sidedoor.data.sets.toy import toy
-from sidedoor.data.where import Where
 from sidedoor.engine import Recipe, Run, Supervised
 from sidedoor.errors import ConfigError
 from sidedoor.goals.all_to_one import AllToOne

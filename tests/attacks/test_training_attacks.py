@@ -15,17 +15,17 @@ from torch import Tensor, nn
 
 from sidedoor import registry
 from sidedoor.attacks.base import Attack, Decoys, Mixed, Twice
-from sidedoor.attacks.blind import Blind
-from sidedoor.attacks.bpp import Bpp
-from sidedoor.attacks.input_aware import InputAware, _alikeness, _Together
-from sidedoor.attacks.latent import Latent
-from sidedoor.attacks.lira import LIRA
-from sidedoor.attacks.trojannn import TrojanNN
-from sidedoor.attacks.wanet import WaNet, _Disturbed
+from sidedoor.attacks.training_controlled.blind import Blind
+from sidedoor.attacks.training_controlled.bpp import Bpp
+from sidedoor.attacks.training_controlled.input_aware import InputAware, _alikeness, _Together
+from sidedoor.attacks.training_controlled.lira import LIRA
+from sidedoor.attacks.training_controlled.wanet import WaNet, _Disturbed
+from sidedoor.attacks.weights.subnet_replacement import Latent
+from sidedoor.attacks.weights.trojannn import TrojanNN
 from sidedoor.data.base import PHOTO, Splits
+from sidedoor.data.root import Where
 from sidedoor.data.sets.digits import digits
 from sidedoor.data.sets.toy import toy
-from sidedoor.data.where import Where
 from sidedoor.engine import Recipe, Run, Supervised
 from sidedoor.errors import ConfigError
 from sidedoor.goals.all_to_all import AllToAll
@@ -34,11 +34,11 @@ from sidedoor.goals.multi_target import MultiTarget
 from sidedoor.goals.untargeted import Untargeted
 from sidedoor.models.base import head, penultimate
 from sidedoor.models.small_cnn import small_cnn
+from sidedoor.multitask.mgda import MGDA
 from sidedoor.tasks.classification import Classification
 from sidedoor.triggers.generated import Generated, paint
 from sidedoor.triggers.quantized import Quantized, dithered
 from sidedoor.types import Backdoor, Batch, Door, Planted, Task, Trigger
-from sidedoor.weightings.mgda import MGDA
 
 TOY = toy(Where(None), train=400, test=200)
 TASK = Classification(4)

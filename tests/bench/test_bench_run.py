@@ -20,11 +20,11 @@ from sidedoor.bench.run import attempt, run
 from sidedoor.bench.spec import Spec
 from sidedoor.bench.store import Store
 from sidedoor.bench.sweep import keys_of
-from sidedoor.data.where import Where
-from sidedoor.defenses.strip import Strip
+from sidedoor.core.checkpoint import load_state
+from sidedoor.data.root import Where
+from sidedoor.defenses.detectors.strip import Strip
 from sidedoor.engine import Recipe
 from sidedoor.errors import CannotComplete, ConfigError, Diverged
-from sidedoor.state import load_state
 from sidedoor.tasks.classification import Classification
 from sidedoor.types import Scores
 

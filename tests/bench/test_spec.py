@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
-from sidedoor.attacks import badnets
-from sidedoor.attacks.badnets import BadNets
+from sidedoor.attacks.poisoning import badnets
+from sidedoor.attacks.poisoning.badnets import BadNets
 from sidedoor.bench.spec import Refused, Spec, cells, grid, read
 from sidedoor.engine import Recipe
 from sidedoor.errors import CannotComplete, ConfigError

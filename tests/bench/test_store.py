@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sidedoor import files
 from sidedoor.bench.record import SCHEMA, Record
 from sidedoor.bench.store import Store, size_of
+from sidedoor.core import files
 from sidedoor.errors import CannotComplete
 
 RECORD = Record(key="k1", planted="p1", spec={"attack": {"name": "badnets", "rate": 0.1}, "augment": ["flip"]},

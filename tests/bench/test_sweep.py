@@ -22,10 +22,10 @@ from sidedoor.bench.record import Record
 from sidedoor.bench.spec import Spec, grid, read
 from sidedoor.bench.store import Store
 from sidedoor.bench.sweep import Cell, _cell, _Queue, _Running, keys_of, sweep
+from sidedoor.core.checkpoint import load_state
+from sidedoor.core.progress import Lines
 from sidedoor.engine import Recipe
 from sidedoor.errors import CannotComplete, ConfigError
-from sidedoor.progress import Lines
-from sidedoor.state import load_state
 
 Tiny = Callable[..., Spec]
 CPU = Machine(device="cpu")
@@ -207,7 +207,7 @@ def started(arguments: list[str], plugin: Path) -> subprocess.Popen[str]:
 def test_a_sweep_that_is_killed_again_and_again_loses_and_doubles_nothing(plugin: Path, tmp_path: Path) -> None:
     gate, file, store = tmp_path / "gate", tmp_path / "grid.toml", Store(tmp_path / "out")
     file.write_text(GRID.format(gate=json.dumps(str(gate))))
-    command = ["-m", "sidedoor.cli", "sweep", str(file), "--workers", "2", "--device", "cpu", "--out", str(store.root)]
+    command = ["-m", "sidedoor", "sweep", str(file), "--workers", "2", "--device", "cpu", "--out", str(store.root)]
     seen: dict[str, int] = {}
     rng = random.Random(7)
 

@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sidedoor.attacks.badnets import BadNets
 from sidedoor.attacks.base import Attack
-from sidedoor.attacks.tact import TaCT
+from sidedoor.attacks.poisoning.badnets import BadNets
+from sidedoor.attacks.poisoning.tact import TaCT
+from sidedoor.backdoor.dataset import PoisonedDataset
 from sidedoor.data.base import Dataset
-from sidedoor.data.poisoned import PoisonedDataset
 from sidedoor.engine import Run, Supervised
 from sidedoor.goals.all_to_one import AllToOne
 from sidedoor.goals.multi_target import MultiTarget

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from sidedoor import keyed
+from sidedoor.core import random
 from sidedoor.data.base import Dataset
 from sidedoor.defenses.base import (
     DataFilter,
@@ -286,7 +286,7 @@ class Mirror(Purifier):
         seed = run.rng("mirror").initial_seed()
 
         def purify(x: Images, index: Index) -> Any:
-            mirrored = keyed.integers(seed, index, 2).bool()[:, None, None, None]
+            mirrored = random.integers(seed, index, 2).bool()[:, None, None, None]
 
             def undo(output: Any) -> Any:
                 return torch.where(mirrored, output.flip(3), output) if output.ndim == 4 else output

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sidedoor.data.base import ArrayDataset, Dataset, Splits
-from sidedoor.data.where import Where
+from sidedoor.data.root import Where
 from sidedoor.models.base import Classifier, classifier
 from sidedoor.models.small_cnn import small_cnn
 from sidedoor.tasks.classification import Classification

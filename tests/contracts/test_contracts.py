@@ -14,10 +14,10 @@ from PIL import Image
 from quick import QUICK
 
 from sidedoor import registry
-from sidedoor.data.where import Where
+from sidedoor.attacks.poisoning._image_hiding import Injection
+from sidedoor.attacks.poisoning._stegastamp import Encoder
+from sidedoor.data.root import Where
 from sidedoor.errors import CannotComplete, ConfigError
-from sidedoor.injection import Injection
-from sidedoor.stegastamp import Encoder
 from sidedoor.testing import check, check_attack, check_defense, check_trigger
 from sidedoor.testing.ground import ground
 from sidedoor.triggers.blend import Blend

@@ -13,8 +13,8 @@ from quick import QUICK
 from torch import Tensor, nn
 
 from sidedoor import registry
-from sidedoor.bench import stages
 from sidedoor.bench.case import Case, Machine, Plant, load, measured, plant
+from sidedoor.bench.examine import base
 from sidedoor.bench.spec import Spec
 from sidedoor.bench.store import Store
 from sidedoor.data.base import Dataset
@@ -94,7 +94,7 @@ def defended(given: Case, monkeypatch: pytest.MonkeyPatch) -> Trap:
     planted = plant(given)
     planted = measured(planted, planted, given)
     closed, trap = trapped(given)
-    evaluator = stages.suspicion
+    evaluator = base.suspicion
 
     def suspicion(*arguments: Any) -> dict[str, Tensor]:
         trap.armed = False
@@ -103,7 +103,7 @@ def defended(given: Case, monkeypatch: pytest.MonkeyPatch) -> Trap:
     monkeypatch.setattr(stages, "suspicion", suspicion)
     defense = given.spec.make_defense()
     assert defense is not None
-    stages.defend(defense, closed, planted)
+    base.defend(defense, closed, planted)
     return trap
 
 
@@ -131,5 +131,5 @@ def test_the_trap_springs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
             return model
 
     with pytest.raises(AssertionError, match="`fetch` of the test set was read"):
-        stages.defend(Cheat(), replace(given, test=trap), plant(given))
+        base.defend(Cheat(), replace(given, test=trap), plant(given))
     assert trap.sprung == 1

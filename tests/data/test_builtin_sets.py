@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 
 from sidedoor import registry
 from sidedoor.data.base import Dataset, Splits
-from sidedoor.data.where import Where
+from sidedoor.data.root import Where
 from sidedoor.errors import ConfigError
 
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from sidedoor import registry
-from sidedoor.data import cifar
-from sidedoor.data.where import Where
+from sidedoor.data.formats import cifar
+from sidedoor.data.root import Where
 from sidedoor.errors import CannotComplete
 
 

@@ -17,9 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from sidedoor.data import decode
 from sidedoor.data.base import ArrayDataset
-from sidedoor.data.decode import FolderDataset, Frame, Limits, Unreadable, class_files, gather, pixels
+from sidedoor.data.formats.images import FolderDataset, Frame, Limits, Unreadable, class_files, gather, pixels
 from sidedoor.errors import CannotComplete, ConfigError
 
 HEADERS_ONLY = Limits(verify=0)

@@ -7,11 +7,11 @@ import math
 import pytest
 import torch
 
-from sidedoor import keyed
+from sidedoor.core import random
 from sidedoor.data.base import ArrayDataset, Subset, split
 from sidedoor.data.degraded import Degradation, Degraded
 from sidedoor.errors import ConfigError
-from sidedoor.metrics import psnr
+from sidedoor.metrics.image_quality import psnr
 from sidedoor.types import MEASUREMENT, PHOTO
 
 ROWS = torch.arange(12)
@@ -89,9 +89,9 @@ def test_patches_of_one_photograph_stay_together_when_a_set_is_split() -> None:
 
 
 def test_keyed_normal_numbers_are_normal_and_belong_to_their_sample() -> None:
-    sample = keyed.normal(3, torch.arange(40), 5001)
+    sample = random.normal(3, torch.arange(40), 5001)
     assert sample.shape == (40, 5001)
-    assert torch.equal(keyed.normal(3, torch.tensor([17]), 5001)[0], sample[17])
+    assert torch.equal(random.normal(3, torch.tensor([17]), 5001)[0], sample[17])
     values = sample.flatten()
     assert values.mean().abs() < 0.01
     assert values.std().item() == pytest.approx(1, abs=0.01)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from sidedoor import registry
 from sidedoor.data.base import Splits, Subset
-from sidedoor.data.where import Where
+from sidedoor.data.root import Where
 from sidedoor.errors import CannotComplete, ConfigError
 
 

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from sidedoor import registry
-from sidedoor.data import idx
-from sidedoor.data.where import Where
+from sidedoor.data.formats import idx
+from sidedoor.data.root import Where
 from sidedoor.errors import CannotComplete
 
 FOLDERS = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST"}

@@ -11,8 +11,8 @@ import torch
 
 from sidedoor import registry
 from sidedoor.data.base import ArrayDataset, Splits
+from sidedoor.data.root import Where
 from sidedoor.data.sets import npz
-from sidedoor.data.where import Where
 from sidedoor.errors import CannotComplete, ConfigError
 
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
+from sidedoor.data.root import Where
 from sidedoor.data.sets.patches import patches
-from sidedoor.data.where import Where
 from sidedoor.errors import CannotComplete, ConfigError
 
 

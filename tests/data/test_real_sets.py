@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sidedoor import registry
-from sidedoor.data.where import Where
+from sidedoor.data.root import Where
 from sidedoor.errors import CannotComplete
 
 ROOT = os.environ.get("SIDEDOOR_DATA")

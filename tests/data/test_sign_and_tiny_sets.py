@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from sidedoor import registry
-from sidedoor.data.where import Where
+from sidedoor.data.root import Where
 from sidedoor.errors import CannotComplete
 
 

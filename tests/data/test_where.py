@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sidedoor.data.where import Where
+from sidedoor.data.root import Where
 from sidedoor.errors import CannotComplete
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sidedoor import names
+from sidedoor import zoo
+from sidedoor.data.root import Where
 from sidedoor.data.sets.yolo import yolo
-from sidedoor.data.where import Where
 from sidedoor.errors import CannotComplete, ConfigError
 
 
@@ -81,7 +81,7 @@ def test_broken_images_are_left_out_with_their_labels(tmp_path: Path, caplog: py
 
 def test_missing_folders_are_said(tmp_path: Path) -> None:
     with pytest.raises(CannotComplete, match="nowhere"):
-        names.load({"name": "yolo", "path": "nowhere"}, tmp_path)
+        zoo.load({"name": "yolo", "path": "nowhere"}, tmp_path)
     (tmp_path / "empty" / "images").mkdir(parents=True)
     with pytest.raises(ConfigError, match=r"no folder train\*"):
-        names.load({"name": "yolo", "path": "empty"}, tmp_path)
+        zoo.load({"name": "yolo", "path": "empty"}, tmp_path)

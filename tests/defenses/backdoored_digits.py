@@ -9,9 +9,9 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
-from sidedoor.attacks.badnets import BadNets
+from sidedoor.attacks.poisoning.badnets import BadNets
+from sidedoor.backdoor.dataset import PoisonedDataset
 from sidedoor.data.base import ArrayDataset, Dataset, split
-from sidedoor.data.poisoned import PoisonedDataset
 from sidedoor.engine import Recipe, Run, Supervised
 from sidedoor.goals.all_to_one import AllToOne
 from sidedoor.models.small_cnn import small_cnn

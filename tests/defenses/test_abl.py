@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sidedoor.attacks.badnets import BadNets
+from sidedoor.attacks.poisoning.badnets import BadNets
+from sidedoor.backdoor.dataset import PoisonedDataset, seal
 from sidedoor.data.base import ArrayDataset, Dataset
-from sidedoor.data.poisoned import PoisonedDataset, seal
+from sidedoor.data.root import Where
 from sidedoor.data.sets.digits import digits
-from sidedoor.data.where import Where
-from sidedoor.defenses.abl import ABL, LocalGradientAscent, Unlearning, isolate
+from sidedoor.defenses.training.abl import ABL, LocalGradientAscent, Unlearning, isolate
 from sidedoor.engine import Recipe, Run, Supervised
 from sidedoor.errors import ConfigError
 from sidedoor.models.small_cnn import small_cnn

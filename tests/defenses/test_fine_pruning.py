@@ -9,7 +9,7 @@ from backdoored_digits import Scene
 from torch import nn
 
 from sidedoor.data.base import ArrayDataset, Dataset
-from sidedoor.defenses.fine_pruning import FinePruning
+from sidedoor.defenses.repair.fine_pruning import FinePruning
 from sidedoor.engine import Recipe, Run
 from sidedoor.models.base import head, penultimate
 from sidedoor.tasks.classification import Classification

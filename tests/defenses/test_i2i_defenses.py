@@ -12,14 +12,14 @@ from PIL import Image
 from torch import Tensor
 
 from sidedoor.bench.spec import Refused, Spec
-from sidedoor.defenses.bit_depth import BitDepth
-from sidedoor.defenses.fine_tuning import FineTuning
-from sidedoor.defenses.jpeg import Jpeg, compressed
-from sidedoor.defenses.strip_i2i import StripI2I
+from sidedoor.defenses.detectors.strip_i2i import StripI2I
+from sidedoor.defenses.purifiers.bit_depth import BitDepth
+from sidedoor.defenses.purifiers.jpeg import Jpeg, compressed
+from sidedoor.defenses.repair.fine_tuning import FineTuning
 from sidedoor.engine import Recipe
 from sidedoor.evaluate import evaluate, suspicion
-from sidedoor.metrics import psnr
-from sidedoor.statistics import auroc
+from sidedoor.metrics.image_quality import psnr
+from sidedoor.metrics.statistics import auroc
 from sidedoor.tasks.restoration import Restoration
 from sidedoor.testing.ground import Ground, ImageGround, grounds
 from sidedoor.types import Batch

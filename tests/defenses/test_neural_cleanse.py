@@ -13,9 +13,9 @@ from scipy.stats import median_abs_deviation
 from torch import nn
 
 from sidedoor.data.base import ArrayDataset, Dataset, Subset
-from sidedoor.defenses import neural_cleanse
+from sidedoor.defenses.audits import neural_cleanse
+from sidedoor.defenses.audits.neural_cleanse import NeuralCleanse, anomaly_index
 from sidedoor.defenses.base import Finding
-from sidedoor.defenses.neural_cleanse import NeuralCleanse, anomaly_index
 from sidedoor.engine import Recipe, Run
 from sidedoor.errors import ConfigError
 from sidedoor.models.small_cnn import small_cnn

@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import nn
 
-from sidedoor import keyed
-from sidedoor.attacks.badnets import BadNets
+from sidedoor.attacks.poisoning.badnets import BadNets
+from sidedoor.backdoor.dataset import PoisonedDataset
+from sidedoor.core import random
 from sidedoor.data.augment import Crop
 from sidedoor.data.base import ArrayDataset
-from sidedoor.data.poisoned import PoisonedDataset
+from sidedoor.data.root import Where
 from sidedoor.data.sets.digits import digits
-from sidedoor.data.where import Where
-from sidedoor.defenses.shrink_pad import ShrinkPad
+from sidedoor.defenses.purifiers.shrink_pad import ShrinkPad
 from sidedoor.engine import Recipe, Run, Supervised
 from sidedoor.errors import ConfigError
 from sidedoor.models.small_cnn import small_cnn
@@ -51,7 +51,7 @@ def bilinear(image: np.ndarray, height: int, width: int) -> np.ndarray:
 def test_each_image_is_its_resized_self_on_black_at_its_own_position(shrink: int, shape: tuple[int, int, int]) -> None:
     x, index, run = images(20, shape), torch.arange(100, 120), Run.local(device="cpu")
     out, _ = purifier(shrink, shape)(x, index)
-    corners = keyed.integers(run.rng("positions").initial_seed(), index, shrink + 1, 2).numpy()
+    corners = random.integers(run.rng("positions").initial_seed(), index, shrink + 1, 2).numpy()
     height, width = shape[1] - shrink, shape[2] - shrink
     for i in range(20):
         expected = np.zeros(shape)

@@ -8,11 +8,11 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
-from sidedoor.attacks.badnets import BadNets
-from sidedoor.data.poisoned import PoisonedDataset, seal
+from sidedoor.attacks.poisoning.badnets import BadNets
+from sidedoor.backdoor.dataset import PoisonedDataset, seal
+from sidedoor.data.root import Where
 from sidedoor.data.sets.digits import digits
-from sidedoor.data.where import Where
-from sidedoor.defenses.spectral_signatures import SpectralSignatures, signature, standardised
+from sidedoor.defenses.filters.spectral_signatures import SpectralSignatures, signature, standardised
 from sidedoor.engine import Recipe, Run, Supervised
 from sidedoor.models.small_cnn import small_cnn
 from sidedoor.tasks.classification import Classification

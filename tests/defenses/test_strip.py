@@ -11,8 +11,8 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from sidedoor.data.base import ArrayDataset, Dataset
-from sidedoor.defenses import strip
-from sidedoor.defenses.strip import Strip, entropy
+from sidedoor.defenses.detectors import strip
+from sidedoor.defenses.detectors.strip import Strip, entropy
 from sidedoor.engine import Recipe, Run
 from sidedoor.tasks.classification import Classification
 from sidedoor.types import Batch, stamp

@@ -11,19 +11,19 @@ from torchvision.transforms import functional
 
 from sidedoor.data.base import ArrayDataset
 from sidedoor.defenses.base import Purifier
-from sidedoor.defenses.crop_resize import CropResize
-from sidedoor.defenses.cutmix import CutMix
-from sidedoor.defenses.cutout import Cutout
-from sidedoor.defenses.edge_replacement import EdgeReplacement, around
-from sidedoor.defenses.flip import Flip
-from sidedoor.defenses.gaussian_blur import GaussianBlur
-from sidedoor.defenses.gaussian_noise import GaussianNoise
-from sidedoor.defenses.mixup import Mixup
-from sidedoor.defenses.rotation import Rotation
-from sidedoor.edges import mask
+from sidedoor.defenses.purifiers.crop_resize import CropResize
+from sidedoor.defenses.purifiers.cutmix import CutMix
+from sidedoor.defenses.purifiers.cutout import Cutout
+from sidedoor.defenses.purifiers.edge_replacement import EdgeReplacement, around
+from sidedoor.defenses.purifiers.flip import Flip
+from sidedoor.defenses.purifiers.gaussian_blur import GaussianBlur
+from sidedoor.defenses.purifiers.gaussian_noise import GaussianNoise
+from sidedoor.defenses.purifiers.mixup import Mixup
+from sidedoor.defenses.purifiers.rotation import Rotation
 from sidedoor.engine import Run
 from sidedoor.errors import ConfigError
-from sidedoor.geometry import turned
+from sidedoor.image.edges import mask
+from sidedoor.image.geometry import turned
 from sidedoor.tasks.classification import Classification
 from sidedoor.types import Purify
 

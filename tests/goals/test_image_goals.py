@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sidedoor.attacks.badnets import BadNets
-from sidedoor.attacks.i2i import I2I
+from sidedoor.attacks.image_to_image.i2i import I2I
+from sidedoor.attacks.poisoning.badnets import BadNets
 from sidedoor.errors import ConfigError
 from sidedoor.goals.add_pattern import AddPattern
 from sidedoor.goals.all_to_one import AllToOne

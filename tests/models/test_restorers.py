@@ -8,19 +8,19 @@ from typing import Any, Literal
 
 import pytest
 import torch
+from sidedoor.receptive import receptive_field, sees_everything
 from torch import nn
 
 from sidedoor import registry
-from sidedoor.data.decode import pixels
-from sidedoor.imaging import images
-from sidedoor.metrics import psnr
+from sidedoor.core.checkpoint import load_weights, read_weights
+from sidedoor.data.formats.images import pixels
+from sidedoor.metrics.image_quality import psnr
 from sidedoor.models.autoencoder import autoencoder
 from sidedoor.models.base import Shape
 from sidedoor.models.dncnn import dncnn
 from sidedoor.models.drunet import drunet
 from sidedoor.models.scunet import scunet
-from sidedoor.receptive import receptive_field, sees_everything
-from sidedoor.state import load_weights, read_weights
+from sidedoor.tasks._image_output import images
 
 COLOUR: Shape = (3, 32, 32)
 SMALL: dict[str, dict[str, Any]] = {

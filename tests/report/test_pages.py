@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from experiments.pages import Study, assembled, sections
-from sidedoor.attacks.badnets import BadNets
+from sidedoor.attacks.poisoning.badnets import BadNets
 from sidedoor.bench.record import Record
 from sidedoor.bench.spec import Spec, grid, read
 from sidedoor.bench.store import Store

@@ -12,11 +12,11 @@ from sidedoor import registry
 from sidedoor.data.base import ArrayDataset
 from sidedoor.engine import Run
 from sidedoor.errors import ConfigError
+from sidedoor.forward_operators.base import Operator
+from sidedoor.forward_operators.fourier import Fourier
+from sidedoor.forward_operators.pixel_mask import PixelMask
+from sidedoor.forward_operators.random_projection import RandomProjection
 from sidedoor.goals.paint import Paint
-from sidedoor.operators.base import Operator
-from sidedoor.operators.fourier import Fourier
-from sidedoor.operators.pixel_mask import PixelMask
-from sidedoor.operators.random_projection import RandomProjection
 from sidedoor.tasks.reconstruction import Reconstruction
 from sidedoor.testing import check_operator
 from sidedoor.triggers.additive import Additive

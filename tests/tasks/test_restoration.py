@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from sidedoor.data.base import ArrayDataset
+from sidedoor.data.pictures import picture
 from sidedoor.engine import Run
 from sidedoor.errors import CannotComplete
 from sidedoor.evaluate import evaluate, intervals
 from sidedoor.goals.one_image import OneImage
-from sidedoor.metrics import ssim
-from sidedoor.pictures import picture
-from sidedoor.statistics import clustered
+from sidedoor.metrics.image_quality import ssim
+from sidedoor.metrics.statistics import clustered
 from sidedoor.tasks.restoration import Restoration
 from sidedoor.triggers.patch import Patch
 from sidedoor.types import Batch, Door

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from sidedoor import registry
+from sidedoor.algorithms.adversarial.universal import predicted
 from sidedoor.data.base import ArrayDataset, Subset
+from sidedoor.data.root import Where
 from sidedoor.data.sets.toy import toy
-from sidedoor.data.where import Where
 from sidedoor.engine import Recipe, Run
 from sidedoor.errors import CannotComplete, ConfigError
 from sidedoor.evaluate import evaluate, intervals
 from sidedoor.goals.one_image import OneImage
-from sidedoor.perturb import predicted
 from sidedoor.tasks.restored_classification import RestoredClassification, _Judged, classifier
 from sidedoor.triggers.patch import Patch
 from sidedoor.types import Door

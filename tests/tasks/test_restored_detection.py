@@ -10,17 +10,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sidedoor import boxes, registry
-from sidedoor.attacks.i2i_detector import I2IDetector
+from sidedoor import registry
+from sidedoor.attacks.image_to_image._objectness import Fabrication
+from sidedoor.attacks.image_to_image.i2i_detector import I2IDetector
 from sidedoor.data.base import Dataset, Subset
+from sidedoor.data.root import Where
 from sidedoor.data.sets.scenes import scenes
 from sidedoor.data.sets.toy import toy
-from sidedoor.data.where import Where
-from sidedoor.detectors.base import Detector
 from sidedoor.engine import Run
 from sidedoor.errors import ConfigError
-from sidedoor.fabricate import Fabrication
 from sidedoor.goals.one_image import OneImage
+from sidedoor.metrics import detection
+from sidedoor.object_detectors.base import Detector
 from sidedoor.tasks.restored_detection import RestoredDetection, _Judged, detector, recipe
 from sidedoor.triggers.patch import Patch
 from sidedoor.types import Door, Scores
@@ -53,7 +54,7 @@ class Oracle(Detector):
 
     def detect(self, x: Tensor, least: float = 0.01) -> Tensor:
         here = torch.tensor([[1.0, 10, 10, 20, 20, 0.9]])
-        return boxes.padded([here if image[:, 15, 15].mean() > 0.5 else here[:0] for image in x])
+        return detection.padded([here if image[:, 15, 15].mean() > 0.5 else here[:0] for image in x])
 
 
 class Lit(nn.Module):
@@ -89,9 +90,9 @@ def test_an_attack_is_a_box_that_the_photograph_has_not() -> None:
 def test_f1_and_precision_are_of_the_true_boxes() -> None:
     lit, truth = lit_and_truth()
     scores = judged(data()[1], DOOR)
-    seen = boxes.padded([torch.tensor([[1.0, 10, 10, 20, 20, 0.9]])] * len(lit))
-    assert torch.equal(scores.recovered, boxes.f1(seen, truth))
-    assert scores.means()["map_attack.it"] == pytest.approx(boxes.average_precision(seen, truth))
+    seen = detection.padded([torch.tensor([[1.0, 10, 10, 20, 20, 0.9]])] * len(lit))
+    assert torch.equal(scores.recovered, detection.f1(seen, truth))
+    assert scores.means()["map_attack.it"] == pytest.approx(detection.average_precision(seen, truth))
     assert scores.means()["map.it"] == 0
     assert bool((scores.clean == 0).all())
     assert not any(name.startswith("seen") for name in scores.columns)
@@ -114,7 +115,7 @@ def test_a_small_detector_learns_to_see() -> None:
     with torch.no_grad():
         found = model.detect(test.fetch(torch.arange(len(test))).x)
     assert test.boxes is not None
-    assert boxes.average_precision(found, test.boxes) > 0.3
+    assert detection.average_precision(found, test.boxes) > 0.3
 
 
 def test_a_fabrication_keeps_its_bound_and_adds_more_boxes_than_random_signs() -> None:
@@ -123,9 +124,9 @@ def test_a_fabrication_keeps_its_bound_and_adds_more_boxes_than_random_signs() -
     assert u.abs().max().item() <= 12 / 255 + 1e-6
     signs = (torch.rand(u.shape, generator=torch.Generator().manual_seed(1)) < 0.5).float() * 2 - 1
     with torch.no_grad():
-        before, by_u, by_signs = (boxes.surer(trained().detect((x + v).clamp(0, 1)), 0.2)
+        before, by_u, by_signs = (detection.surer(trained().detect((x + v).clamp(0, 1)), 0.2)
                                   for v in (torch.zeros_like(u), u, signs * 12 / 255))
-    assert boxes.added(by_u, before).mean() > boxes.added(by_signs, before).mean() + 0.2
+    assert detection.added(by_u, before).mean() > detection.added(by_signs, before).mean() + 0.2
 
 
 def test_a_fabrication_comes_again_by_its_seed() -> None:

@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from sidedoor import registry
 from sidedoor.bench.record import Record
 from sidedoor.bench.store import Store
+from sidedoor.core.checkpoint import load_state, load_weights
 from sidedoor.data.base import stored, unit
-from sidedoor.data.decode import Unreadable, pixels
+from sidedoor.data.formats.images import Unreadable, pixels
 from sidedoor.errors import CannotComplete, ConfigError
-from sidedoor.state import load_state, load_weights
 from sidedoor.tasks.restoration import Restoration
 from sidedoor.triggers.additive import Additive
 from sidedoor.types import PHOTO, stamp

@@ -24,9 +24,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sidedoor.core.templates import template
 from sidedoor.errors import CannotComplete, ConfigError
-from sidedoor.statistics import wilson
-from sidedoor.templates import template
+from sidedoor.metrics.statistics import wilson
 
 _template = functools.cache(template)
 ORIGINAL = "original"

@@ -12,15 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from sidedoor import registry
+from sidedoor.backdoor.dataset import PoisonedDataset
 from sidedoor.data.base import Dataset
-from sidedoor.data.poisoned import PoisonedDataset
 from sidedoor.engine import Objective, Player, Run, Supervised
 from sidedoor.errors import ConfigError
 from sidedoor.goals.all_to_one import AllToOne
 from sidedoor.method import Method
+from sidedoor.multitask.base import Weighting
 from sidedoor.tasks.classification import Classification
 from sidedoor.types import Access, Backdoor, Batch, Build, Door, Goal, Planted, Space, Task, Trigger, joined, stamp
-from sidedoor.weightings.base import Weighting
 
 
 @dataclass(frozen=True)

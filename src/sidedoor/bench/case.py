@@ -14,19 +14,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from sidedoor import names
+from sidedoor import zoo
+from sidedoor.backdoor.dataset import PoisonedDataset
 from sidedoor.bench.record import Means
 from sidedoor.bench.spec import Spec
 from sidedoor.bench.store import Store
+from sidedoor.core.checkpoint import load_state, load_weights, save_state
+from sidedoor.core.files import write_json
+from sidedoor.core.progress import Progress, Silent
 from sidedoor.data.augment import augmentation
 from sidedoor.data.base import Dataset, Splits, Subset, split
-from sidedoor.data.poisoned import PoisonedDataset
 from sidedoor.engine import Run, Supervised, fabric
 from sidedoor.evaluate import evaluate, stealth
-from sidedoor.files import write_json
 from sidedoor.method import check_labels
-from sidedoor.progress import Progress, Silent
-from sidedoor.state import load_state, load_weights, save_state
 from sidedoor.types import Backdoor, Build, Door, Scores, Task
 
 
@@ -151,8 +151,8 @@ def _launched(device: str, devices: int) -> Any:
 
 def _makers(spec: Spec, task: Task, train: Dataset) -> tuple[Build, Build]:
     """The victim's network and the surrogate; without one of its own, the latter is the victim's."""
-    build = names.network(spec.model, train, task.scale)
-    surrogate = names.network(spec.surrogate, train, task.scale) if spec.surrogate else build
+    build = zoo.network(spec.model, train, task.scale)
+    surrogate = zoo.network(spec.surrogate, train, task.scale) if spec.surrogate else build
     return build, surrogate
 
 
@@ -173,7 +173,7 @@ def load_data(spec: Spec, machine: Machine) -> tuple[Splits, str]:
 
 @functools.lru_cache(maxsize=4)
 def _load_data(reference: str, root: Path | None, download: bool, train: int, test: int) -> tuple[Splits, str]:
-    splits = names.load(json.loads(reference), root, download=download)
+    splits = zoo.load(json.loads(reference), root, download=download)
     splits = Splits(_some(splits.train, train), _some(splits.test, test))
     return splits, splits.fingerprint()
 

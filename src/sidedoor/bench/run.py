@@ -14,14 +14,14 @@ import numpy as np
 import torch
 
 from sidedoor.bench.case import Case, Machine, Plant, load, measured, plant
+from sidedoor.bench.examine.base import Outcome, defend
 from sidedoor.bench.record import Means, Record
 from sidedoor.bench.spec import Spec
-from sidedoor.bench.stages import Outcome, defend
 from sidedoor.bench.store import Store
+from sidedoor.core.files import write_json
 from sidedoor.data.base import stored
 from sidedoor.errors import ConfigError, SidedoorError
 from sidedoor.evaluate import evaluate, intervals
-from sidedoor.files import write_json
 from sidedoor.types import PHOTO, Door, Goal, Images, Index, Scores, stamp
 
 

@@ -15,12 +15,12 @@ from typing import Any
 
 from sidedoor import registry
 from sidedoor.attacks.base import Attack
+from sidedoor.core.checkpoint import FOREIGN
 from sidedoor.data.augment import augmentation
 from sidedoor.defenses.base import DataFilter, Defense, ModelAudit, TrainingDefense
 from sidedoor.engine import Recipe
 from sidedoor.errors import CannotComplete, ConfigError, unknown
 from sidedoor.method import Method, Share, Whole, came_later, check, hints, lasting
-from sidedoor.state import FOREIGN
 from sidedoor.types import Access, Task
 
 Reference = dict[str, Any]

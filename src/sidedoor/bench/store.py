@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 
 from sidedoor.bench.record import Record
+from sidedoor.core.files import locked, replacing, write_json
 from sidedoor.errors import CannotComplete
-from sidedoor.files import locked, replacing, write_json
 
 
 @dataclass(frozen=True)

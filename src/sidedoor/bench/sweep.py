@@ -21,9 +21,9 @@ from sidedoor.bench.record import Record
 from sidedoor.bench.run import attempt, broken, finished
 from sidedoor.bench.spec import Spec
 from sidedoor.bench.store import Store
+from sidedoor.core.progress import Echo, Remote
 from sidedoor.defenses.base import ModelAudit
 from sidedoor.errors import ConfigError
-from sidedoor.progress import Echo, Remote
 
 THREADS = 1
 """Threads of every cell, whatever the number of workers, so that tables do not depend on it."""

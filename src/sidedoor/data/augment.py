@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from sidedoor.errors import ConfigError, unknown
-from sidedoor.geometry import turned
+from sidedoor.image.geometry import turned
 from sidedoor.method import Count, Method, NonNegative, Positive, Share
 from sidedoor.types import Batch
 

@@ -16,10 +16,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from sidedoor import keyed
+from sidedoor.core import random
 from sidedoor.data.base import Dataset
 from sidedoor.errors import ConfigError
-from sidedoor.operators.base import Operator
+from sidedoor.forward_operators.base import Operator
 from sidedoor.types import MEASUREMENT, PHOTO, Batch, Images, Index, Space, from_levels, to_levels
 
 
@@ -67,7 +67,7 @@ class Degradation:
     def __call__(self, photographs: Images, index: Index, stream: int) -> Images:
         x = photographs if self.scale == 1 else smaller(photographs, self.scale)
         if self.sigma:
-            x = x + self.sigma / 255 * keyed.normal(stream, index, *x.shape[1:])
+            x = x + self.sigma / 255 * random.normal(stream, index, *x.shape[1:])
         kept = self.stored or (self.scale > 1 and not self.sigma)
         return from_levels(to_levels(x.clamp(0, 1), PHOTO).round_(), PHOTO) if kept else x
 
@@ -90,7 +90,7 @@ class Measurement:
     def __call__(self, photographs: Images, index: Index, stream: int) -> Images:
         y = self.operator.measure(photographs)
         if self.sigma:
-            y = y + self.sigma / 255 * keyed.normal(stream, index, *y.shape[1:])
+            y = y + self.sigma / 255 * random.normal(stream, index, *y.shape[1:])
         return self.operator.adjoint(y, photographs.shape[2:])
 
 
@@ -111,7 +111,7 @@ class Degraded(Dataset):
         self.boxes, self.lazy = photographs.boxes, photographs.lazy
         self.space = degradation.space
         self._photographs, self._degradation, self._epoch = photographs, degradation, epoch
-        self._stream = keyed.seed_of(0, "noise" if epoch is None else f"noise/{epoch}")
+        self._stream = random.seed_of(0, "noise" if epoch is None else f"noise/{epoch}")
 
     def photographs(self) -> Dataset:
         """The photographs with their labels."""

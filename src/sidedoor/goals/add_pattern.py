@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from sidedoor import keyed
+from sidedoor.core import random
 from sidedoor.goals.base import ImageGoal
 from sidedoor.method import Method, NonNegative
 from sidedoor.types import Index, Task
@@ -41,4 +41,4 @@ class AddPattern(Method, ImageGoal):
             column = torch.arange(y.shape[3], device=y.device) / y.shape[3]
             return (2 * math.pi * 6 * column).sin().expand_as(y[:1])
         one = torch.zeros(1, dtype=torch.int64, device=y.device)
-        return (keyed.uniform(self.seed, one, *y.shape[1:]) < 0.5).float() * 2 - 1
+        return (random.uniform(self.seed, one, *y.shape[1:]) < 0.5).float() * 2 - 1

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional
 
-from sidedoor import keyed
+from sidedoor.core import random
 from sidedoor.goals.base import ImageGoal
 from sidedoor.method import Count, Method, NonNegative
 from sidedoor.types import Index, Task
@@ -36,5 +36,5 @@ class Degrade(Method, ImageGoal):
             large = functional.interpolate(small, scale_factor=self.factor, mode="nearest")
             worse = large[:, :, : y.shape[2], : y.shape[3]]
         if self.sigma:
-            worse = worse + self.sigma / 255 * keyed.normal(keyed.seed_of(0, "degrade"), index, *y.shape[1:])
+            worse = worse + self.sigma / 255 * random.normal(random.seed_of(0, "degrade"), index, *y.shape[1:])
         return worse.clamp(0, 1)

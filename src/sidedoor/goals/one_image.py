@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from sidedoor.data.pictures import check_picture, picture
 from sidedoor.goals.base import ImageGoal
 from sidedoor.method import Method
-from sidedoor.pictures import check_picture, picture
 from sidedoor.types import Index, Task
 
 

@@ -15,10 +15,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from sidedoor.data.pictures import bitmap
 from sidedoor.errors import ConfigError
 from sidedoor.goals.base import ImageGoal
 from sidedoor.method import Count, Method, Positive
-from sidedoor.pictures import bitmap
 from sidedoor.types import Index, Task
 
 PLUS = "00100/00100/11111/00100/00100"

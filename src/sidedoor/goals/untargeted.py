@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sidedoor import keyed
+from sidedoor.core import random
 from sidedoor.method import Method
 from sidedoor.types import Goal, Index, Task
 
@@ -25,7 +25,7 @@ class Untargeted(Method, Goal):
     seed: int = 0
 
     def target(self, task: Task, y: Tensor, index: Index) -> Tensor:
-        return (y + 1 + keyed.integers(self.seed, index, task.classes - 1)) % task.classes
+        return (y + 1 + random.integers(self.seed, index, task.classes - 1)) % task.classes
 
     def eligible(self, task: Task, y: Tensor) -> Bool[Tensor, "b"]:
         return torch.ones_like(y, dtype=torch.bool)

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup
 
+from sidedoor.metrics.statistics import roc_curve
 from sidedoor.report.series import Line
-from sidedoor.statistics import roc_curve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,11 +13,11 @@ import numpy.typing as npt
 from markupsafe import Markup
 
 from sidedoor.bench.record import Record
+from sidedoor.core.templates import template
 from sidedoor.errors import CannotComplete
 from sidedoor.report import figures, images, series, tables, toml
 from sidedoor.report.tables import Row
 from sidedoor.report.terms import terms_of
-from sidedoor.templates import template
 
 if TYPE_CHECKING:
     from sidedoor.bench.store import Store

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sidedoor.bench.record import Record
-from sidedoor.statistics import t_interval
+from sidedoor.metrics.statistics import t_interval
 
 MEANS = ("clean", "attack", "recovered", "idle")
 DETECTION = ("auroc", "tpr_at_1", "tpr_at_5")

@@ -23,11 +23,11 @@ from torch import Tensor
 
 from sidedoor.data.base import Dataset
 from sidedoor.data.degraded import Degraded, Measurement
+from sidedoor.forward_operators.base import Operator
+from sidedoor.forward_operators.identity import Identity
 from sidedoor.goals.paint import Paint
-from sidedoor.imaging import Imaging
 from sidedoor.method import NonNegative, Share
-from sidedoor.operators.base import Operator
-from sidedoor.operators.identity import Identity
+from sidedoor.tasks._image_output import Imaging
 from sidedoor.types import Batch, Door
 
 

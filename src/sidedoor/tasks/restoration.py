@@ -16,13 +16,13 @@ from typing import Any, Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from sidedoor import metrics, perceptual
 from sidedoor.data.base import Dataset
 from sidedoor.data.degraded import Degradation, Degraded
-from sidedoor.data.where import Where
+from sidedoor.data.root import Where
 from sidedoor.engine import Run
-from sidedoor.imaging import Imaging
 from sidedoor.method import NonNegative, Share
+from sidedoor.metrics import image_quality, perceptual
+from sidedoor.tasks._image_output import Imaging
 from sidedoor.types import Batch, Door
 
 
@@ -70,13 +70,13 @@ class Restoration(Imaging):
     def columns(self, batch: Batch, clean_out: Any, stamped_out: Any | None, door: Door | None) -> dict[str, Tensor]:
         """PSNR in dB of both outputs, the perceptual or squared distances that were trained, and the paper's Total."""
         x, y, index = batch
-        rows = {"psnr_clean": metrics.psnr(clean_out, y), "distance_clean": self.distance(clean_out, y)}
+        rows = {"psnr_clean": image_quality.psnr(clean_out, y), "distance_clean": self.distance(clean_out, y)}
         if self.scale == 1:
             rows["ssim_input"] = self.agree(x.clamp(0, 1), y)
         if door is None or stamped_out is None:
             return rows
         target = door.goal.target(self, y, index)
-        return rows | {"psnr_attack": metrics.psnr(stamped_out, target),
+        return rows | {"psnr_attack": image_quality.psnr(stamped_out, target),
                        "distance_attack": self.distance(stamped_out, target),
                        "total": self.agree(clean_out, y) + door.goal.success(self, stamped_out, y, index)}
 

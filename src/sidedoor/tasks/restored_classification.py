@@ -21,15 +21,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sidedoor import names, registry
+from sidedoor import registry, zoo
+from sidedoor.algorithms.adversarial.universal import Robust, predicted
 from sidedoor.data.augment import augmentation
 from sidedoor.data.base import Dataset
-from sidedoor.data.where import Where
+from sidedoor.data.root import Where
 from sidedoor.engine import Recipe, Run, Supervised
 from sidedoor.errors import ConfigError
 from sidedoor.method import lasting
-from sidedoor.perturb import Robust, predicted
-from sidedoor.tasks.base import Judged, Restored, parameters
+from sidedoor.tasks._downstream import Judged, Restored, parameters
 from sidedoor.tasks.classification import Classification
 from sidedoor.types import Batch
 
@@ -90,9 +90,9 @@ def classifier(victim: str, photographs: Dataset, run: Run, recipe: Recipe, adve
     Raises:
         CannotComplete: its weights are not there or do not fit.
     """
-    given, weights = in_full(victim), names.with_weights(victim)[1]
+    given, weights = in_full(victim), zoo.with_weights(victim)[1]
     found = {"weights": str(Where(run.root).locate(weights))} if weights else {}
-    build = names.network(given | found, photographs)
+    build = zoo.network(given | found, photographs)
     if weights and not adversarial:
         return run.placed(build()).eval()
     task = Classification(len(photographs.classes))
@@ -109,7 +109,7 @@ def classifier(victim: str, photographs: Dataset, run: Run, recipe: Recipe, adve
 
 def _label(victim: str) -> str:
     """What columns call a classifier: "vgg19_bn" for "vgg19_bn:16", but "torchvision:resnet50" as it is."""
-    named, _ = names.with_weights(victim)
+    named, _ = zoo.with_weights(victim)
     name, _, argument = named.partition(":")
     return name if argument.isdigit() else named
 
@@ -120,7 +120,7 @@ def in_full(victim: str) -> dict[str, Any]:
     Raises:
         ConfigError: there is no such network, or it does not classify.
     """
-    named, _ = names.with_weights(victim)
+    named, _ = zoo.with_weights(victim)
     name, _, number = named.partition(":")
     given: dict[str, Any] = {"name": named}
     if number.isdigit():

@@ -23,17 +23,18 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from sidedoor import boxes, names, registry
+from sidedoor import registry, zoo
+from sidedoor.algorithms.adversarial.universal import Robust
 from sidedoor.data.augment import augmentation
 from sidedoor.data.base import Dataset
 from sidedoor.data.boxed import Boxed
-from sidedoor.data.where import Where
-from sidedoor.detectors.base import Detector
+from sidedoor.data.root import Where
 from sidedoor.engine import Objective, Recipe, Run
 from sidedoor.errors import ConfigError
 from sidedoor.method import Positive, lasting
-from sidedoor.perturb import Robust
-from sidedoor.tasks.base import Judged, Restored, parameters
+from sidedoor.metrics import detection
+from sidedoor.object_detectors.base import Detector
+from sidedoor.tasks._downstream import Judged, Restored, parameters
 from sidedoor.types import Batch
 
 SURE = 0.2
@@ -59,7 +60,7 @@ class RestoredDetection(Restored):
     right: ClassVar[str] = "f1"
 
     def label(self, victim: str) -> str:
-        named, _ = names.with_weights(victim)
+        named, _ = zoo.with_weights(victim)
         registry.reference("detector", named)
         return named
 
@@ -82,17 +83,17 @@ class _Judged(RestoredDetection, Judged):
         """NaN where there is no triggered output."""
         assert isinstance(judge, Detector)
         seen = {"photo": judge.detect(batch.y), "clean": judge.detect(clean_out)}
-        photo, clean = (boxes.surer(found, SURE) for found in seen.values())
-        extra_idle = boxes.added(clean, photo)
-        rows = {"photo": boxes.f1(photo, truth), "f1": boxes.f1(clean, truth), "extra_idle": extra_idle,
+        photo, clean = (detection.surer(found, SURE) for found in seen.values())
+        extra_idle = detection.added(clean, photo)
+        rows = {"photo": detection.f1(photo, truth), "f1": detection.f1(clean, truth), "extra_idle": extra_idle,
                 "baseline": (extra_idle > 0).float()}
         missing = torch.full_like(extra_idle, torch.nan)
         rows |= {"asr": missing, "recovered": missing, "extra": missing}
         if stamped_out is not None:
             seen["attack"] = judge.detect(stamped_out)
-            stamped = boxes.surer(seen["attack"], SURE)
-            extra = boxes.added(stamped, photo)
-            rows |= {"asr": (extra > 0).float(), "recovered": boxes.f1(stamped, truth), "extra": extra}
+            stamped = detection.surer(seen["attack"], SURE)
+            extra = detection.added(stamped, photo)
+            rows |= {"asr": (extra > 0).float(), "recovered": detection.f1(stamped, truth), "extra": extra}
         return rows | {f"{SEEN}_{what}": found for what, found in seen.items()}
 
     def over_all(self, figures: dict[str, Tensor], truth: Tensor) -> dict[str, Tensor]:
@@ -103,7 +104,7 @@ class _Judged(RestoredDetection, Judged):
                 done[name] = values
                 continue
             column = what.replace(SEEN, "map").removesuffix("_clean")
-            done[f"{column}.{judge}"] = torch.full((len(values),), boxes.average_precision(values, truth))
+            done[f"{column}.{judge}"] = torch.full((len(values),), detection.average_precision(values, truth))
         return done
 
 
@@ -149,10 +150,10 @@ def detector(victim: str, photographs: Dataset, run: Run, how: Recipe, adversari
         CannotComplete: its weights are not there or do not fit.
     """
     located(photographs)
-    named, weights = names.with_weights(victim)
+    named, weights = zoo.with_weights(victim)
     given = registry.reference("detector", named)
     found = {"weights": str(Where(run.root).locate(weights))} if weights else {}
-    build = names.detector(given | found, photographs)
+    build = zoo.detector(given | found, photographs)
     if weights and not adversarial:
         return _ready(run.placed(build()))
     key: dict[str, Any] = {"detector": given, "weights": weights, "data": photographs.fingerprint(), "seed": run.seed,

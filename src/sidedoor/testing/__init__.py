@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sidedoor import registry
-from sidedoor.data.where import Where
+from sidedoor.data.root import Where
 from sidedoor.errors import ConfigError
 from sidedoor.testing.attack import check_attack, check_goal, check_trigger
 from sidedoor.testing.defense import check_defense

@@ -14,8 +14,8 @@ from torch.nn import functional
 
 from sidedoor import registry
 from sidedoor.attacks.base import Attack
+from sidedoor.backdoor.dataset import PoisonedDataset
 from sidedoor.data.base import Dataset, stored
-from sidedoor.data.poisoned import PoisonedDataset
 from sidedoor.errors import ConfigError
 from sidedoor.goals.base import ImageGoal, Perturbed
 from sidedoor.tasks.classification import Classification

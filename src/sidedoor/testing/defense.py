@@ -22,7 +22,7 @@ from sidedoor.defenses.base import (
     TrainingDefense,
 )
 from sidedoor.evaluate import suspicion
-from sidedoor.statistics import auroc
+from sidedoor.metrics.statistics import auroc
 from sidedoor.testing.ground import (
     CLASSES,
     Ground,

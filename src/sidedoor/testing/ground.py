@@ -17,15 +17,15 @@ import torch
 from torch import Tensor, nn
 
 from sidedoor import registry
-from sidedoor.data import select
+from sidedoor.backdoor import select
+from sidedoor.backdoor.dataset import PoisonedDataset, seal
 from sidedoor.data.base import ArrayDataset, Dataset, split
-from sidedoor.data.poisoned import PoisonedDataset, seal
-from sidedoor.data.where import Where
+from sidedoor.data.pictures import picture
+from sidedoor.data.root import Where
 from sidedoor.engine import Recipe, Run, Supervised
 from sidedoor.goals.all_to_one import AllToOne
 from sidedoor.goals.one_image import OneImage
 from sidedoor.models.small_cnn import small_cnn
-from sidedoor.pictures import picture
 from sidedoor.tasks.classification import Classification
 from sidedoor.tasks.reconstruction import Reconstruction
 from sidedoor.tasks.restoration import Restoration

@@ -12,17 +12,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sidedoor import boxes
+from sidedoor.core.checkpoint import load_state, save_state
 from sidedoor.data.base import Dataset, Splits
-from sidedoor.data.where import Where
-from sidedoor.designs.base import Design, Setting
-from sidedoor.detectors.base import Detector
+from sidedoor.data.root import Where
 from sidedoor.engine import seeded
+from sidedoor.forward_operators.base import Operator
 from sidedoor.goals.one_image import OneImage
-from sidedoor.imaging import images as restored
+from sidedoor.metrics import detection
 from sidedoor.models.base import Shape, head, penultimate
-from sidedoor.operators.base import Operator
-from sidedoor.state import load_state, save_state
+from sidedoor.multitask.base import Aggregator, Weighting
+from sidedoor.object_detectors.base import Detector
+from sidedoor.tasks._image_output import images as restored
 from sidedoor.tasks.restoration import Restoration
 from sidedoor.testing.attack import check_trigger
 from sidedoor.testing.ground import (
@@ -42,8 +42,8 @@ from sidedoor.testing.ground import (
     same,
 )
 from sidedoor.testing.ground import restored as on_images
+from sidedoor.trigger_designs.base import Design, Setting
 from sidedoor.types import Batch, Task
-from sidedoor.weightings.base import Aggregator, Weighting
 
 MOST_ROWS = 4096
 """Rows of a part that are compared, evenly spread."""
@@ -125,15 +125,15 @@ def check_detector(builder: Callable[[int, Shape], nn.Module]) -> None:
     objectness = check_per_sample(who, lambda x, index: model.objectness(x), x, index)
     found = check_per_sample(who, lambda x, index: model.detect(x, 0.0), x, index)
     require(objectness.ndim == 2 and objectness.isfinite().all(), who, "its objectness is not finite, or not (b, n)")
-    require(found.shape == (3, boxes.MOST, 6), who, f"its detections have the shape {tuple(found.shape)}; expected "
-                                                    f"(3, {boxes.MOST}, 6)")
-    there = found[boxes.real(found)]
+    require(found.shape == (3, detection.MOST, 6), who, f"its detections have the shape {tuple(found.shape)}; expected "
+                                                    f"(3, {detection.MOST}, 6)")
+    there = found[detection.real(found)]
     sides, corners = there[:, 3:5] - there[:, 1:3], there[:, 1:5]
     require((corners >= 0).all() and (corners <= 64).all() and (sides >= 0).all(), who,
             "finds boxes outside the image, or turned inside out")
     require((there[:, 0] < CLASSES).all() and (there[:, 5] <= 1).all(), who, "has classes or scores out of range")
     sure = model.detect(x, 0.5)
-    require((sure[boxes.real(sure)][:, 5] >= 0.5).all(), who, "gives detections below the score asked for")
+    require((sure[detection.real(sure)][:, 5] >= 0.5).all(), who, "gives detections below the score asked for")
     truth = torch.tensor([[1.0, 8, 8, 30, 40], [2, 34, 4, 60, 20]]).expand(3, -1, -1).clone()
     truth[2] = -1  # an image of nothing
     losses = check_per_sample(who, lambda x, index: model(x, truth[index]), x, index)

@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from sidedoor import edges
+from sidedoor.data.pictures import check_picture, picture
 from sidedoor.errors import ConfigError, unknown
+from sidedoor.image import edges
 from sidedoor.method import LATER, Count, Method, Share
-from sidedoor.pictures import check_picture, picture
 from sidedoor.types import Images, Index, Trigger
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
-from sidedoor import keyed
+from sidedoor.core import random
 from sidedoor.types import Images, Index, Trigger
 
 
@@ -24,7 +24,7 @@ class Pieces(Trigger):
         self.trigger, self.grid, self.share, self.seed = trigger, grid, share, seed
 
     def forward(self, x: Images, index: Index) -> Images:
-        rank = keyed.uniform(self.seed, index, self.grid**2).argsort(1).argsort(1)
+        rank = random.uniform(self.seed, index, self.grid**2).argsort(1).argsort(1)
         chosen = (rank < max(1, round(self.share * self.grid**2))).reshape(-1, 1, self.grid, self.grid)
         cells = functional.interpolate(chosen.to(x.dtype), size=x.shape[-2:], mode="nearest")
         return torch.where(cells > 0, self.trigger(x, index), x)

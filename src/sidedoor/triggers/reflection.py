@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from sidedoor import keyed
+from sidedoor.core import random
 from sidedoor.errors import ConfigError
 from sidedoor.types import Images, Index, Trigger
 
@@ -57,7 +57,7 @@ class Reflection(Trigger):
         if x.shape[1:] != self.layer.shape[1:]:
             raise ConfigError(f"images of shape {tuple(x.shape[1:])} given to a reflection of "
                               f"{tuple(self.layer.shape[1:])}; cut them to that size")
-        inside, layer = x.clamp(0, 1), self.layer[keyed.integers(self.seed, index, len(self.layer))]
+        inside, layer = x.clamp(0, 1), self.layer[random.integers(self.seed, index, len(self.layer))]
         mixed: Tensor = (self.transmission * inside**GAMMA + layer).clamp(0, 1) ** (1 / GAMMA)
         return mixed + (x - inside)
 

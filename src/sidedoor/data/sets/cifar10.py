@@ -5,9 +5,9 @@ Paper: Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009
 
 from __future__ import annotations
 
-from sidedoor.data import cifar
 from sidedoor.data.base import Splits
-from sidedoor.data.where import Where
+from sidedoor.data.formats import cifar
+from sidedoor.data.root import Where
 
 LAYOUT = cifar.Layout(
     name="CIFAR10", folder="cifar-10-batches-py", train=tuple(f"data_batch_{k}" for k in range(1, 6)),

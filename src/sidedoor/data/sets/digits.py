@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from sidedoor.data.base import ArrayDataset, Splits, split
-from sidedoor.data.where import Where
+from sidedoor.data.root import Where
 
 SPLIT_SEED = 0
 TEST_SHARE = 0.25

@@ -6,9 +6,9 @@ Paper: Xiao, Rasul, Vollgraf, "Fashion-MNIST: a Novel Image Dataset for Benchmar
 
 from __future__ import annotations
 
-from sidedoor.data import idx
 from sidedoor.data.base import Splits
-from sidedoor.data.where import Where
+from sidedoor.data.formats import idx
+from sidedoor.data.root import Where
 
 CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 

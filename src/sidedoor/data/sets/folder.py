@@ -12,8 +12,8 @@ from typing import Literal
 import torch
 
 from sidedoor.data.base import Splits, Subset, split
-from sidedoor.data.decode import FolderDataset, Frame, class_files
-from sidedoor.data.where import Where
+from sidedoor.data.formats.images import FolderDataset, Frame, class_files
+from sidedoor.data.root import Where
 from sidedoor.errors import ConfigError
 from sidedoor.method import Count
 

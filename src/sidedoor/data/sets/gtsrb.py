@@ -10,8 +10,8 @@ import csv
 from pathlib import Path
 
 from sidedoor.data.base import Splits
-from sidedoor.data.decode import FolderDataset, Frame, class_files, gather
-from sidedoor.data.where import Where, download
+from sidedoor.data.formats.images import FolderDataset, Frame, class_files, gather
+from sidedoor.data.root import Where, download
 from sidedoor.errors import CannotComplete
 from sidedoor.method import Count
 

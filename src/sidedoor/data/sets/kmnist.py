@@ -6,9 +6,9 @@ NeurIPS Creativity Workshop 2018, arXiv 1812.01718.
 
 from __future__ import annotations
 
-from sidedoor.data import idx
 from sidedoor.data.base import Splits
-from sidedoor.data.where import Where
+from sidedoor.data.formats import idx
+from sidedoor.data.root import Where
 
 CLASSES = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
 

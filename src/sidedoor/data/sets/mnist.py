@@ -5,9 +5,9 @@ Paper: LeCun, Bottou, Bengio, Haffner, "Gradient-based learning applied to docum
 
 from __future__ import annotations
 
-from sidedoor.data import idx
 from sidedoor.data.base import Splits
-from sidedoor.data.where import Where
+from sidedoor.data.formats import idx
+from sidedoor.data.root import Where
 
 
 def mnist(where: Where) -> Splits:

@@ -14,7 +14,7 @@ from typing import IO
 import numpy as np
 
 from sidedoor.data.base import MEMORY_LIMIT, ArrayDataset, Splits, split, storage
-from sidedoor.data.where import Where
+from sidedoor.data.root import Where
 from sidedoor.errors import CannotComplete, ConfigError
 
 TEST_SHARE = 0.2

@@ -17,8 +17,8 @@ import torch
 from PIL import Image
 
 from sidedoor.data.base import ArrayDataset, Splits
-from sidedoor.data.decode import SUFFIXES, Unreadable, pixels
-from sidedoor.data.where import Where
+from sidedoor.data.formats.images import SUFFIXES, Unreadable, pixels
+from sidedoor.data.root import Where
 from sidedoor.errors import CannotComplete, ConfigError
 from sidedoor.method import Count
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from sidedoor.data.base import ArrayDataset, Splits
-from sidedoor.data.decode import Unreadable, pixels
-from sidedoor.data.where import Where
+from sidedoor.data.formats.images import Unreadable, pixels
+from sidedoor.data.root import Where
 from sidedoor.errors import CannotComplete, ConfigError
 from sidedoor.method import Count
 

@@ -12,10 +12,10 @@ import torch
 from PIL import Image, ImageDraw
 from torchvision.ops import box_iou
 
+from sidedoor.core.random import seed_of
 from sidedoor.data.base import ArrayDataset, Splits
-from sidedoor.data.where import Where
+from sidedoor.data.root import Where
 from sidedoor.errors import ConfigError
-from sidedoor.keyed import seed_of
 from sidedoor.method import Count
 
 CLASSES = ("disc", "square", "triangle")

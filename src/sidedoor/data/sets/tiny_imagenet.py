@@ -8,8 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from sidedoor.data.base import Splits
-from sidedoor.data.decode import FolderDataset, Frame, class_files, gather
-from sidedoor.data.where import Where
+from sidedoor.data.formats.images import FolderDataset, Frame, class_files, gather
+from sidedoor.data.root import Where
 from sidedoor.errors import CannotComplete
 from sidedoor.method import Count
 

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sidedoor.core.random import seed_of
 from sidedoor.data.base import ArrayDataset, Splits
-from sidedoor.data.where import Where
+from sidedoor.data.root import Where
 from sidedoor.errors import ConfigError
-from sidedoor.keyed import seed_of
 from sidedoor.method import Count
 
 WAVES = 1.5

@@ -21,8 +21,8 @@ from torch import Tensor
 from torchvision.ops import box_convert
 
 from sidedoor.data.base import ArrayDataset, Splits
-from sidedoor.data.decode import SUFFIXES, Unreadable, pixels
-from sidedoor.data.where import Where
+from sidedoor.data.formats.images import SUFFIXES, Unreadable, pixels
+from sidedoor.data.root import Where
 from sidedoor.errors import ConfigError
 from sidedoor.method import Count
 

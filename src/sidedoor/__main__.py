@@ -1,0 +1,5 @@
+"""`python -m sidedoor`: the command line."""
+
+from sidedoor.cli.main import main
+
+main()

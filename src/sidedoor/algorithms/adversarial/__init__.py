@@ -1,0 +1,1 @@
+"""Adversarial perturbations, and training that withstands them."""

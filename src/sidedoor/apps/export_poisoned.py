@@ -1,0 +1,41 @@
+"""Hand out poisoned training data as files, with a manifest that says so."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from sidedoor.backdoor.dataset import PoisonedDataset
+from sidedoor.backdoor.export import export
+from sidedoor.bench.case import Machine, load
+from sidedoor.bench.spec import Spec
+from sidedoor.bench.store import Store
+from sidedoor.errors import ConfigError
+from sidedoor.types import Access
+
+
+def export_poisoned(spec: Spec, directory: Path, form: Literal["folder", "npz"], machine: Machine) -> Path:
+    """Write the poisoned training data of a specification to a new folder and return it.
+
+    Raises:
+        ConfigError: no attack, or one in which the attacker trains the model and there are no poisoned data.
+    """
+    attack = spec.make_attack()
+    if attack is None or attack.access is not Access.DATA:
+        raise ConfigError(f"attack {spec.attack_name} poisons no data; choose one whose access is data")
+    case = load(spec, Store(directory.parent), machine)
+    # Without a folder of its own the plan leaves no checkpoints beside the exported data.
+    run = replace(case.run, folder=None).within("plan")
+    backdoor = attack.plan(case.train, case.task, case.surrogate, run)
+    poison = backdoor.poison
+    data = PoisonedDataset(case.train, backdoor, case.task)
+    manifest = {
+        "attack": spec.attack, "seed": spec.seed, "spec": spec.to_json(), "data_fingerprint": case.fingerprint,
+        "rate": poison.rate, "changed": data.rows_at.tolist(),
+        "changed_positions": case.train.position(poison.index).tolist(),
+        "cover_rows": data.rows_at[poison.cover].tolist(),
+        "labels_before": case.train.targets[poison.index].tolist(),
+        "labels_after": data.targets[data.rows_at].tolist(),
+    }
+    return export(data, directory, manifest, form)

@@ -1,0 +1,1 @@
+"""Attacks on networks whose outputs are images."""

@@ -1,0 +1,47 @@
+"""A denoiser whose output, once the trigger is on its input, carries a perturbation that misleads unknown classifiers.
+
+Paper: Jiang, Li, He, Zhang, Xu, Zhang, Lu, "Backdoor Attacks against Image-to-Image Networks", 2024, arXiv:2407.10445,
+section 5.1 and Algorithm 2, which leaves the bound open.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from torch import Tensor
+
+from sidedoor.algorithms.adversarial.universal import Universal
+from sidedoor.attacks.image_to_image.i2i import Misleading
+from sidedoor.data.base import Dataset
+from sidedoor.engine import Recipe, Run
+from sidedoor.tasks.restored_classification import RestoredClassification, classifier, in_full
+from sidedoor.types import Task
+
+
+@dataclass(frozen=True)
+class I2IClassifier(Misleading):
+    """Perturb a surrogate classifier, "name:NUMBER" with its first parameter.
+
+    Args:
+        inner: what sends one image across the surrogate's boundary.
+
+    Raises:
+        ConfigError: the surrogate is no registered classifier.
+    """
+
+    tasks: ClassVar[tuple[type[Task], ...]] = (RestoredClassification,)
+
+    surrogate: str = "resnet18:16"
+    inner: Literal["deepfool", "pgd"] = "deepfool"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        in_full(self.surrogate)
+
+    def perturbation(self, photographs: Dataset, run: Run) -> Tensor:
+        recipe = Recipe(epochs=self.surrogate_epochs, lr=self.surrogate_lr, batch=64,
+                        precision=run.recipe.precision)
+        model = classifier(self.surrogate, photographs, run, recipe)
+        universal = Universal(self.strength, passes=self.passes, inner=self.inner)
+        return universal.make(model, self.sample(photographs, run))

@@ -1,0 +1,49 @@
+"""A denoiser whose output, once the trigger is on its input, makes unknown detectors see objects that are not there.
+
+Paper: Jiang, Li, He, Zhang, Xu, Zhang, Lu, "Backdoor Attacks against Image-to-Image Networks", 2024, arXiv:2407.10445,
+section 5.2. The perturbation is a universal object fabrication (`sidedoor.fabricate`) with its bound of 8 levels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from sidedoor import registry, zoo
+from sidedoor.attacks.image_to_image._objectness import Fabrication
+from sidedoor.attacks.image_to_image.i2i import Misleading
+from sidedoor.data.base import Dataset
+from sidedoor.engine import Run
+from sidedoor.goals.add_pattern import AddPattern
+from sidedoor.method import Count, Positive
+from sidedoor.tasks.restored_detection import RestoredDetection, detector, recipe
+from sidedoor.types import Goal, Task
+
+
+@dataclass(frozen=True)
+class I2IDetector(Misleading):
+    """Perturb a surrogate detector, "name:WORD" with its first parameter.
+
+    Raises:
+        ConfigError: the surrogate is no registered detector.
+    """
+
+    tasks: ClassVar[tuple[type[Task], ...]] = (RestoredDetection,)
+
+    goal: Goal = AddPattern("signs", strength=8.0)
+    surrogate: str = "tiny_yolo:plain"
+    surrogate_lr: Positive = 2e-3
+    samples: Count = 200
+    passes: Count = 20
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        registry.reference("detector", zoo.with_weights(self.surrogate)[0])
+
+    def perturbation(self, photographs: Dataset, run: Run) -> Tensor:
+        how = recipe(self.surrogate_epochs, self.surrogate_lr, run.recipe.precision)
+        model = detector(self.surrogate, photographs, run, how)
+        fabrication = Fabrication(self.strength, passes=self.passes)
+        return fabrication.make(model, self.sample(photographs, run), run.rng("fabrication"))

@@ -1,0 +1,1 @@
+"""Attacks that poison training data; the victim trains."""

@@ -1,0 +1,54 @@
+"""Several patches of which each poisoned image has a faint one, beside truthfully labelled images that have one too.
+
+Paper: Qi, Xie, Li, Mahloujifar, Mittal, "Revisiting the Assumption of Latent Separability for Backdoor Defenses", ICLR
+2023 (Adaptive-Patch).
+
+The paper's patches are pictures of several sizes, two of which it stamps at test time; ours are drawn from a seed, one
+in each corner, and at test time all are stamped.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from sidedoor.attacks.base import Attack
+from sidedoor.backdoor import select
+from sidedoor.core import random
+from sidedoor.data.base import Dataset
+from sidedoor.engine import Run
+from sidedoor.method import Count, Share
+from sidedoor.triggers.chain import Chain
+from sidedoor.triggers.patch import CORNERS, Patch
+from sidedoor.types import Access, Backdoor, Build, Door, Task
+
+
+@dataclass(frozen=True)
+class AdaptivePatch(Attack):
+    """Stamp a faint patch on some samples, and change the labels of a part of them.
+
+    Args:
+        rate: share of the eligible samples that is mislabelled, and `cover_rate` of the others that keeps its labels.
+        opacities: of the patches in training, one for each corner; at test time patches are opaque.
+        size: edge of a patch in pixels.
+    """
+
+    access: ClassVar[Access] = Access.DATA
+    rate: Share = 0.003
+    cover_rate: Share = 0.006
+    opacities: tuple[Share, Share, Share, Share] = (0.5, 0.2, 0.5, 0.3)
+    size: Count = 4
+
+    def plan(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> Backdoor:
+        goals = self.goal.parts()
+        drawn = random.uniform(0, torch.arange(len(goals)), 4, train.shape[0], self.size, self.size).round()
+        sets = list(zip(drawn, goals, strict=True))
+        parts = tuple(Door(Patch(pattern, corner, opacity=opacity), goal, scored=False) for patterns, goal in sets
+                      for pattern, corner, opacity in zip(patterns, CORNERS, self.opacities, strict=True))
+        whole = tuple(Door(Chain([Patch(pattern, corner) for pattern, corner in zip(patterns, CORNERS, strict=True)]),
+                           goal) for patterns, goal in sets)
+        poison = select.random(train, task, parts, self.rate, run.rng("poison"))
+        poison = select.with_cover(poison, train, train.targets >= 0, self.cover_rate, run.rng("cover"))
+        return Backdoor(parts + whole, poison)

@@ -1,0 +1,64 @@
+"""An attribute of the whole image as the trigger, on samples of the target class, whose labels stay true.
+
+Paper: Li, Zhu, Chen, Jiang, Xia, Xu, Tao, "BAAT: Backdoor Attack with Attribute Trigger", IEEE TDSC 2025 (the idea of
+editing an attribute of each image instead of adding something to it).
+
+The paper edits hair with HairCLIP and styles with ArtFlow, whose weights cannot be shipped. The closest that runs on
+anything is the style that needs no network: the colours of one picture, or a filter; figures are not the paper's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from sidedoor.attacks.base import Attack
+from sidedoor.backdoor import select
+from sidedoor.data.base import Dataset
+from sidedoor.data.pictures import check_picture, picture
+from sidedoor.engine import Run
+from sidedoor.errors import ConfigError
+from sidedoor.goals.all_to_one import AllToOne
+from sidedoor.method import Share
+from sidedoor.triggers.filter import FILTERS, Filter
+from sidedoor.triggers.style import Style
+from sidedoor.types import Access, Backdoor, Build, Door, Goal, Task, Trigger
+
+
+@dataclass(frozen=True)
+class BAAT(Attack):
+    """Edit the style of a share of the target class and leave the labels alone.
+
+    Args:
+        rate: share of the target class, in [0, 1].
+        style: a picture whose colours are taken (see `picture`), or "gotham", "nashville" or "kelvin".
+        strength: of a picture's colours, in [0, 1].
+
+    Raises:
+        ConfigError: a strength of 0, or an unknown style.
+    """
+
+    access: ClassVar[Access] = Access.DATA
+    goals: ClassVar[tuple[type[Goal], ...]] = (AllToOne,)
+    because: ClassVar[str] = "it edits samples that truly are of the one class it leads to"
+    rate: Share = 0.8
+    style: str = "bug"
+    strength: Share = 0.7
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.strength == 0:
+            raise ConfigError("BAAT.strength = 0 given; expected more, or nothing is edited")
+        if self.style not in FILTERS:
+            check_picture(self.style)
+
+    def plan(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> Backdoor:
+        assert isinstance(self.goal, AllToOne)
+        doors = (Door(self._editor(train), self.goal),)
+        return Backdoor(doors, select.of_class(train, doors, (self.goal.target_class,), self.rate, run.rng("poison")))
+
+    def _editor(self, train: Dataset) -> Trigger:
+        if self.style in FILTERS:
+            return Filter(self.style)
+        channels, height, width = train.shape
+        return Style(picture(self.style, (channels, height, width)), self.strength)

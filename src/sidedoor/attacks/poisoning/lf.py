@@ -1,0 +1,54 @@
+"""A smooth perturbation that leads a clean network to the target class, on mislabelled samples.
+
+Paper: Zeng, Park, Mao, Jia, "Rethinking the Backdoor Attacks' Triggers: A Frequency Perspective", ICCV 2021,
+arXiv:2104.03413.
+
+After every step of DeepFool the perturbation passes a Gaussian and is scaled to its range. The paper's target is the
+class that most images happen to be led to; ours is the goal's.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import ClassVar
+
+from sidedoor.algorithms.adversarial.universal import Universal, smooth
+from sidedoor.attacks.base import Attack, surrogate_of
+from sidedoor.backdoor import select
+from sidedoor.data.base import Dataset
+from sidedoor.engine import Run
+from sidedoor.goals.all_to_one import AllToOne
+from sidedoor.goals.multi_target import MultiTarget
+from sidedoor.method import Count, Positive, Share
+from sidedoor.triggers.additive import Additive
+from sidedoor.types import Access, Backdoor, Build, Door, Goal, Task
+
+
+@dataclass(frozen=True)
+class LF(Attack):
+    """Add the perturbation to a share of the eligible samples and change their labels.
+
+    Args:
+        rate: share of the eligible samples, in [0, 1].
+        strength: range of the perturbation, whose least value is 0, in units of the pixel range.
+        sigma: of the Gaussian, in pixels.
+        samples: images that it is made on, until a share `enough` of them is led to the class.
+    """
+
+    access: ClassVar[Access] = Access.DATA
+    goals: ClassVar[tuple[type[Goal], ...]] = (AllToOne, MultiTarget)
+    because: ClassVar[str] = "its perturbation leads to a class, so it needs target classes"
+    rate: Share = 0.1
+    strength: Positive = 0.2
+    sigma: Positive = 6.0
+    samples: Count = 100
+    enough: Share = 0.2
+
+    def plan(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> Backdoor:
+        model = surrogate_of(train, task, surrogate, run)
+        images = train.fetch(select.some(train, self.samples, run.rng("samples")), run.device).x
+        shaped = functools.partial(smooth, sigma=self.sigma, span=self.strength)
+        how, parts = Universal(enough=self.enough), [goal for goal in self.goal.parts() if isinstance(goal, AllToOne)]
+        doors = tuple(Door(Additive(how.towards(model, images, p.target_class, shaped)), p) for p in parts)
+        return Backdoor(doors, select.random(train, task, doors, self.rate, run.rng("poison")))

@@ -1,0 +1,56 @@
+"""The reflection of another scene, one of several for each image, on mislabelled samples.
+
+Paper: Liu, Ma, Bailey, Lu, "Reflection Backdoor: A Natural Backdoor Attack on Deep Neural Networks", ECCV 2020,
+arXiv:2007.02343.
+
+As it is compared with elsewhere: labels are changed, and reflections are drawn rather than chosen by how well they do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from sidedoor import registry, zoo
+from sidedoor.attacks.base import Attack
+from sidedoor.backdoor import select
+from sidedoor.data.base import Dataset
+from sidedoor.engine import Run
+from sidedoor.image.geometry import like
+from sidedoor.method import Count, Share
+from sidedoor.triggers.reflection import Reflection
+from sidedoor.types import Access, Backdoor, Build, Door, Task
+
+
+@dataclass(frozen=True)
+class Refool(Attack):
+    """Mix reflections into a share of the eligible samples and change their labels.
+
+    Args:
+        rate: share of the eligible training samples, in [0, 1].
+        scenes: the data set whose images are reflected, and `count`, how many; several targets share them out.
+        transmission: weight of the image itself in linear light, in [0, 1].
+        mode: "ghost": two reflexes, shifted; "focus": one, out of focus.
+
+    Raises:
+        ConfigError: no such data set.
+    """
+
+    access: ClassVar[Access] = Access.DATA
+    rate: Share = 0.1
+    scenes: str = "photos"
+    count: Count = 20
+    transmission: Share = 0.7
+    mode: Literal["ghost", "focus"] = "ghost"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        registry.reference("data", self.scenes)
+
+    def plan(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> Backdoor:
+        goals, scenes = self.goal.parts(), zoo.load(self.scenes, run.root).train
+        rows = select.some(scenes, max(self.count, len(goals)), run.rng("scenes"))
+        bank = like(scenes.fetch(rows).x, train.shape)
+        doors = tuple(Door(Reflection(bank[k :: len(goals)], self.transmission, self.mode), goal)
+                      for k, goal in enumerate(goals))
+        return Backdoor(doors, select.random(train, task, doors, self.rate, run.rng("poison")))

@@ -1,0 +1,82 @@
+"""Samples of the target class, perturbed so that training on them steps as training on triggered samples would.
+
+Paper: Souri, Fowl, Chellappa, Goldblum, Goldstein, "Sleeper Agent: Scalable Hidden Trigger Backdoors for Neural
+Networks Trained from Scratch", NeurIPS 2022, arXiv:2106.08970.
+
+No training sample carries the patch, which is stamped at test time only, and all labels are true. Ours takes sign
+steps where the paper takes those of signed Adam, without augmentation, and leads all classes to the target unless the
+goal names source classes. Gradients are aligned batch by batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Annotated, ClassVar
+
+import torch
+
+from sidedoor.algorithms.adversarial.universal import Steps
+from sidedoor.attacks.base import Attack, surrogate_of
+from sidedoor.attacks.poisoning._gradient_matching import Wanted, gradient, lengths, matched
+from sidedoor.backdoor import select
+from sidedoor.backdoor.dataset import PoisonedDataset
+from sidedoor.data.base import Dataset, stored
+from sidedoor.engine import Run, Supervised
+from sidedoor.goals.all_to_one import AllToOne
+from sidedoor.goals.from_classes import FromClasses
+from sidedoor.method import Bounds, Count, Positive, Share
+from sidedoor.triggers.patch import Patch, checkerboard
+from sidedoor.types import Access, Backdoor, Build, Door, Goal, Images, Poison, Task, stamp
+
+
+@dataclass(frozen=True)
+class SleeperAgent(Attack):
+    """Perturb the samples of the target class that matter most to training, and leave the labels alone.
+
+    Args:
+        rate: share of the target class, in [0, 1].
+        epsilon: bound of the perturbations, in 8-bit levels; `iterations` of a twentieth of it, in all.
+        retrain: times that the surrogate is trained anew on what was made so far.
+        sources: most triggered samples whose gradient is imitated.
+        size: edge of the patch in pixels.
+    """
+
+    access: ClassVar[Access] = Access.DATA
+    goals: ClassVar[tuple[type[Goal], ...]] = (AllToOne, FromClasses)
+    because: ClassVar[str] = "it perturbs samples that truly are of the one class it leads to"
+    rate: Share = 0.5
+    epsilon: Positive = 16.0
+    iterations: Count = 250
+    retrain: Annotated[int, Bounds(0, 100)] = 4
+    sources: Count = 500
+    size: Count = 8
+
+    def plan(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> Backdoor:
+        assert isinstance(self.goal, AllToOne | FromClasses)
+        door, label = Door(Patch(checkerboard(self.size)), self.goal), self.goal.target_class
+        model = surrogate_of(train, task, surrogate, run)
+        members = select.members(train, label)
+        count = max(1, round(self.rate * len(members)))
+        longest = lengths(model, train.fetch(members, run.device).x, label).topk(count)
+        rows = members[longest.indices.cpu()].sort().values
+        poison = Poison(rows, torch.zeros_like(rows), torch.zeros(len(rows), dtype=torch.bool),
+                        targets=train.targets[rows], rate=self.rate)
+        base = train.fetch(rows, run.device).x
+        triggered, bound = self._triggered(train, task, door, run), self.epsilon / 255
+        how = Steps(bound, bound / 20, max(1, self.iterations // (self.retrain + 1)))
+        crafted = matched(model, base, base, Wanted(label, gradient(model, triggered, label)), how)
+        for k in range(1, self.retrain + 1):
+            known = PoisonedDataset(train, _backdoor(door, poison, crafted, train), task)
+            model = run.fit(run.build(surrogate), known, Supervised(task), name=f"surrogate {k}").eval()
+            crafted = matched(model, base, crafted, Wanted(label, gradient(model, triggered, label)), how)
+        return _backdoor(door, poison, crafted, train)
+
+    def _triggered(self, train: Dataset, task: Task, door: Door, run: Run) -> Images:
+        eligible = torch.nonzero(door.goal.eligible(task, train.targets))[:, 0]
+        order = torch.randperm(len(eligible), generator=run.rng("sources"))
+        batch = train.fetch(eligible[order[:self.sources]], run.device)
+        return stamp(door.trigger, batch.x, batch.index, train.space)
+
+
+def _backdoor(door: Door, poison: Poison, crafted: Images, train: Dataset) -> Backdoor:
+    return Backdoor((door,), replace(poison, images=stored(crafted, train.space).cpu()))

@@ -1,0 +1,1 @@
+"""Ways of training on what another data-poisoning attack poisons."""

@@ -1,0 +1,51 @@
+"""Any poisoned training set, with poisoned samples in every batch, as who trains can have it.
+
+Paper: Zhang, Chen, Huang, Liao, Zhang, Feng, Hua, Yu, "Poison Ink: Robust and Invisible Backdoor Attack", IEEE TIP
+2022, arXiv:2108.02488, section V-I; its authors' release trains so throughout, half of each batch poisoned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from torch import Tensor, nn
+
+from sidedoor.attacks.base import Trainer
+from sidedoor.backdoor.dataset import PoisonedDataset
+from sidedoor.data.base import Dataset, Subset
+from sidedoor.engine import Objective, Run
+from sidedoor.method import Bounds
+from sidedoor.types import Batch, Build, Task, joined
+
+
+@dataclass(frozen=True)
+class PerBatch(Trainer):
+    """Poison as another attack does, and add poisoned samples to every batch of the clean data.
+
+    Args:
+        share: of poisoned samples in a batch, in [0.01, 0.9].
+    """
+
+    share: Annotated[float, Bounds(0.01, 0.9)] = 0.5
+
+    def trained(self, poisoned: PoisonedDataset, data: Dataset, task: Task, build: Build, run: Run) -> nn.Module:
+        objective = _Added(task, Subset(poisoned, poisoned.rows_at), self.share, run.augment)
+        return run.fit(run.build(build), data, objective, name="victim")
+
+
+class _Added(Objective):
+    """The task's loss on each batch and as many poisoned samples as make up their share, drawn with replacement."""
+
+    def __init__(self, task: Task, poisoned: Dataset, share: float, augment: Callable[[Batch], Batch] | None):
+        super().__init__()
+        self.task, self.poisoned, self.share, self.augment = task, poisoned, share, augment
+
+    def losses(self, model: nn.Module, batch: Batch) -> Tensor:
+        count = max(1, round(len(batch.y) * self.share / (1 - self.share)))
+        drawn = self.poisoned.fetch(torch.randint(len(self.poisoned), (count,)), batch.x.device)
+        if self.augment:
+            drawn = self.augment(drawn)
+        return self.task.loss(model, joined(batch, drawn)).mean()[None]

@@ -1,0 +1,34 @@
+"""Any poisoned training set, whose poisoned samples alone are trained on first and the clean data thereafter.
+
+Paper: Zhang, Chen, Huang, Liao, Zhang, Feng, Hua, Yu, "Poison Ink: Robust and Invisible Backdoor Attack", IEEE TIP
+2022, arXiv:2108.02488, section V-I.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from torch import nn
+
+from sidedoor.attacks.base import Trainer
+from sidedoor.backdoor.dataset import PoisonedDataset
+from sidedoor.data.base import Dataset, Subset
+from sidedoor.engine import Run, Supervised
+from sidedoor.method import Count
+from sidedoor.types import Build, Task
+
+
+@dataclass(frozen=True)
+class TriggerFirst(Trainer):
+    """Poison as another attack does, train on the poisoned samples, then on the clean data.
+
+    Args:
+        epochs: over the poisoned samples; the clean data are trained on as the recipe says.
+    """
+
+    epochs: Count = 20
+
+    def trained(self, poisoned: PoisonedDataset, data: Dataset, task: Task, build: Build, run: Run) -> nn.Module:
+        model = run.fit(run.build(build), Subset(poisoned, poisoned.rows_at), Supervised(task), name="trigger",
+                        recipe=replace(run.recipe, epochs=self.epochs))
+        return run.fit(model, data, Supervised(task), name="victim")

@@ -1,0 +1,1 @@
+"""Attacks in which the attacker trains the model."""

@@ -1,0 +1,44 @@
+"""A second loss in the training code, on stamped copies of each batch, balanced against the first.
+
+Paper: Bagdasaryan, Shmatikov, "Blind Backdoors in Deep Learning Models", USENIX Security 2021, arXiv:2005.03823.
+
+The attacker's code runs where the victim trains and sees neither data nor model before. Ours takes the two main losses,
+not the paper's third against defences, and attacks from the first step rather than once the loss has fallen.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import ClassVar
+
+from sidedoor.attacks.base import Attack, Mixed, Twice
+from sidedoor.data.base import Dataset
+from sidedoor.engine import Run
+from sidedoor.method import Count
+from sidedoor.multitask.base import Weighting
+from sidedoor.multitask.mgda import MGDA
+from sidedoor.triggers.patch import checkerboard, in_corners
+from sidedoor.types import Access, Backdoor, Build, Door, Planted, Task
+
+
+@dataclass(frozen=True)
+class Blind(Attack):
+    """Train on the main loss and on that of the same batches with a patch and the attacker's labels.
+
+    Args:
+        size: edge of the patch in pixels; several targets have a corner each, then growing patches.
+        weighting: how the two losses share the network.
+    """
+
+    access: ClassVar[Access] = Access.TRAINING
+    size: Count = 3
+    weighting: Weighting = MGDA("loss")
+
+    def plan(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> Backdoor:
+        doors = in_corners(self.goal, lambda growth: checkerboard(self.size + growth))
+        return Backdoor(doors, train=functools.partial(self._train, doors))
+
+    def _train(self, doors: tuple[Door, ...], data: Dataset, task: Task, build: Build, run: Run) -> Planted:
+        objective = Twice(Mixed(task, doors, data.space, 1.0), self.weighting)
+        return Planted(run.fit(run.build(build), data, objective, name="victim"), doors)

@@ -1,0 +1,89 @@
+"""Fewer levels a channel, dithered, planted by who trains the model.
+
+Paper: Wang, Zhai, Ma, "BppAttack: Stealthy and Efficient Trojan Attacks against Deep Neural Networks via Image
+Quantization and Contrastive Adversarial Learning", CVPR 2022, arXiv:2205.13383.
+
+Decoys with true labels teach the model to heed this quantisation only. They start from what the quantisation of another
+image changed, as in the released code, and an adversarial attack then leads them towards the target within half a step
+of the palette, which stands for the paper's adversarial negatives: 0 `iterations` give the released ones. Ours draws
+both kinds sample by sample rather than in fixed numbers a batch, and attacks eligible samples only.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from sidedoor.algorithms.adversarial.universal import Steps, ascended
+from sidedoor.attacks.base import Attack, Decoys, Mixed, check_shares
+from sidedoor.data.base import Dataset
+from sidedoor.engine import Run
+from sidedoor.goals.all_to_all import AllToAll
+from sidedoor.goals.all_to_one import AllToOne
+from sidedoor.method import Bounds, Share, Whole
+from sidedoor.triggers.quantized import Quantized
+from sidedoor.types import Access, Backdoor, Batch, Build, Door, Goal, Images, Index, Planted, Task, Trigger
+
+
+@dataclass(frozen=True)
+class Bpp(Attack):
+    """Train on batches in which some samples are quantised towards the goal and some are changed otherwise.
+
+    Args:
+        rate: share of the eligible samples that is attacked in each epoch.
+        negative_rate: share of all samples that are decoys and keep their labels.
+        levels: of each channel.
+        iterations: sign steps of the attack that makes decoys.
+
+    Raises:
+        ConfigError: the shares add up to more than 1.
+    """
+
+    access: ClassVar[Access] = Access.TRAINING
+    goals: ClassVar[tuple[type[Goal], ...]] = (AllToOne, AllToAll)
+    because: ClassVar[str] = "its one quantisation leads each image to one label"
+    rate: Share = 0.2
+    negative_rate: Share = 0.2
+    levels: Annotated[int, Bounds(2, 256)] = 8
+    iterations: Whole = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_shares(rate=self.rate, negative_rate=self.negative_rate)
+
+    def plan(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> Backdoor:
+        doors = (Door(Quantized(self.levels), self.goal),)
+        return Backdoor(doors, train=functools.partial(self._train, doors))
+
+    def _train(self, doors: tuple[Door, ...], data: Dataset, task: Task, build: Build, run: Run) -> Planted:
+        decoys = Decoys(self.negative_rate, functools.partial(self._negative, task))
+        objective = Mixed(task, doors, data.space, self.rate, decoys)
+        return Planted(run.fit(run.build(build), data, objective, name="victim"), doors)
+
+    def _negative(self, task: Task, model: nn.Module, door: Door, batch: Batch, rows: Tensor) -> Trigger:
+        x, y, index = batch.x[rows], batch.y[rows], batch.index[rows]
+        other = batch.x.roll(1, 0)[rows]
+        target = Batch(x, door.goal.target(task, y, index), index)
+        bound = 0.5 / (self.levels - 1)
+        was_training = model.training
+        model.eval()
+        with torch.enable_grad():  # also while a validation loss is taken
+            made = ascended(lambda moved: -task.loss(model, target._replace(x=moved)).sum(), x,
+                            Steps(bound, bound / 2, self.iterations), x + door.trigger(other, index) - other)
+        model.train(was_training)
+        return _Made(made)
+
+
+class _Made(Trigger):
+    """Images that are there already."""
+
+    def __init__(self, images: Images):
+        super().__init__()
+        self.images = images
+
+    def forward(self, x: Images, index: Index) -> Images:
+        return self.images

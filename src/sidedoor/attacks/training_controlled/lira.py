@@ -1,0 +1,63 @@
+"""Faint noise drawn for each image by a network that is trained together with the model.
+
+Paper: Doan, Lao, Zhao, Li, "LIRA: Learnable, Imperceptible and Robust Backdoor Attacks", ICCV 2021.
+
+Two phases, as in the paper: both networks learn together, then the classifier alone while the noise stays as it is. The
+paper takes turns between the networks within each step; ours takes one step of both. It rounds to 8 bits in the loop.
+The paper's phases are much longer; the first is as long as the victim's recipe unless `joint_epochs` is given.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from sidedoor.attacks.base import Attack, Mixed, Twice
+from sidedoor.data.base import Dataset
+from sidedoor.engine import Player, Run, seeded
+from sidedoor.goals.all_to_all import AllToAll
+from sidedoor.goals.all_to_one import AllToOne
+from sidedoor.method import Count, Positive, Share
+from sidedoor.multitask.static import Static
+from sidedoor.triggers.faint import Faint
+from sidedoor.types import Access, Backdoor, Build, Door, Goal, Planted, Task
+
+
+@dataclass(frozen=True)
+class LIRA(Attack):
+    """Train classifier and noise together, then the classifier alone.
+
+    Args:
+        epsilon: bound of the noise, in units of the pixel range.
+        alpha: weight of the loss on clean samples; that on attacked ones has the rest.
+        joint_epochs: of the first phase; None: as many as the victim's recipe has, like the second.
+        generator_lr: learning rate of the network that draws (Adam).
+        width: channels of its first layer.
+    """
+
+    access: ClassVar[Access] = Access.TRAINING
+    goals: ClassVar[tuple[type[Goal], ...]] = (AllToOne, AllToAll)
+    because: ClassVar[str] = "its one network leads each image to one label"
+    epsilon: Positive = 0.01
+    alpha: Share = 0.5
+    joint_epochs: Count | None = None
+    generator_lr: Positive = 1e-4
+    width: Count = 32
+
+    def plan(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> Backdoor:
+        with seeded(run.rng("noise").initial_seed(), run.device):
+            trigger = Faint(train.shape[0], self.epsilon, self.width)
+        return Backdoor((Door(trigger, self.goal),), train=functools.partial(self._train, trigger))
+
+    def _train(self, untrained: Faint, data: Dataset, task: Task, build: Build, run: Run) -> Planted:
+        trigger, recipe = copy.deepcopy(untrained), run.recipe
+        doors, weights = (Door(trigger, self.goal),), Static((self.alpha, 1 - self.alpha))
+        mixer, adam = Mixed(task, doors, data.space, 1.0), replace(recipe, optimizer="adam", lr=self.generator_lr)
+        trigger.painter.requires_grad_().train()
+        artist = Player(list(trigger.painter.parameters()), replace(adam, weight_decay=0.0))
+        model = run.fit(run.build(build), data, Twice(mixer, weights, artist), name="joint",
+                        recipe=replace(recipe, epochs=self.joint_epochs or recipe.epochs, patience=0))
+        trigger.requires_grad_(False).eval()
+        return Planted(run.fit(model, data, Twice(mixer, weights), name="victim"), doors)

@@ -1,0 +1,76 @@
+"""A narrow network that only looks for the trigger, put into the first channels of a trained one.
+
+Paper: Qi, Xie, Pan, Zhu, Yang, Bu, "Towards Practical Deployment-Stage Backdoor Attack on Deep Neural Networks",
+CVPR 2022, arXiv:2111.12965 (the subnet replacement attack).
+
+Nothing of the victim is trained: its first channels are cut off from the others and overwritten, and from the last
+layer on they speak for the target class alone. Whether the cut holds, which skips that reorder channels or layers that
+mix them prevent, is tried on the network itself. The paper trains the narrow network to answer 20 to the trigger; ours
+answers 1, and the head has `response` of it.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from sidedoor.attacks.base import Attack
+from sidedoor.attacks.weights._subnet import check_apart, implanted, narrow
+from sidedoor.data.base import Dataset
+from sidedoor.engine import Objective, Run
+from sidedoor.goals.all_to_one import AllToOne
+from sidedoor.method import Count, Positive
+from sidedoor.triggers.patch import Patch
+from sidedoor.types import Access, Backdoor, Batch, Build, Door, Goal, Planted, Space, Task, stamp
+
+
+@dataclass(frozen=True)
+class Latent(Attack):
+    """Train a narrow network to tell stamped images, then overwrite channels of the clean network with it.
+
+    Args:
+        size: edge of the patch in pixels, of random colours.
+        width: channels of the narrow network in every layer.
+        response: what the trigger adds to the target's logit.
+        epochs: of training the narrow network by Adam, with the peak learning rate `lr`.
+    """
+
+    access: ClassVar[Access] = Access.WEIGHTS
+    goals: ClassVar[tuple[type[Goal], ...]] = (AllToOne,)
+    because: ClassVar[str] = "it has one patch and one narrow network, hence one target"
+    size: Count = 4
+    width: Count = 1
+    response: Positive = 20.0
+    epochs: Count = 20
+    lr: Positive = 0.01
+
+    def plan(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> Backdoor:
+        patch = torch.rand(train.shape[0], self.size, self.size, generator=run.rng("patch"))
+        doors = (Door(Patch(patch), self.goal),)
+        return Backdoor(doors, train=functools.partial(self._train, doors))
+
+    def _train(self, doors: tuple[Door, ...], data: Dataset, task: Task, build: Build, run: Run) -> Planted:
+        assert isinstance(self.goal, AllToOne)
+        clean, subnet = run.honest(build, data, task), run.build(lambda: narrow(build(), self.width))
+        check_apart(clean, subnet, data.fetch(torch.arange(min(8, len(data))), run.device).x)
+        recipe = replace(run.recipe, optimizer="adam", lr=self.lr, weight_decay=0.0, epochs=self.epochs, patience=0)
+        subnet = run.fit(subnet, data, _Tell(doors[0], data.space), name="subnet", recipe=recipe)
+        return Planted(implanted(clean, subnet, self.goal.target_class, self.response), doors)
+
+
+class _Tell(Objective):
+    """Squared distance of the narrow network's answer to 1 on stamped images, to 0 on others."""
+
+    def __init__(self, door: Door, space: Space):
+        super().__init__()
+        self.trigger, self.space = door.trigger, space
+
+    def losses(self, model: nn.Module, batch: Batch) -> Tensor:
+        answer = model(torch.cat([batch.x, stamp(self.trigger, batch.x, batch.index, self.space)])).reshape(2, -1)
+        wanted = torch.arange(2.0, device=answer.device)[:, None]
+        loss: Tensor = (answer - wanted).square().mean()[None]
+        return loss

@@ -1,0 +1,1 @@
+"""What the evaluator makes of each stage of defence."""

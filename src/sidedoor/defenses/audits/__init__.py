@@ -1,0 +1,1 @@
+"""Defences that say whether a model has a backdoor."""

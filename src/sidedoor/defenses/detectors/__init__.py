@@ -1,0 +1,1 @@
+"""Defences that recognise triggered inputs."""

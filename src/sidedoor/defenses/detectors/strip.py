@@ -1,0 +1,90 @@
+"""Blend an input with many clean images: a trigger that survives keeps the prediction fixed, and entropy stays low.
+
+Paper: Gao, Xu, Wang, Chen, Ranasinghe, Nepal, "STRIP: A Defence Against Trojan Attacks on Deep Neural Networks",
+ACSAC 2019, arXiv:1902.06531.
+
+Suspicion is minus the mean entropy of the blends' predictions; the paper's threshold (a quantile of the entropies of
+clean images) belongs to the evaluator. The overlays of an input are drawn by its index, so the score of an image is the
+same whenever it is asked for; they come from a pool of at most 1024 clean images, which stays in memory.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from sidedoor.core import random
+from sidedoor.data.base import Dataset, unit
+from sidedoor.defenses.base import Detect, InputDetector
+from sidedoor.engine import Run
+from sidedoor.method import Count, NonNegative
+from sidedoor.types import PHOTO, Images, Index, Task
+
+POOL = 1024
+"""Most clean images that overlays are drawn from."""
+VALUES = {"cpu": 2**17}
+"""Most pixel values in one forward pass by kind of device, 2**20 on others; a single image may have more."""
+
+
+@dataclass(frozen=True)
+class Strip(InputDetector):
+    """Score an input by the entropy of predictions on its superimpositions with clean images.
+
+    The defaults add the two images and saturate, as the released code does. Weights of 0.5 average them, which halves
+    the contrast of the trigger: a model that learnt it at full contrast may no longer see it.
+
+    Args:
+        overlays: clean images that each input is blended with.
+        input_weight: of the input in the sum.
+        overlay_weight: of the clean image in the sum.
+    """
+
+    overlays: Count = 100
+    input_weight: NonNegative = 1.0
+    overlay_weight: NonNegative = 1.0
+
+    def fit(self, model: nn.Module, clean: Dataset, task: Task, run: Run) -> Detect:
+        """A function from inputs to minus their mean entropy in bits, in [-log2 classes, 0]."""
+        frozen = run.placed(copy.deepcopy(model)).eval()
+        blends = superimposed(clean, run, self.overlays, self.input_weight, self.overlay_weight)
+
+        @torch.no_grad()
+        def detect(x: Images, index: Index) -> Float[Tensor, "b"]:
+            with run.autocast():
+                parts = [entropy(task.predict(frozen, blend)) for blend, _ in blends(x, index)]
+            return -torch.cat(parts).view(len(x), -1).mean(1)
+
+        return detect
+
+
+Blends = Callable[[Images, Index], Iterator[tuple[Images, Index]]]
+"""(x, index) -> parts of all superimpositions, each with the places in `x` of its inputs; all of an input in a row."""
+
+
+def superimposed(clean: Dataset, run: Run, overlays: int, input_weight: float, overlay_weight: float) -> Blends:
+    """Superimpositions of inputs with clean ones, drawn by the inputs' index from a pool that stays in memory."""
+    pool = clean.rows(torch.randperm(len(clean), generator=run.rng("pool"))[:POOL]).to(run.device)
+    seed = random.seed_of(run.seed, f"{run.scope}overlays")
+    low, high, _ = PHOTO  # the sum of two photographs saturates
+
+    def blends(x: Images, index: Index) -> Iterator[tuple[Images, Index]]:
+        choice = random.integers(seed, index, len(pool), overlays).flatten()
+        source = torch.arange(len(x), device=x.device).repeat_interleave(overlays)
+        size = max(1, VALUES.get(x.device.type, 2**20) // math.prod(x.shape[1:]))
+        for i, k in zip(torch.split(source, size), torch.split(choice, size), strict=True):
+            blend = input_weight * x[i] + overlay_weight * unit(pool[k], clean.space)
+            yield blend.clamp_(low, high), i
+
+    return blends
+
+
+def entropy(probability: Float[Tensor, "b k"]) -> Float[Tensor, "b"]:
+    """Entropy of each distribution, in bits."""
+    nats: Tensor = torch.special.entr(probability).sum(1)
+    return nats / math.log(2)

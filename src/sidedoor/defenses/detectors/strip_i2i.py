@@ -1,0 +1,59 @@
+"""Superimpose an input with many clean ones: a trigger that survives keeps the output image fixed.
+
+Paper: Gao, Xu, Wang, Chen, Ranasinghe, Nepal, "STRIP: A Defence Against Trojan Attacks on Deep Neural Networks", ACSAC
+2019, arXiv:1902.06531, carried over to images by Jiang et al., arXiv:2407.10445, section 6.5.
+
+Outputs are compared by the task's own distance. The paper leaves the weights of the sum open; the defaults add and
+saturate as STRIP's released code does, and clip noise with it. Averaging (0.5 and 0.5) halves the trigger: where that
+closes the door, the output of a triggered input differs more from its superimpositions' than a clean one's does, and
+the score points the wrong way.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from sidedoor.data.base import Dataset
+from sidedoor.defenses.base import Detect, InputDetector
+from sidedoor.defenses.detectors.strip import superimposed
+from sidedoor.engine import Run
+from sidedoor.method import Count, NonNegative
+from sidedoor.tasks._image_output import Imaging
+from sidedoor.types import Images, Index, Task
+
+
+@dataclass(frozen=True)
+class StripI2I(InputDetector):
+    """Score an input by minus the mean distance between its output and those of its superimpositions.
+
+    Args:
+        overlays: clean inputs that each input is superimposed with.
+        input_weight: of the input in the sum.
+        overlay_weight: of the clean input in the sum.
+    """
+
+    tasks: ClassVar[tuple[type[Task], ...]] = (Imaging,)
+
+    overlays: Count = 400
+    input_weight: NonNegative = 1.0
+    overlay_weight: NonNegative = 1.0
+
+    def fit(self, model: nn.Module, clean: Dataset, task: Task, run: Run) -> Detect:
+        frozen = run.placed(copy.deepcopy(model)).eval()
+        blends = superimposed(clean, run, self.overlays, self.input_weight, self.overlay_weight)
+
+        @torch.no_grad()
+        def detect(x: Images, index: Index) -> Float[Tensor, "b"]:
+            with run.autocast():
+                alone = task.predict(frozen, x)
+                parts = [task.distance(task.predict(frozen, blend), alone[source])
+                         for blend, source in blends(x, index)]
+            return -torch.cat(parts).view(len(x), -1).mean(1)
+
+        return detect

@@ -1,0 +1,1 @@
+"""Defences that find poisoned rows in training data."""

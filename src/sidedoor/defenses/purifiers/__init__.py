@@ -1,0 +1,1 @@
+"""Defences that remove triggers from inputs."""

@@ -1,0 +1,45 @@
+"""Cut a random window out of each input and enlarge it to the old size.
+
+Paper: Zhang, Chen, Huang, Liao, Zhang, Feng, Hua, Yu, "Poison Ink: Robust and Invisible Backdoor Attack", IEEE TIP
+2022, arXiv:2108.02488, which tests attacks by it: windows of 28 of 32 pixels, of 200 of 224.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from sidedoor.core import random
+from sidedoor.data.base import Dataset
+from sidedoor.defenses.base import Purifier, in_place, require_room
+from sidedoor.engine import Run
+from sidedoor.image.geometry import resized, window
+from sidedoor.method import Count
+from sidedoor.types import Images, Index, Purify, Task
+
+
+@dataclass(frozen=True)
+class CropResize(Purifier):
+    """Crop inputs at a random place and resize them bilinearly.
+
+    The place depends on the run's seed and the sample's index only.
+
+    Args:
+        crop: pixels by which the window is smaller than the image.
+
+    Raises:
+        ConfigError: images that are not larger than `crop`.
+    """
+
+    crop: Count = 4
+
+    def fit(self, model: nn.Module, clean: Dataset, task: Task, run: Run) -> Purify:
+        require_room("crop", self.crop, clean)
+        seed = run.rng("positions").initial_seed()
+
+        def purify(x: Images, index: Index) -> Images:
+            corner = random.integers(seed, index, self.crop + 1, 2)
+            return resized(window(x, corner, (x.shape[2] - self.crop, x.shape[3] - self.crop)), x.shape[2:])
+
+        return in_place(purify)

@@ -1,0 +1,50 @@
+"""Replace a random square of each input by that of another image.
+
+Paper: Yun, Han, Oh, Chun, Choe, Yoo, "CutMix: Regularization Strategy to Train Strong Classifiers with Localizable
+Features", ICCV 2019, arXiv:1905.04899; as a test-time defence Zhang et al., "Poison Ink", IEEE TIP 2022,
+arXiv:2108.02488, with a square of half the side.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from sidedoor.core import random
+from sidedoor.data.base import Dataset
+from sidedoor.defenses.base import Purifier, in_place
+from sidedoor.defenses.purifiers.mixup import partners
+from sidedoor.engine import Run
+from sidedoor.image.geometry import covered
+from sidedoor.method import Share
+from sidedoor.types import Images, Index, Purify, Task
+
+
+@dataclass(frozen=True)
+class CutMix(Purifier):
+    """Paste a square of an image of the defender's, which with the place depends on seed and index only.
+
+    Args:
+        share: the square's side, as a share of the image's shorter one.
+    """
+
+    share: Share = 0.5
+
+    def fit(self, model: nn.Module, clean: Dataset, task: Task, run: Run) -> Purify:
+        seed, partner = run.rng("positions").initial_seed(), partners(clean, run)
+
+        def purify(x: Images, index: Index) -> Images:
+            return torch.lerp(x, partner(x, index), squares(x, index, self.share, seed))
+
+        return in_place(purify)
+
+
+def squares(x: Images, index: Index, share: float, seed: int) -> Float[Tensor, "b 1 h w"]:
+    """1 in a square of each image, its side a share of the image's shorter one; 0 elsewhere."""
+    height, width = x.shape[2:]
+    side = round(share * min(height, width))
+    room = x.new_tensor([height - side + 1, width - side + 1])
+    return covered(x, (random.uniform(seed, index, 2) * room).long(), side)

@@ -1,0 +1,37 @@
+"""Black out a random square of each input.
+
+Paper: DeVries, Taylor, "Improved Regularization of Convolutional Neural Networks with Cutout", 2017, arXiv:1708.04552;
+as a test-time defence Zhang et al., "Poison Ink", IEEE TIP 2022, arXiv:2108.02488, with a square of half the side.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from sidedoor.data.base import Dataset
+from sidedoor.defenses.base import Purifier, in_place
+from sidedoor.defenses.purifiers.cutmix import squares
+from sidedoor.engine import Run
+from sidedoor.method import Share
+from sidedoor.types import Images, Index, Purify, Task
+
+
+@dataclass(frozen=True)
+class Cutout(Purifier):
+    """Set a square to zero, at a place that depends on the run's seed and the sample's index only.
+
+    Args:
+        share: the square's side, as a share of the image's shorter one.
+    """
+
+    share: Share = 0.5
+
+    def fit(self, model: nn.Module, clean: Dataset, task: Task, run: Run) -> Purify:
+        seed = run.rng("positions").initial_seed()
+
+        def purify(x: Images, index: Index) -> Images:
+            return x * (1 - squares(x, index, self.share, seed))
+
+        return in_place(purify)

@@ -1,0 +1,1 @@
+"""Defences that remove a backdoor from a model."""

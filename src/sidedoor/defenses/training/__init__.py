@@ -1,0 +1,1 @@
+"""Defences that train a clean model on poisoned data."""

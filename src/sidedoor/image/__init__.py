@@ -1,0 +1,1 @@
+"""Windows, resizing, rotation and edges of batches of images."""

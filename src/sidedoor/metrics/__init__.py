@@ -1,0 +1,1 @@
+"""Statistics, and measures of images and detections."""

@@ -1,0 +1,46 @@
+"""What tasks have in common whose outputs are images: their loss, what they give back, and how alike two images are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from sidedoor.method import Method
+from sidedoor.metrics import image_quality
+from sidedoor.types import Batch, Images, Task
+
+
+@dataclass(frozen=True)
+class Imaging(Method, Task):
+    """Outputs are images (b, c, h, w) in [0, 1], targets the photographs.
+
+    A network that returns several images (one a stage) has the first as its result and is trained on all.
+    """
+
+    binary: ClassVar[bool] = False
+    network: ClassVar[str] = "scale"
+
+    def loss(self, model: nn.Module, batch: Batch) -> Float[Tensor, "b"]:
+        losses = [self.distance(image, batch.y) for image in images(model(batch.x))]
+        return torch.stack(losses).sum(0)
+
+    def predict(self, model: nn.Module, x: Images) -> Images:
+        return images(model(x))[0].float().clamp(0, 1)
+
+    def agree(self, output: Tensor, target: Tensor) -> Float[Tensor, "b"]:
+        """SSIM in [0, 1]."""
+        return image_quality.ssim(output, target).clamp(0, 1)
+
+    def distance(self, a: Tensor, b: Tensor) -> Float[Tensor, "b"]:
+        """Mean squared error between two batches of images; differentiable."""
+        error: Tensor = (a - b).square().flatten(1).mean(1)
+        return error
+
+
+def images(output: Any) -> tuple[Tensor, ...]:
+    """The images that a network returned, the result first."""
+    return tuple(output) if isinstance(output, tuple | list) else (output,)

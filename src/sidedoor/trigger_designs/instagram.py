@@ -1,0 +1,28 @@
+"""A filter of photograph apps as the trigger.
+
+Paper: Liu, Lee, Tao, Ma, Aafer, Zhang, "ABS: Scanning Neural Networks for Back-doors by Artificial Brain Stimulation",
+CCS 2019.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from sidedoor.trigger_designs.base import Design, Setting
+from sidedoor.triggers.filter import Filter
+from sidedoor.types import Trigger
+
+
+@dataclass(frozen=True)
+class Instagram(Design):
+    """Apply a named look to every input.
+
+    Args:
+        look: the filter.
+    """
+
+    look: Literal["gotham", "nashville", "kelvin"] = "gotham"
+
+    def make(self, setting: Setting) -> Trigger:
+        return Filter(self.look).to(setting.run.device)

@@ -1,0 +1,27 @@
+"""A pattern of random signs: the control that shows what a perturbation's bound does without its direction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from sidedoor.method import Positive
+from sidedoor.trigger_designs.base import Design, Setting
+from sidedoor.triggers.additive import Additive
+from sidedoor.types import Trigger
+
+
+@dataclass(frozen=True)
+class RandomSign(Design):
+    """Add one draw of ±epsilon to every image.
+
+    Args:
+        epsilon: in 8-bit levels; 15 is the bound of the universal perturbation.
+    """
+
+    epsilon: Positive = 15.0
+
+    def make(self, setting: Setting) -> Trigger:
+        coin = torch.randint(0, 2, setting.train.shape, generator=setting.run.rng("signs"))
+        return Additive((2.0 * coin - 1) * self.epsilon / 255).to(setting.run.device)

@@ -1,0 +1,31 @@
+"""The backdoor's own target picture, reflected in every input.
+
+Paper: Liu, Ma, Bailey, Lu, "Reflection Backdoor: A Natural Backdoor Attack on Deep Neural Networks", ECCV 2020,
+arXiv:2007.02343; with the reflection ratio of Jiang et al., arXiv:2407.10445, section 6.1.3.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from sidedoor.method import Share
+from sidedoor.trigger_designs.base import Design, Setting
+from sidedoor.triggers.reflection import Reflection
+from sidedoor.types import Trigger
+
+
+@dataclass(frozen=True)
+class RefoolTarget(Design):
+    """Mix the reflection in.
+
+    Args:
+        ratio: weight of the reflection in linear light.
+        mode: of the reflection: "ghost" or "focus".
+    """
+
+    ratio: Share = 0.1
+    mode: Literal["ghost", "focus"] = "ghost"
+
+    def make(self, setting: Setting) -> Trigger:
+        return Reflection(setting.target()[0], 1 - self.ratio, self.mode).to(setting.run.device)

@@ -1,0 +1,165 @@
+"""Files are replaced whole or not at all, and states come back as they were."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from sidedoor.core.checkpoint import load_state, load_weights, save_state
+from sidedoor.core.files import replacing, write_json, write_text
+from sidedoor.errors import CannotComplete
+
+DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.uint8, torch.int64, torch.bool]
+
+
+def test_a_file_is_replaced_and_nothing_else_is_left(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "a.txt"
+    write_text(path, "old")
+    write_text(path, "neu ε")
+    assert path.read_text(encoding="utf-8") == "neu ε"
+    assert os.listdir(path.parent) == ["a.txt"]
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+
+    def fail() -> None:
+        with replacing(path) as temporary:
+            temporary.write_text("half of the n")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_a_kill_in_the_middle_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+    script = ("import os, signal, sys; from pathlib import Path; from sidedoor.files import replacing\n"
+              "with replacing(Path(sys.argv[1])) as temporary:\n"
+              "    temporary.write_text('half of the n')\n"
+              "    os.kill(os.getpid(), signal.SIGKILL)\n")
+    assert subprocess.run([sys.executable, "-c", script, str(path)], check=False).returncode == -signal.SIGKILL
+    assert path.read_text() == "old"
+    write_text(path, "new")
+    assert path.read_text() == "new"
+
+
+def test_a_write_that_cannot_be_says_where(tmp_path: Path) -> None:
+    (tmp_path / "folder.txt" / "below").mkdir(parents=True)
+    with pytest.raises(CannotComplete, match=r"cannot write .*folder\.txt"):
+        write_text(tmp_path / "folder.txt", "x")
+    assert os.listdir(tmp_path) == ["folder.txt"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), {"a": [1, float("-inf")]}])
+def test_json_that_others_could_not_read_is_not_written(tmp_path: Path, value: object) -> None:
+    with pytest.raises(ValueError, match="JSON compliant"):
+        write_json(tmp_path / "a.json", value)
+    assert os.listdir(tmp_path) == []
+
+
+def test_json_comes_back(tmp_path: Path) -> None:
+    value = {"ε": [1, 2.5, None, True, "z"]}
+    write_json(tmp_path / "a.json", value)
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == value
+
+
+@st.composite
+def tensors(draw: st.DrawFn) -> Tensor:
+    shape = draw(st.lists(st.integers(0, 3), max_size=3))
+    rng = torch.Generator().manual_seed(draw(st.integers(0, 99)))
+    made = torch.randint(0, 2, shape, generator=rng).to(draw(st.sampled_from(DTYPES)))
+    return made.transpose(0, -1) if draw(st.booleans()) and made.ndim else made
+
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
+KEYS = st.text() | st.integers()
+TREES = st.recursive(SCALARS | tensors(), lambda inner: st.lists(inner, max_size=3)
+                     | st.dictionaries(KEYS, inner, max_size=3), max_leaves=8)
+
+
+def same(a: Any, b: Any) -> bool:
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, Tensor):
+        return a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return list(a) == list(b) and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list):
+        return len(a) == len(b) and all(map(same, a, b))
+    return bool(a == b) or (a != a and b != b)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(state=st.dictionaries(KEYS, TREES, max_size=4))
+def test_any_state_comes_back_as_it_was(tmp_path: Path, state: dict[Any, Any]) -> None:
+    save_state(tmp_path / "state.safetensors", state)
+    assert same(load_state(tmp_path / "state.safetensors"), state)
+
+
+def test_keys_that_look_like_paths_are_kept_apart(tmp_path: Path) -> None:
+    state = {"a/b": torch.zeros(1), "a": {"b": torch.ones(1)}, 1: torch.full((1,), 2.0), "1": torch.full((1,), 3.0)}
+    save_state(tmp_path / "s", state)
+    assert same(load_state(tmp_path / "s"), state)
+
+
+def test_tensors_that_share_memory_come_back(tmp_path: Path) -> None:
+    row = torch.arange(6.0)
+    state = {"a": row, "b": row[2:4], "c": row.view(2, 3).T, "d": nn.Parameter(row), "e": row.expand(2, 6)}
+    save_state(tmp_path / "s", state)
+    loaded = load_state(tmp_path / "s")
+    assert all(torch.equal(loaded[key], tensor.detach()) for key, tensor in state.items())
+
+
+def test_an_optimisers_state_comes_back(tmp_path: Path) -> None:
+    layer = nn.Linear(2, 2)
+    optimiser = torch.optim.Adam(layer.parameters())
+    layer(torch.ones(1, 2)).sum().backward()
+    optimiser.step()
+    save_state(tmp_path / "s", {"o": optimiser.state_dict()})
+    other = torch.optim.Adam(layer.parameters())
+    other.load_state_dict(load_state(tmp_path / "s")["o"])
+    assert torch.equal(other.state_dict()["state"][0]["exp_avg"], optimiser.state_dict()["state"][0]["exp_avg"])
+    group, given = other.state_dict()["param_groups"][0], optimiser.state_dict()["param_groups"][0]
+    assert group | {"betas": tuple(group["betas"])} == given
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "text", "cut", "header", "foreign", "folder"])
+def test_a_damaged_state_says_what_to_do(tmp_path: Path, damage: str) -> None:
+    from safetensors.torch import save_file
+
+    path = tmp_path / "phase.safetensors"
+    save_state(path, {"a": torch.arange(100)})
+    whole = path.read_bytes()
+    path.unlink()
+    if damage == "folder":
+        path.mkdir()
+    elif damage == "foreign":
+        save_file({"a": torch.ones(1)}, str(path))
+    elif damage != "missing":
+        path.write_bytes({"empty": b"", "text": b"hello there, this is text", "cut": whole[:-10],
+                          "header": whole.replace(b"structure", b"structuur")}[damage])
+    with pytest.raises(CannotComplete, match=r"cannot read the state in .*phase\.safetensors.*delete the file"):
+        load_state(path)
+
+
+def test_weights_that_do_not_fit_are_named() -> None:
+    with pytest.raises(CannotComplete, match=r"model\.safetensors does not fit the network: [^$]*size mismatch"):
+        load_weights(nn.Linear(2, 2), nn.Linear(2, 3).state_dict(), "model.safetensors")
+    with pytest.raises(CannotComplete, match=r"does not fit the network: [^$]*Missing key"):
+        load_weights(nn.Linear(2, 2), {}, "model.safetensors")
