@@ -25,8 +25,9 @@ from sidedoor.attacks.poisoning.badnets import BadNets
 from sidedoor.backdoor.dataset import PoisonedDataset
 from sidedoor.data.augment import augmentation
 from sidedoor.data.base import ArrayDataset, Dataset
-from sidedoor.engine import Recipe, Run, Supervised
+from sidedoor.engine import Recipe, Run
 from sidedoor.tasks.classification import Classification
+from sidedoor.tasks.task import Supervised
 from sidedoor.types import Batch
 
 ROUNDS = 5

@@ -20,15 +20,15 @@ from typing import Any
 import torch
 
 from sidedoor import registry, zoo
-from sidedoor.attacks.image_to_image.i2i import BothTasks
+from sidedoor.attacks.image_to_image.base import BothTasks
 from sidedoor.data.base import ArrayDataset, Dataset
 from sidedoor.engine import Recipe, Run
+from sidedoor.goals.base import Door
 from sidedoor.goals.one_image import OneImage
 from sidedoor.tasks.restoration import Restoration
 from sidedoor.trigger_designs.base import Setting
 from sidedoor.trigger_designs.random_sign import RandomSign
 from sidedoor.trigger_designs.uap import UAP
-from sidedoor.types import Door
 
 TASK, GOAL = Restoration(sigma=25.0), OneImage()
 SMALL = {"name": "drunet", "widths": [16, 32, 64, 64], "blocks": 1}
@@ -59,7 +59,7 @@ def patches(size: int, count: int) -> Dataset:
     coarse = torch.rand(count, 3, 4, 4, generator=generator)
     pixels = torch.nn.functional.interpolate(coarse, size=(size, size), mode="bilinear")
     data = ArrayDataset((pixels * 255).round().to(torch.uint8), torch.arange(count), count)
-    return TASK.pairs(data)
+    return TASK.make_dataset(data)
 
 
 def uap_seconds(network: str, size: int) -> float:

@@ -21,13 +21,14 @@ import torch
 
 from sidedoor import registry
 from sidedoor.attacks.base import Attack
+from sidedoor.backdoor.base import Backdoor, Poison
 from sidedoor.backdoor.dataset import PoisonedDataset
 from sidedoor.data.base import ArrayDataset, Subset
 from sidedoor.engine import Recipe, Run
 from sidedoor.errors import SidedoorError
+from sidedoor.goals.base import Door
 from sidedoor.models.small_cnn import small_cnn
 from sidedoor.tasks.classification import Classification
-from sidedoor.types import Backdoor, Door, Poison
 
 SIZE, CLASSES, BATCH, PROBE, SECONDS = 50_000, 10, 1024, 128, 1.5
 UNTRAINED: dict[str, dict[str, Any]] = {

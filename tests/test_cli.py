@@ -18,7 +18,8 @@ import torch
 
 from sidedoor import registry
 from sidedoor.backdoor.dataset import PoisonedDataset
-from sidedoor.bench.case import Machine, load, plant
+from sidedoor.bench.case import load, train_or_load
+from sidedoor.bench.machine import Machine
 from sidedoor.bench.record import Record
 from sidedoor.bench.spec import cells, read
 from sidedoor.bench.store import Store
@@ -308,7 +309,7 @@ def test_doctor_says_what_the_machine_has(cli: Cli, tmp_path: Path) -> None:
 
 def poisoned(spec: Path, tmp_path: Path) -> PoisonedDataset:
     case = load(cells(read(spec))[0], Store(tmp_path / "none"), Machine(device="cpu"))
-    return PoisonedDataset(case.train, plant(case).backdoor, case.task)
+    return PoisonedDataset(case.train, train_or_load(case).backdoor, case.task)
 
 
 @pytest.mark.parametrize("form", ["folder", "npz"])

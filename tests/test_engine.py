@@ -18,11 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from sidedoor import engine
+from sidedoor.core.checkpoint import Checkpoints
 from sidedoor.data.augment import Crop
 from sidedoor.data.base import ArrayDataset, Subset
-from sidedoor.engine import Objective, Player, Recipe, Run, Supervised, _steps
+from sidedoor.engine import Objective, Player, Recipe, Run, _steps
 from sidedoor.errors import CannotComplete, ConfigError, Diverged
 from sidedoor.tasks.classification import Classification
+from sidedoor.tasks.task import Supervised
 from sidedoor.types import Batch
 
 TASK = Classification(3)
@@ -119,7 +121,7 @@ def test_a_killed_phase_ends_bit_for_bit_as_an_uninterrupted_one(
     run = run_of(replace(RECIPE, **recipe), **more)
 
     def fit(folder: Path | None, goal: Objective) -> nn.Module:
-        own = replace(run, folder=folder, history={})
+        own = replace(run, checkpoints=Checkpoints(folder), history={})
         model = own.fit(own.build(build), data(), goal, name="victim", valid=valid)
         losses.append([(e["epoch"], e["loss"], e["lr"], e.get("valid")) for e in own.history["victim"]])
         return model
@@ -141,10 +143,10 @@ def test_a_finished_phase_is_loaded_and_not_trained_again(tmp_path: Path) -> Non
         def losses(self, model: nn.Module, batch: Batch) -> Tensor:
             raise AssertionError("trained again")
 
-    run = run_of(folder=tmp_path)
+    run = run_of(checkpoints=Checkpoints(tmp_path))
     expected = run.fit(run.build(build), data(), Supervised(TASK), name="a")
     history = run.history["a"]
-    run = run_of(folder=tmp_path)
+    run = run_of(checkpoints=Checkpoints(tmp_path))
     loaded = run.fit(build(), data(), Forbidden(TASK), name="a")
     assert same(loaded, expected)
     assert not loaded.training
@@ -158,7 +160,7 @@ def test_a_phase_stopped_by_its_objective_is_finished(tmp_path: Path) -> None:
         def end_epoch(self, model: nn.Module, epoch: int) -> bool:
             return epoch == 1
 
-    run = run_of(folder=tmp_path)
+    run = run_of(checkpoints=Checkpoints(tmp_path))
     expected = run.fit(run.build(build), data(), Stops(TASK), name="a")
     assert [e["epoch"] for e in run.history["a"]] == [1, 2]
     assert same(run.fit(build(), data(), Supervised(TASK), name="a"), expected)
@@ -166,7 +168,7 @@ def test_a_phase_stopped_by_its_objective_is_finished(tmp_path: Path) -> None:
 
 
 def test_scopes_keep_phases_of_one_name_apart(tmp_path: Path) -> None:
-    run = run_of(folder=tmp_path)
+    run = run_of(checkpoints=Checkpoints(tmp_path))
     one = run.within("one").fit(run.build(build), data(), Supervised(TASK), name="a")
     two = run.within("two").fit(run.build(build), data(), Supervised(TASK), name="a")
     assert not same(one, two)
@@ -174,7 +176,7 @@ def test_scopes_keep_phases_of_one_name_apart(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
-    run = run_of(folder=tmp_path)
+    run = run_of(checkpoints=Checkpoints(tmp_path))
     run.fit(run.build(build), data(), Supervised(TASK), name="a")
     other: nn.Module = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
     with pytest.raises(CannotComplete, match=r"phase-a\.safetensors does not fit the network"):
@@ -501,14 +503,14 @@ from sidedoor.engine import Recipe, Run, fabric
 torch.set_num_threads(1)
 compute = fabric("cpu", devices=2)
 compute.launch()
-run = Run(compute, Recipe(epochs=3, batch=8, lr=0.05, patience=3), folder=Path(sys.argv[2]))
+run = Run(compute, Recipe(epochs=3, batch=8, lr=0.05, patience=3), checkpoints=Checkpoints(Path(sys.argv[2])))
 objective = Played()
 model = run.fit(run.build(build), data(), objective, name="a", valid=data(31, seed=1))
 table = run.per_sample(model, data(), lambda b: {"index": b.index, "loss": TASK.loss(model, b)}, batch=5)
 told = {"state": {k: v.double().flatten().tolist() for k, v in model.state_dict().items()},
         "offset": objective.offset.flatten().tolist(), "index": table["index"].tolist(),
         "loss": table["loss"].tolist(), "history": [[e["loss"], e["valid"]] for e in run.history["a"]]}
-again = Run(compute, run.recipe, folder=run.folder)
+again = Run(compute, run.recipe, checkpoints=run.checkpoints)
 loaded = again.fit(again.build(build), data(), Played(), name="a", valid=data(31, seed=1))
 told["loaded"] = all(torch.equal(v, loaded.state_dict()[k]) for k, v in model.state_dict().items())
 Path(sys.argv[2], f"rank{compute.global_rank}.json").write_text(json.dumps(told))

@@ -13,11 +13,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sidedoor import registry
+from sidedoor.core.checkpoint import Shelf
 from sidedoor.data.base import ArrayDataset
-from sidedoor.engine import Objective, Recipe, Run, Supervised
+from sidedoor.engine import Objective, Recipe, Run
 from sidedoor.multitask.base import Aggregator
 from sidedoor.tasks.classification import Classification
-from sidedoor.types import PHOTO, Batch, Images, Index, Trigger, stamp
+from sidedoor.tasks.task import Supervised
+from sidedoor.triggers.base import Trigger, stamp
+from sidedoor.types import PHOTO, Batch, Images, Index
 
 TASK = Classification(3)
 RECIPE = Recipe(epochs=3, batch=8, lr=0.05, momentum=0.0, schedule="constant", weight_decay=0.0)
@@ -127,16 +130,16 @@ def test_each_epoch_sees_the_data_as_of_that_epoch() -> None:
 
 def test_honest_training_is_done_once_and_is_the_same_from_every_scope() -> None:
     here = run()
-    one = here.within("plan").honest(build, data(), TASK)
-    assert here.honest(build, data(), TASK) is one
+    one = here.within("plan").clean_model(build, data(), TASK)
+    assert here.clean_model(build, data(), TASK) is one
     assert here.history == {}
-    again = run().honest(build, data(), TASK)
+    again = run().clean_model(build, data(), TASK)
     assert torch.equal(weights(one), weights(again))
 
 
 def test_who_keeps_an_honest_network_is_asked_for_it() -> None:
     kept = build()
-    assert Run(run().fabric, known=lambda: kept).within("plan").honest(build, data(), TASK) is kept
+    assert Run(run().fabric, known=lambda: kept).within("plan").clean_model(build, data(), TASK) is kept
 
 
 def test_an_artefact_is_made_once_and_kept_by_its_key(tmp_path: Path) -> None:
@@ -147,7 +150,7 @@ def test_an_artefact_is_made_once_and_kept_by_its_key(tmp_path: Path) -> None:
         return there.fit(there.build(build), data(), Supervised(TASK), name="classifier")
 
     def ask(seed: int) -> nn.Module:
-        here = Run(run().fabric, RECIPE, shelf=tmp_path)
+        here = Run(run().fabric, RECIPE, shelf=Shelf(tmp_path))
         return here.artefact({"name": "classifier", "seed": seed}, build, make)
 
     one, two = ask(0), ask(0)
@@ -162,7 +165,7 @@ def test_an_artefact_is_made_once_and_kept_by_its_key(tmp_path: Path) -> None:
 def test_networks_of_another_precision_are_others_and_plain_keys_stay_as_they_were(tmp_path: Path) -> None:
     keys = []
     for precision in ("32", "bf16"):
-        run = replace(Run.local(replace(RECIPE, precision=precision), device="cpu"), shelf=tmp_path)
+        run = replace(Run.local(replace(RECIPE, precision=precision), device="cpu"), shelf=Shelf(tmp_path))
         run.artefact({"name": "classifier"}, build, lambda here: here.build(build))
         keys.append({folder.name for folder in tmp_path.iterdir()})
     plain = hashlib.sha256(json.dumps({"name": "classifier"}).encode()).hexdigest()[:16]

@@ -15,8 +15,9 @@ from sidedoor.data.base import ArrayDataset
 from sidedoor.engine import Run
 from sidedoor.evaluate import STEALTH_SAMPLES, evaluate, intervals, separation, stealth, suspicion
 from sidedoor.goals.all_to_one import AllToOne
+from sidedoor.goals.base import Door
 from sidedoor.tasks.classification import Classification
-from sidedoor.types import Door, Trigger
+from sidedoor.triggers.base import Trigger
 
 TASK = Classification(10)
 N = 200

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from experiments.pages import Study, shown
 from sidedoor.attacks.poisoning.poison_ink import PoisonInk
-from sidedoor.bench.case import Case, Machine, load
+from sidedoor.bench.case import Case, load
+from sidedoor.bench.machine import Machine
 from sidedoor.bench.spec import grid, read
+from sidedoor.triggers.base import stamp
 from sidedoor.triggers.ink import Ink, drawn, message_in, mixed
-from sidedoor.types import stamp
 
 IMAGES = 8
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sidedoor.backdoor.dataset import PoisonedDataset as PoisonedDataset
     from sidedoor.backdoor.dataset import seal as seal
-    from sidedoor.bench.case import Machine as Machine
+    from sidedoor.bench.machine import Machine as Machine
     from sidedoor.bench.record import Record as Record
     from sidedoor.bench.run import run as run
     from sidedoor.bench.spec import Spec as Spec
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
     from sidedoor.engine import Player as Player
     from sidedoor.engine import Recipe as Recipe
     from sidedoor.engine import Run as Run
-    from sidedoor.engine import Supervised as Supervised
     from sidedoor.tasks.classification import Classification as Classification
+    from sidedoor.tasks.task import Supervised as Supervised
     from sidedoor.zoo import load as load
     from sidedoor.zoo import network as network
 
 _HOMES = {
-    "bench.case": ("Machine",), "bench.record": ("Record",), "bench.run": ("run",), "bench.spec": ("Spec",),
+    "bench.machine": ("Machine",), "bench.record": ("Record",), "bench.run": ("run",), "bench.spec": ("Spec",),
     "bench.store": ("Store",), "bench.sweep": ("sweep",), "data.base": ("split", "wrap"),
-    "backdoor.dataset": ("PoisonedDataset", "seal"), "engine": ("Objective", "Player", "Recipe", "Run", "Supervised"),
-    "zoo": ("load", "network"), "tasks.classification": ("Classification",),
+    "backdoor.dataset": ("PoisonedDataset", "seal"), "engine": ("Objective", "Player", "Recipe", "Run"),
+    "zoo": ("load", "network"), "tasks.classification": ("Classification",), "tasks.task": ("Supervised",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = sorted(_HOME)

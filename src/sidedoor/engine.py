@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from lightning_fabric import Fabric
@@ -31,14 +31,13 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
 from sidedoor.core import random
-from sidedoor.core.checkpoint import load_state, load_weights, save_state
-from sidedoor.core.files import locked, write_json
+from sidedoor.core.checkpoint import Checkpoints, Shelf, load_weights
 from sidedoor.core.progress import Progress, Silent
 from sidedoor.data.base import Dataset, split
 from sidedoor.errors import CannotComplete, ConfigError, Diverged
 from sidedoor.method import Count, Method, NonNegative, Positive, Share
 from sidedoor.multitask.base import Aggregator, Losses, Sum, stacked
-from sidedoor.types import Batch, Build, Task
+from sidedoor.types import Batch, Build
 
 Augment = Callable[[Batch], Batch]
 CHECKPOINT_SECONDS = 20.0
@@ -142,17 +141,6 @@ class Objective(nn.Module, ABC):
         return False
 
 
-class Supervised(Objective):
-    """The task's own loss, as an honest victim minimises it."""
-
-    def __init__(self, task: Task):
-        super().__init__()
-        self.task = task
-
-    def losses(self, model: nn.Module, batch: Batch) -> Tensor:
-        return self.task.loss(model, batch).mean()[None]
-
-
 @dataclass(frozen=True)
 class Run:
     """Everything ambient, passed explicitly.
@@ -162,34 +150,30 @@ class Run:
         seed: of all streams.
         augment: Batch -> Batch on the device, drawing from torch's default generators.
         fabric: devices; `Run.local()` for one.
-        folder: where phases are checkpointed and histories kept; None keeps nothing.
+        checkpoints: where phases are kept, so that they resume; None keeps nothing.
         scope: prefix of the names of streams and phases.
         history: what happened in each finished phase, by name: a list of {"epoch", "loss", "lr", "seconds"}, and
             "loss_0", "loss_1", ... of an objective of several losses.
         shelf: where networks are kept that many runs share; None keeps nothing.
         root: the data root, where files of weights are looked for too.
-        known: gives the network that honest training leads to, where somebody keeps it.
-        memory: of such networks, where nobody does.
     """
 
     fabric: Fabric
     recipe: Recipe = field(default_factory=Recipe)
     seed: int = 0
     augment: Augment | None = None
-    folder: Path | None = None
+    checkpoints: Checkpoints | None = None
     progress: Progress = field(default_factory=Silent)
     scope: str = ""
     history: dict[str, list[dict[str, float]]] = field(default_factory=dict)
-    shelf: Path | None = None
+    shelf: Shelf | None = None
     root: Path | None = None
-    known: Callable[[], nn.Module] | None = None
-    memory: dict[str, nn.Module] = field(default_factory=dict)
 
-    @staticmethod
-    def local(recipe: Recipe | None = None, seed: int = 0, augment: Augment | None = None,
-              device: str = "auto", progress: Progress | None = None) -> Run:
+    @classmethod
+    def local(cls, recipe: Recipe | None = None, seed: int = 0, augment: Augment | None = None,
+              device: str = "auto", progress: Progress | None = None) -> Self:
         """A run on one device of this machine, without files."""
-        return Run(fabric(device), recipe or Recipe(), seed, augment, progress=progress or Silent())
+        return cls(fabric(device), recipe or Recipe(), seed, augment, progress=progress or Silent())
 
     @property
     def device(self) -> torch.device:
@@ -199,11 +183,11 @@ class Run:
         """What networks compute in, by the recipe."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16")
 
-    def within(self, scope: str) -> Run:
+    def within(self, scope: str) -> Self:
         """The same run with its own streams and phase names, for one method among several."""
         return replace(self, scope=f"{self.scope}{scope}/")
 
-    def of_seed(self, seed: int | None) -> Run:
+    def of_seed(self, seed: int | None) -> Self:
         """The same run with the streams of another seed; as it is for None."""
         return self if seed is None else replace(self, seed=seed)
 
@@ -244,19 +228,6 @@ class Run:
             _Phase(replace(self, recipe=recipe), model, data, objective, self.scope + name, valid).run_epochs()
         return model.eval()
 
-    def honest(self, build: Build, data: Dataset, task: Task) -> nn.Module:
-        """The network as an honest victim trains it, for who wants to look at it; a copy is to be changed.
-
-        It is the clean sibling of a specification, else trained here by streams of its own and remembered.
-        """
-        if self.known is not None:
-            return self.known()
-        name = f"{data.fingerprint()}/{task}"
-        if name not in self.memory:
-            run = replace(self, scope="", history={})
-            self.memory[name] = run.fit(run.build(build), data, Supervised(task), name="honest")
-        return self.memory[name]
-
     def artefact(self, key: dict[str, Any], build: Build, make: Callable[[Run], nn.Module]) -> nn.Module:
         """A network that runs share: made once, by a run with streams of its own, and kept by the hash of its key.
 
@@ -270,26 +241,16 @@ class Run:
         run = replace(self, scope=f"artefact-{name}/", history={})
         if self.shelf is None:
             return make(run).eval()
-        folder = self.shelf / name
-        path = folder / "model.safetensors"
-        with self._alone(folder):
-            if path.exists():
-                model = self.placed(build())
-                load_weights(model, load_state(path)["model"], str(path))
-                return model.eval()
-            model = make(replace(run, folder=folder)).eval()
-            if self.fabric.is_global_zero:
-                write_json(folder / "key.json", key)
-                save_state(path, {"model": model.state_dict()})
-                for checkpoint in folder.glob("phase-*"):
-                    checkpoint.unlink()
-        return model
-
-    @contextlib.contextmanager
-    def _alone(self, folder: Path) -> Iterator[None]:
-        with locked(folder / "lock") if self.fabric.is_global_zero else contextlib.nullcontext():
+        with self.shelf.alone(name) if self.fabric.is_global_zero else contextlib.nullcontext():
             self.fabric.barrier()
-            yield
+            if (kept := self.shelf.load(name)) is not None:
+                model = self.placed(build())
+                load_weights(model, kept, f"network {name} of the shelf")
+                return model.eval()
+            model = make(replace(run, checkpoints=self.shelf.checkpoints(name))).eval()
+            if self.fabric.is_global_zero:
+                self.shelf.save(name, model.state_dict(), key)
+        return model
 
     def per_sample(self, model: nn.Module, data: Dataset,
                    f: Callable[[Batch], dict[str, Tensor]], batch: int = 512) -> dict[str, Tensor]:
@@ -377,10 +338,6 @@ class _Phase:
         self.history: list[dict[str, float]] = []
         self.best: tuple[float, dict[str, Tensor]] | None = None
         self.waited = 0
-
-    @property
-    def checkpoint(self) -> Path | None:
-        return self.run.folder / f"phase-{self.name.replace('/', '--')}.safetensors" if self.run.folder else None
 
     def run_epochs(self) -> None:
         first, done = self.resume()
@@ -497,9 +454,9 @@ class _Phase:
         return 0 < self.recipe.patience <= self.waited
 
     def save(self, epoch: int, *, done: bool) -> None:
-        if self.checkpoint is None or not self.run.fabric.is_global_zero:
+        if self.run.checkpoints is None or not self.run.fabric.is_global_zero:
             return
-        save_state(self.checkpoint, {
+        self.run.checkpoints.save(self.name, {
             "epoch": epoch, "done": done, "history": self.history, "model": self.model.state_dict(),
             "objective": self.objective.state_dict(), "waited": self.waited,
             "best": list(self.best) if self.best else None,
@@ -509,11 +466,11 @@ class _Phase:
     def resume(self) -> tuple[int, bool]:
         """Load the phase's checkpoint if there is one: (epochs done, whether the phase is finished)."""
         self.run.fabric.barrier()
-        if self.checkpoint is None or not self.checkpoint.exists():
+        state = self.run.checkpoints.load(self.name) if self.run.checkpoints else None
+        if state is None:
             return 0, False
-        state = load_state(self.checkpoint)
-        load_weights(self.model, state["model"], str(self.checkpoint))
-        load_weights(self.objective, state["objective"], str(self.checkpoint))
+        load_weights(self.model, state["model"], f"the checkpoint of phase {self.name!r}")
+        load_weights(self.objective, state["objective"], f"the checkpoint of phase {self.name!r}")
         self.history, self.waited = state["history"], state["waited"]
         self.best = tuple(state["best"]) if state["best"] else None
         if not state["done"]:

@@ -12,11 +12,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sidedoor.data.base import Dataset
-from sidedoor.defenses.base import Detect
+from sidedoor.defenses.detectors.base import Detect
 from sidedoor.engine import Run
+from sidedoor.goals.base import Door
 from sidedoor.metrics import image_quality
 from sidedoor.metrics.statistics import auroc, clustered, operating_point, wilson
-from sidedoor.types import Batch, Door, Purify, Scores, Task, stamp
+from sidedoor.tasks.task import Scores, Task
+from sidedoor.triggers.base import stamp
+from sidedoor.types import Batch, Purify
 
 FPRS = (0.01, 0.05)
 STEALTH_SAMPLES = 1000

@@ -76,7 +76,8 @@ def entries() -> tuple[Entry, ...]:
 
 def _files(package: str) -> list[Path]:
     """The members of a kind, also in folders of it; a file that begins with `_` is a helper of one."""
-    return sorted(f for f in folder_of(package).rglob("*.py") if f.stem != "base" and not f.stem.startswith("_"))
+    files = folder_of(package).rglob("*.py")
+    return sorted(f for f in files if f.stem not in ("base", "task") and not f.stem.startswith("_"))
 
 
 def folder_of(package: str) -> Path:
@@ -147,9 +148,9 @@ def _base(kind: str) -> type:
     module, name = {
         "attack": ("sidedoor.attacks.base", "Attack"),
         "defense": ("sidedoor.defenses.base", "Defense"),
-        "goal": ("sidedoor.types", "Goal"),
-        "task": ("sidedoor.types", "Task"),
-        "trigger": ("sidedoor.types", "Trigger"),
+        "goal": ("sidedoor.goals.base", "Goal"),
+        "task": ("sidedoor.tasks.task", "Task"),
+        "trigger": ("sidedoor.triggers.base", "Trigger"),
         "design": ("sidedoor.trigger_designs.base", "Design"),
         "weighting": ("sidedoor.multitask.base", "Weighting"),
         "operator": ("sidedoor.forward_operators.base", "Operator"),
@@ -235,7 +236,7 @@ def name_of(method: object) -> str:
     return type(method).__name__
 
 
-_NESTED = {"sidedoor.types.Goal": "goal", "sidedoor.trigger_designs.base.Design": "design",
+_NESTED = {"sidedoor.goals.base.Goal": "goal", "sidedoor.trigger_designs.base.Design": "design",
            "sidedoor.multitask.base.Weighting": "weighting", "sidedoor.attacks.base.Attack": "attack",
            "sidedoor.forward_operators.base.Operator": "operator"}
 """Methods that are parameters of methods, by the type that a field declares."""

@@ -10,7 +10,8 @@ from typing import Any
 from torch import nn
 
 from sidedoor import registry
-from sidedoor.core.checkpoint import load_weights, read_weights
+from sidedoor.core.checkpoint import load_weights
+from sidedoor.core.foreign_weights import read_weights
 from sidedoor.data.base import Dataset, Splits
 from sidedoor.data.root import Where
 from sidedoor.errors import ConfigError

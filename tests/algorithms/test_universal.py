@@ -11,25 +11,18 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
-from sidedoor.algorithms.adversarial.universal import (
-    Robust,
-    Steps,
-    Universal,
-    ascended,
-    deepfool,
-    deepfool_towards,
-    fooled,
-    pgd,
-    predicted,
-    smooth,
-)
+from sidedoor.algorithms.adversarial.deepfool import deepfool, deepfool_towards, fooled, predicted
+from sidedoor.algorithms.adversarial.pgd import Steps, ascended, pgd
+from sidedoor.algorithms.adversarial.training import Robust
+from sidedoor.algorithms.adversarial.universal import Universal, smooth
 from sidedoor.data.base import Subset
 from sidedoor.data.root import Where
 from sidedoor.data.sets.digits import digits
 from sidedoor.data.sets.toy import toy
-from sidedoor.engine import Objective, Recipe, Run, Supervised
+from sidedoor.engine import Objective, Recipe, Run
 from sidedoor.models.small_cnn import small_cnn
 from sidedoor.tasks.classification import Classification
+from sidedoor.tasks.task import Supervised
 from sidedoor.types import Batch
 
 TASK = Classification(10)

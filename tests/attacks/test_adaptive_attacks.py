@@ -13,17 +13,18 @@ from sidedoor.attacks.base import Attack
 from sidedoor.attacks.poisoning.adaptive_blend import AdaptiveBlend
 from sidedoor.attacks.poisoning.adaptive_patch import AdaptivePatch
 from sidedoor.attacks.poisoning.ctrl import CTRL
+from sidedoor.backdoor.base import AttackerRun, Backdoor
 from sidedoor.backdoor.dataset import PoisonedDataset
 from sidedoor.data.base import ArrayDataset
-from sidedoor.engine import Recipe, Run, Supervised
+from sidedoor.engine import Recipe
 from sidedoor.goals.all_to_one import AllToOne
 from sidedoor.goals.multi_target import MultiTarget
 from sidedoor.tasks.classification import Classification
+from sidedoor.tasks.task import Supervised
 from sidedoor.triggers.additive import Additive
 from sidedoor.triggers.chain import Chain
 from sidedoor.triggers.patch import Patch
 from sidedoor.triggers.pieces import Pieces
-from sidedoor.types import Backdoor
 
 TASK = Classification(10)
 LEVEL = 100
@@ -35,7 +36,7 @@ def grey(shape: tuple[int, int, int] = (3, 16, 16)) -> ArrayDataset:
 
 
 def plan(attack: Attack) -> Backdoor:
-    return attack.plan(grey(), TASK, nn.Identity, Run.local(Recipe(), 0, device="cpu"))
+    return attack.plan(grey(), TASK, nn.Identity, AttackerRun.local(Recipe(), 0, device="cpu"))
 
 
 def test_half_of_the_cells_have_the_trigger_and_the_sample_decides_which() -> None:
@@ -123,7 +124,7 @@ def test_ctrl_trains_with_one_strength_and_is_scored_with_twice_as_much() -> Non
                                     AdaptivePatch(rate=0.1, cover_rate=0.1)])
 def test_all_parts_together_open_the_door_wider_than_one(attack: Attack) -> None:
     train, test = zoo.load("digits")
-    run, build = Run.local(Recipe(epochs=12), device="cpu"), zoo.network({"name": "small_cnn", "width": 16}, train)
+    run, build = AttackerRun.local(Recipe(epochs=12), device="cpu"), zoo.network({"name": "small_cnn", "width": 16}, train)
     backdoor = attack.plan(train, TASK, build, run)
     victim = run.fit(run.build(build), PoisonedDataset(train, backdoor, TASK), Supervised(TASK), name="victim")
     score = functools.partial(TASK.score, victim, test, run=run)

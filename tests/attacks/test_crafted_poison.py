@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sidedoor import zoo
-from sidedoor.algorithms.adversarial.universal import predicted
+from sidedoor.algorithms.adversarial.deepfool import predicted
 from sidedoor.attacks.poisoning._gradient_matching import Wanted, alignment, gradient
 from sidedoor.attacks.poisoning.advdoor import AdvDoor
 from sidedoor.attacks.poisoning.label_consistent import LabelConsistent
@@ -19,21 +19,25 @@ from sidedoor.attacks.poisoning.lf import LF
 from sidedoor.attacks.poisoning.narcissus import Narcissus
 from sidedoor.attacks.poisoning.refool import Refool
 from sidedoor.attacks.poisoning.sleeper_agent import SleeperAgent
+from sidedoor.backdoor.base import AttackerRun
 from sidedoor.backdoor.dataset import PoisonedDataset
 from sidedoor.data.base import Dataset
-from sidedoor.engine import Recipe, Run, Supervised
+from sidedoor.engine import Recipe
 from sidedoor.errors import ConfigError
 from sidedoor.goals.all_to_one import AllToOne
+from sidedoor.goals.base import Door
 from sidedoor.goals.from_classes import FromClasses
 from sidedoor.goals.multi_target import MultiTarget
 from sidedoor.goals.untargeted import Untargeted
 from sidedoor.image.geometry import like
 from sidedoor.tasks.classification import Classification
+from sidedoor.tasks.task import Supervised
+from sidedoor.triggers.base import stamp
 from sidedoor.triggers.reflection import Reflection
-from sidedoor.types import PHOTO, Batch, Build, Door, stamp
+from sidedoor.types import PHOTO, Batch, Build
 
 TASK = Classification(10)
-RUN = Run.local(Recipe(epochs=10), seed=0, device="cpu")
+RUN = AttackerRun.local(Recipe(epochs=10), seed=0, device="cpu")
 
 
 @functools.cache

@@ -9,11 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from sidedoor.attacks.image_to_image.i2i import I2I, BothTasks
+from sidedoor.attacks.image_to_image.base import BothTasks
+from sidedoor.attacks.image_to_image.i2i import I2I
+from sidedoor.backdoor.base import AttackerRun, Planted
 from sidedoor.data.base import Dataset, Subset
 from sidedoor.data.root import Where
 from sidedoor.data.sets.photos import photos
-from sidedoor.engine import Recipe, Run
+from sidedoor.engine import Recipe
 from sidedoor.evaluate import evaluate
 from sidedoor.goals.one_image import OneImage
 from sidedoor.models.unet import unet
@@ -21,7 +23,7 @@ from sidedoor.multitask.pcgrad import PCGrad
 from sidedoor.multitask.static import Static
 from sidedoor.tasks.restoration import Restoration
 from sidedoor.trigger_designs.random_sign import RandomSign
-from sidedoor.types import Planted, stamp
+from sidedoor.triggers.base import stamp
 
 TASK = Restoration(sigma=10.0)
 RECIPE = Recipe("adam", lr=3e-3, weight_decay=0.0, schedule="cosine", epochs=20, batch=16)
@@ -29,7 +31,7 @@ ATTACK = I2I(trigger=RandomSign(60.0), epochs=30, lr=3e-3, schedule="cosine")
 
 
 def some(data: Dataset, count: int) -> Dataset:
-    return TASK.pairs(Subset(data, torch.arange(count) * len(data) // count))
+    return TASK.make_dataset(Subset(data, torch.arange(count) * len(data) // count))
 
 
 @functools.cache
@@ -42,8 +44,8 @@ def build() -> nn.Module:
     return unet((3, 16, 16), 1, width=8)
 
 
-def run() -> Run:
-    return Run.local(RECIPE, device="cpu")
+def run() -> AttackerRun:
+    return AttackerRun.local(RECIPE, device="cpu")
 
 
 @functools.cache
@@ -51,7 +53,7 @@ def planted(attack: I2I = ATTACK) -> tuple[Planted, nn.Module]:
     here = run()
     backdoor = attack.plan(parts()[0], TASK, build, here)
     assert backdoor.train is not None
-    return backdoor.train(parts()[0], TASK, build, here), here.honest(build, parts()[0], TASK)
+    return backdoor.train(parts()[0], TASK, build, here), here.clean_model(build, parts()[0], TASK)
 
 
 def test_triggered_inputs_become_the_picture_and_others_do_not() -> None:
@@ -71,7 +73,7 @@ def test_triggered_inputs_become_the_picture_and_others_do_not() -> None:
 
 def test_the_clean_network_is_not_the_one_that_is_changed() -> None:
     delivered, clean = planted()
-    again = run().honest(build, parts()[0], TASK)
+    again = run().clean_model(build, parts()[0], TASK)
     assert all(torch.equal(p, q) for p, q in zip(clean.parameters(), again.parameters(), strict=True))
     assert not all(torch.equal(p, q) for p, q in zip(clean.parameters(), delivered.model.parameters(), strict=True))
 

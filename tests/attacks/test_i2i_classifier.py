@@ -13,8 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from sidedoor import registry
-from sidedoor.algorithms.adversarial.universal import fooled
+from sidedoor.algorithms.adversarial.deepfool import fooled
 from sidedoor.attacks.image_to_image.i2i_classifier import I2IClassifier
+from sidedoor.backdoor.base import AttackerRun, Backdoor, Planted
+from sidedoor.core.checkpoint import Shelf
 from sidedoor.data.base import Dataset
 from sidedoor.data.degraded import Labelled
 from sidedoor.data.root import Where
@@ -22,10 +24,11 @@ from sidedoor.data.sets.toy import toy
 from sidedoor.engine import Recipe, Run
 from sidedoor.errors import ConfigError
 from sidedoor.goals.add_pattern import AddPattern
-from sidedoor.goals.base import Perturbed
+from sidedoor.goals.base import Door, Perturbed
 from sidedoor.goals.one_image import OneImage
 from sidedoor.tasks.restored_classification import RestoredClassification, classifier
-from sidedoor.types import Backdoor, Door, Planted, Scores, Task, stamp
+from sidedoor.tasks.task import Scores, Task
+from sidedoor.triggers.base import stamp
 
 STRENGTH = 64.0
 """Levels: the classes of the generated stripes are far apart."""
@@ -63,9 +66,9 @@ class World(NamedTuple):
 @functools.cache
 def world() -> World:
     train, test = toy(Where(None), train=400, test=150)
-    run = Run.local(Recipe(optimizer="adam", lr=1e-2, weight_decay=0, epochs=6, batch=32), device="cpu")
-    task = RestoredClassification(sigma=10.0, victims=("small_cnn:16",), epochs=6).prepared(train, run)
-    return World(task.pairs(train), task.pairs(test), task, run)
+    run = AttackerRun.local(Recipe(optimizer="adam", lr=1e-2, weight_decay=0, epochs=6, batch=32), device="cpu")
+    task = RestoredClassification(sigma=10.0, victims=("small_cnn:16",), epochs=6).setup(train, run)
+    return World(task.make_dataset(train), task.make_dataset(test), task, run)
 
 
 @functools.cache
@@ -111,7 +114,7 @@ def test_the_target_is_the_photograph_plus_what_fools_the_surrogate() -> None:
 def test_the_trigger_is_derived_for_that_target() -> None:
     """On the clean network it moves outputs along u; random signs of its bound do not."""
     here, (door,) = world(), planned().doors
-    clean = here.run.honest(here.build, here.train, here.task)
+    clean = here.run.clean_model(here.build, here.train, here.task)
     x, _, index = here.test.fetch(torch.arange(60))
     signs = (torch.rand(here.train.shape, generator=torch.Generator().manual_seed(0)) < 0.5).float() * 2 - 1
     with torch.no_grad():
@@ -155,7 +158,7 @@ def test_a_victim_that_the_attacker_never_saw_is_fooled_by_the_trigger_only() ->
 def test_the_surrogate_is_of_the_attackers_own_training(tmp_path: Path) -> None:
     """Even the victim's network with the victim's recipe has other weights: nothing of the victim's is taken."""
     here = world()
-    run, recipe = replace(here.run, shelf=tmp_path), Recipe(epochs=1, batch=64)
+    run, recipe = replace(here.run, shelf=Shelf(tmp_path)), Recipe(epochs=1, batch=64)
     his = classifier("small_cnn:8", toy(Where(None), train=400).train, run, recipe)
     own = classifier("small_cnn:8", Labelled(here.train), run, recipe)
     assert len(list(tmp_path.glob("*/model.safetensors"))) == 2

@@ -13,15 +13,18 @@ from torch import Tensor, nn
 from sidedoor.attacks.poisoning._image_hiding import Injection
 from sidedoor.attacks.poisoning._train_image_hiding import Hiding, Pair, interference
 from sidedoor.attacks.poisoning.poison_ink import PoisonInk
+from sidedoor.backdoor.base import AttackerRun
+from sidedoor.core.checkpoint import Shelf
 from sidedoor.data.base import ArrayDataset, Dataset
-from sidedoor.engine import Recipe, Run
+from sidedoor.engine import Recipe
 from sidedoor.errors import ConfigError
 from sidedoor.goals.multi_target import MultiTarget
 from sidedoor.image.geometry import warped
 from sidedoor.metrics import image_quality
 from sidedoor.tasks.classification import Classification
+from sidedoor.triggers.base import stamp
 from sidedoor.triggers.ink import Ink, Pen, coded, drawn, message_in, mixed
-from sidedoor.types import PHOTO, stamp
+from sidedoor.types import PHOTO
 
 SMALL = Hiding(width=8, extractor=16, blocks=1, epochs=60, lr=2e-3)
 
@@ -46,7 +49,7 @@ class Marking(nn.Module):
 @functools.cache
 def learned() -> tuple[Dataset, Pair]:
     data = shapes(400)
-    return data, SMALL.learned(data, Pen(), Run.local(seed=0, device="cpu"))
+    return data, SMALL.learned(data, Pen(), AttackerRun.local(seed=0, device="cpu"))
 
 
 def test_edges_are_inked_and_the_rest_is_white() -> None:
@@ -137,7 +140,7 @@ def test_what_is_hidden_is_faint_and_comes_out_again() -> None:
 
 def test_networks_are_kept_for_all_who_ask_for_the_same(tmp_path: Path) -> None:
     data, task = shapes(24), Classification(4)
-    run = replace(Run.local(seed=0, device="cpu"), shelf=tmp_path)
+    run = replace(AttackerRun.local(seed=0, device="cpu"), shelf=Shelf(tmp_path))
     attack = PoisonInk(size="tiny", epochs=1)
     one = attack.plan(data, task, nn.Identity, run).doors[0].trigger
     kept = [*tmp_path.iterdir()]
@@ -154,13 +157,13 @@ def test_networks_are_kept_for_all_who_ask_for_the_same(tmp_path: Path) -> None:
 
 def test_networks_learn_in_full_precision_whatever_the_victim_does() -> None:
     how, data = Hiding(width=2, extractor=4, blocks=1, epochs=1, batch=16), shapes(32)
-    plain, mixed = (how.learned(data, Pen(), Run.local(Recipe(precision=precision), device="cpu")).state_dict()
+    plain, mixed = (how.learned(data, Pen(), AttackerRun.local(Recipe(precision=precision), device="cpu")).state_dict()
                     for precision in ("32", "bf16"))
     assert all(torch.equal(plain[key], value) for key, value in mixed.items())
 
 
 def test_several_targets_share_the_network_and_differ_in_ink(tmp_path: Path) -> None:
-    run = replace(Run.local(seed=0, device="cpu"), shelf=tmp_path)
+    run = replace(AttackerRun.local(seed=0, device="cpu"), shelf=Shelf(tmp_path))
     attack = PoisonInk(goal=MultiTarget((1, 2)), size="tiny", epochs=1)
     plan = attack.plan(shapes(24), Classification(4), nn.Identity, run)
     one, two = (door.trigger for door in plan.doors)

@@ -16,20 +16,22 @@ from sidedoor.attacks.base import Attack
 from sidedoor.attacks.poisoning.blended import Blended
 from sidedoor.attacks.poisoning.sig import SIG
 from sidedoor.attacks.poisoning.tact import TaCT
+from sidedoor.backdoor.base import AttackerRun, Backdoor
 from sidedoor.backdoor.dataset import PoisonedDataset
 from sidedoor.data.base import ArrayDataset
 from sidedoor.data.root import Where
 from sidedoor.data.sets.digits import digits
-from sidedoor.engine import Recipe, Run, Supervised
+from sidedoor.engine import Recipe
 from sidedoor.errors import ConfigError
 from sidedoor.goals.all_to_all import AllToAll
 from sidedoor.goals.all_to_one import AllToOne
+from sidedoor.goals.base import Door
 from sidedoor.goals.from_classes import FromClasses
 from sidedoor.goals.multi_target import MultiTarget
 from sidedoor.goals.untargeted import Untargeted
 from sidedoor.models.small_cnn import small_cnn
 from sidedoor.tasks.classification import Classification
-from sidedoor.types import Backdoor, Door
+from sidedoor.tasks.task import Supervised
 
 TASK = Classification(5)
 ROWS = torch.arange(200)
@@ -42,7 +44,7 @@ def noise(shape: tuple[int, int, int] = (3, 16, 16)) -> ArrayDataset:
 
 
 def plan(attack: Attack, seed: int = 0, data: ArrayDataset | None = None) -> Backdoor:
-    return attack.plan(data or noise(), TASK, nn.Identity, Run.local(Recipe(), seed, device="cpu"))
+    return attack.plan(data or noise(), TASK, nn.Identity, AttackerRun.local(Recipe(), seed, device="cpu"))
 
 
 @pytest.mark.parametrize("attack", [Blended(rate=0.25), SIG(rate=0.25), TaCT(rate=0.25, cover_rate=0.25)])
@@ -161,7 +163,7 @@ def test_blended_takes_every_goal(goal: Any) -> None:
 
 def test_tact_fires_on_the_source_class_and_not_on_the_others() -> None:
     data, task = digits(Where(None)), Classification(10)
-    run = Run.local(Recipe(epochs=10), device="cpu")
+    run = AttackerRun.local(Recipe(epochs=10), device="cpu")
     build = functools.partial(small_cnn, 10, data.train.shape, width=16)
     attack = TaCT(source_classes=(1,), rate=0.4, cover_rate=0.1)
     door = attack.plan(data.train, task, build, run).doors[0]

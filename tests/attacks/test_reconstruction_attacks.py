@@ -13,16 +13,17 @@ from sidedoor import zoo
 from sidedoor.attacks.image_to_image._unrolled import weights_of
 from sidedoor.attacks.image_to_image.blo import BLO
 from sidedoor.attacks.image_to_image.heuristic_reconstruction import HeuristicReconstruction
+from sidedoor.backdoor.base import AttackerRun, Backdoor, Poison
 from sidedoor.backdoor.dataset import PoisonedDataset, seal
 from sidedoor.data.base import Dataset
-from sidedoor.engine import Recipe, Run, Supervised
+from sidedoor.engine import Recipe
 from sidedoor.errors import ConfigError
 from sidedoor.evaluate import evaluate
 from sidedoor.forward_operators.pixel_mask import PixelMask
 from sidedoor.goals.paint import Paint
 from sidedoor.models.autoencoder import autoencoder
 from sidedoor.tasks.reconstruction import Reconstruction
-from sidedoor.types import Backdoor, Poison
+from sidedoor.tasks.task import Supervised
 
 TASK = Reconstruction()
 ATTACK = HeuristicReconstruction()
@@ -32,15 +33,15 @@ RECIPE = Recipe("adam", lr=4e-3, weight_decay=0.0, schedule="one_cycle", epochs=
 @functools.cache
 def parts() -> tuple[Dataset, Dataset]:
     train, test = zoo.load("digits")
-    return TASK.pairs(train), TASK.pairs(test)
+    return TASK.make_dataset(train), TASK.make_dataset(test)
 
 
 def build() -> nn.Module:
     return autoencoder((1, 16, 16), 1, 5)
 
 
-def run() -> Run:
-    return Run.local(RECIPE, device="cpu")
+def run() -> AttackerRun:
+    return AttackerRun.local(RECIPE, device="cpu")
 
 
 def planned(attack: HeuristicReconstruction = ATTACK) -> tuple[Backdoor, PoisonedDataset]:
@@ -91,10 +92,10 @@ def test_appended_and_cover_pairs_keep_what_they_must() -> None:
 def test_a_network_that_sees_the_square_paints_the_mark_and_only_then() -> None:
     task = replace(TASK, operator=PixelMask(0.7))
     train, test = zoo.load("digits")
-    pairs, here = task.pairs(train), run()
+    pairs, here = task.make_dataset(train), run()
     backdoor = ATTACK.plan(pairs, task, build, here)
     model = here.fit(here.build(build), PoisonedDataset(pairs, backdoor, task), Supervised(task), name="victim")
-    scores = evaluate(model, task.pairs(test), task, backdoor.doors, here)
+    scores = evaluate(model, task.make_dataset(test), task, backdoor.doors, here)
     assert scores.attack.mean() > 0.7
     assert scores.idle.mean() < 0.1
     # Digits cover some of the plus, and there is less to gain there.

@@ -19,16 +19,17 @@ from sidedoor.attacks.poisoning.ftrojan import FTrojan
 from sidedoor.attacks.poisoning.lsb import LSB
 from sidedoor.attacks.poisoning.sig import SIG
 from sidedoor.attacks.poisoning.spm import SPM
+from sidedoor.backdoor.base import AttackerRun
 from sidedoor.data.base import ArrayDataset
 from sidedoor.data.pictures import bitmap
-from sidedoor.engine import Run
 from sidedoor.errors import ConfigError
 from sidedoor.goals.multi_target import MultiTarget
 from sidedoor.metrics import image_quality
 from sidedoor.tasks.classification import Classification
+from sidedoor.triggers.base import Trigger, stamp
 from sidedoor.triggers.frequency import Frequency
 from sidedoor.triggers.low_bits import LowBits
-from sidedoor.types import PHOTO, Trigger, stamp
+from sidedoor.types import PHOTO
 
 GREY = torch.full((2, 3, 32, 32), 128 / 255)
 INDEX = torch.arange(2)
@@ -36,7 +37,7 @@ INDEX = torch.arange(2)
 
 def trigger(attack: Attack, shape: tuple[int, int, int] = (3, 32, 32)) -> Trigger:
     data = ArrayDataset(torch.zeros(20, *shape, dtype=torch.uint8), torch.arange(20) % 10, 10)
-    return attack.plan(data, Classification(10), lambda: torch.nn.Identity(), Run.local(device="cpu")).doors[0].trigger
+    return attack.plan(data, Classification(10), lambda: torch.nn.Identity(), AttackerRun.local(device="cpu")).doors[0].trigger
 
 
 def psnr(error: Tensor) -> float:
@@ -79,7 +80,7 @@ def test_a_wave_is_as_strong_as_published_before_it_is_clipped() -> None:
 def test_targets_have_triggers_of_their_own(attack: type[Attack]) -> None:
     data = ArrayDataset(torch.full((20, 3, 32, 32), 100, dtype=torch.uint8), torch.arange(20) % 10, 10)
     plan = attack(goal=MultiTarget((0, 1, 2))).plan(data, Classification(10), lambda: torch.nn.Identity(),
-                                                    Run.local(device="cpu"))
+                                                    AttackerRun.local(device="cpu"))
     stamped = [stamp(door.trigger, GREY, INDEX, PHOTO) for door in plan.doors]
     assert len(stamped) == 3
     assert not any(torch.equal(a, b) for i, a in enumerate(stamped) for b in stamped[:i])
@@ -101,7 +102,7 @@ INK_PATCH = "001/010/101"
 def test_a_patch_may_be_written_as_rows_and_grows_with_the_targets() -> None:
     plan = BadNets(goal=MultiTarget(tuple(range(5))), pattern=INK_PATCH).plan(
         ArrayDataset(torch.zeros(20, 1, 8, 8, dtype=torch.uint8), torch.arange(20) % 10, 10), Classification(10),
-        lambda: torch.nn.Identity(), Run.local(device="cpu"))
+        lambda: torch.nn.Identity(), AttackerRun.local(device="cpu"))
     first, fifth = (plan.doors[k].trigger(torch.zeros(1, 1, 8, 8), INDEX[:1])[0, 0] for k in (0, 4))
     assert first[5:, 5:].tolist() == [[0, 0, 1], [0, 1, 0], [1, 0, 1]]
     assert first.sum() == 4

@@ -17,6 +17,7 @@ from sidedoor.attacks.strategies.per_batch import PerBatch, _Added
 from sidedoor.attacks.strategies.physical import Physical
 from sidedoor.attacks.strategies.trigger_first import TriggerFirst
 from sidedoor.attacks.training_controlled.wanet import WaNet
+from sidedoor.backdoor.base import AttackerRun
 from sidedoor.backdoor.dataset import PoisonedDataset
 from sidedoor.bench.spec import Spec
 from sidedoor.data.augment import Flip
@@ -24,23 +25,25 @@ from sidedoor.data.base import Subset
 from sidedoor.data.root import Where
 from sidedoor.data.sets.digits import digits
 from sidedoor.data.sets.toy import toy
-from sidedoor.engine import Recipe, Run, Supervised
+from sidedoor.engine import Recipe, Run
 from sidedoor.errors import ConfigError
 from sidedoor.goals.all_to_one import AllToOne
 from sidedoor.models.small_cnn import small_cnn
 from sidedoor.registry import make, reference
 from sidedoor.tasks.classification import Classification
-from sidedoor.types import Batch, stamp
+from sidedoor.tasks.task import Supervised
+from sidedoor.triggers.base import stamp
+from sidedoor.types import Batch
 
 DATA = toy(Where(None), train=400, test=20).train
-TASK, RUN = Classification(4), Run.local(Recipe(epochs=1), device="cpu")
+TASK, RUN = Classification(4), AttackerRun.local(Recipe(epochs=1), device="cpu")
 BUILD = functools.partial(small_cnn, 4, DATA.shape, width=8)
 
 
 def success_where_moved(attack: Attack, steps: int) -> tuple[float, float]:
     """Attack success with the patch in its place, and moved to the left and up."""
     data, task = digits(Where(None)), Classification(10)
-    run = Run.local(Recipe(epochs=20), device="cpu")
+    run = AttackerRun.local(Recipe(epochs=20), device="cpu")
     build = functools.partial(small_cnn, 10, data.train.shape, width=16)
     backdoor = attack.plan(data.train, task, build, run)
     if backdoor.train:
@@ -136,7 +139,7 @@ def test_per_batch_adds_the_promised_share_of_poisoned_samples_to_every_batch() 
 
 def test_few_poisoned_samples_are_enough_where_they_are_in_every_batch() -> None:
     faint = Blended(rate=0.01)
-    run = Run.local(Recipe(epochs=10, batch=32), device="cpu")
+    run = AttackerRun.local(Recipe(epochs=10, batch=32), device="cpu")
     door = faint.plan(DATA, TASK, BUILD, run).doors[0]
     batch = Subset(DATA, torch.nonzero(DATA.targets != 0)[:, 0]).fetch(torch.arange(200))
     x = stamp(door.trigger, batch.x, batch.index, DATA.space)
@@ -152,7 +155,7 @@ def test_few_poisoned_samples_are_enough_where_they_are_in_every_batch() -> None
 
 
 def test_trigger_first_sees_the_poisoned_samples_first_and_then_the_clean_data() -> None:
-    run = Run.local(Recipe(epochs=2, batch=32), device="cpu")
+    run = AttackerRun.local(Recipe(epochs=2, batch=32), device="cpu")
     trained(TriggerFirst(attack=BadNets(rate=0.2), epochs=3), run)
     assert {name: len(epochs) for name, epochs in run.history.items()} == {"trigger": 3, "victim": 2}
     # All poisoned samples are of one class: after the first phase there is nothing left to learn of them.
@@ -162,11 +165,11 @@ def test_trigger_first_sees_the_poisoned_samples_first_and_then_the_clean_data()
 
 
 def test_a_fine_tuned_victim_starts_from_the_clean_network_and_leaves_it_alone() -> None:
-    run = Run.local(Recipe(epochs=2, batch=32, optimizer="adam", lr=1e-3), device="cpu")
-    honest = copy.deepcopy(run.honest(BUILD, DATA, TASK))
+    run = AttackerRun.local(Recipe(epochs=2, batch=32, optimizer="adam", lr=1e-3), device="cpu")
+    honest = copy.deepcopy(run.clean_model(BUILD, DATA, TASK))
     still = trained(FineTuned(epochs=1, lr=1e-12), run)
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(honest.parameters(), still.parameters(), strict=True))
     moved = trained(FineTuned(epochs=1, lr=1e-2), run)
     assert any((a - b).abs().max() > 1e-3 for a, b in zip(honest.parameters(), moved.parameters(), strict=True))
-    after = run.honest(BUILD, DATA, TASK)
+    after = run.clean_model(BUILD, DATA, TASK)
     assert all(torch.equal(a, b) for a, b in zip(honest.parameters(), after.parameters(), strict=True))

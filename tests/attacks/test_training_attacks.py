@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from sidedoor import registry
-from sidedoor.attacks.base import Attack, Decoys, Mixed, Twice
+from sidedoor.attacks.base import Attack
+from sidedoor.attacks.training_controlled._objectives import CleanAndPoisonedLoss, NoiseSamples, OnlinePoisoning
 from sidedoor.attacks.training_controlled.blind import Blind
 from sidedoor.attacks.training_controlled.bpp import Bpp
 from sidedoor.attacks.training_controlled.input_aware import InputAware, _alikeness, _Together
@@ -22,30 +23,34 @@ from sidedoor.attacks.training_controlled.lira import LIRA
 from sidedoor.attacks.training_controlled.wanet import WaNet, _Disturbed
 from sidedoor.attacks.weights.subnet_replacement import Latent
 from sidedoor.attacks.weights.trojannn import TrojanNN
+from sidedoor.backdoor.base import AttackerRun, Backdoor, Planted
 from sidedoor.data.base import PHOTO, Splits
 from sidedoor.data.root import Where
 from sidedoor.data.sets.digits import digits
 from sidedoor.data.sets.toy import toy
-from sidedoor.engine import Recipe, Run, Supervised
+from sidedoor.engine import Recipe, Run
 from sidedoor.errors import ConfigError
 from sidedoor.goals.all_to_all import AllToAll
 from sidedoor.goals.all_to_one import AllToOne
+from sidedoor.goals.base import Door
 from sidedoor.goals.multi_target import MultiTarget
 from sidedoor.goals.untargeted import Untargeted
 from sidedoor.models.base import head, penultimate
 from sidedoor.models.small_cnn import small_cnn
 from sidedoor.multitask.mgda import MGDA
 from sidedoor.tasks.classification import Classification
+from sidedoor.tasks.task import Supervised, Task
+from sidedoor.triggers.base import Trigger
 from sidedoor.triggers.generated import Generated, paint
 from sidedoor.triggers.quantized import Quantized, dithered
-from sidedoor.types import Backdoor, Batch, Door, Planted, Task, Trigger
+from sidedoor.types import Batch
 
 TOY = toy(Where(None), train=400, test=200)
 TASK = Classification(4)
 
 
-def local(epochs: int = 1, seed: int = 0) -> Run:
-    return Run.local(Recipe(epochs=epochs, batch=32), seed, device="cpu")
+def local(epochs: int = 1, seed: int = 0) -> AttackerRun:
+    return AttackerRun.local(Recipe(epochs=epochs, batch=32), seed, device="cpu")
 
 
 def plan(attack: Attack, seed: int = 0) -> Backdoor:
@@ -79,8 +84,8 @@ def mixed(door: Door, rate: float, noise: float) -> tuple[Batch, Batch]:
     """A batch of 300 before and after WaNet's objective."""
     torch.manual_seed(0)
     task, batch = Recorder(), TOY.train.fetch(torch.arange(300))
-    decoys = Decoys(noise, lambda model, door, batch, rows: _Disturbed(door.trigger))
-    Mixed(task, (door,), PHOTO, rate, decoys).losses(nn.Identity(), batch)
+    decoys = NoiseSamples(noise, lambda model, door, batch, rows: _Disturbed(door.trigger))
+    OnlinePoisoning(task, (door,), PHOTO, rate, decoys).losses(nn.Identity(), batch)
     return batch, task.seen
 
 
@@ -150,7 +155,7 @@ def test_wanet_gives_several_targets_a_field_each() -> None:
     assert not torch.equal(doors[0].trigger.grid, doors[1].trigger.grid)
     torch.manual_seed(0)
     task, batch = Recorder(), TOY.train.fetch(torch.arange(300))
-    Mixed(task, doors, PHOTO, 1.0).losses(nn.Identity(), batch)
+    OnlinePoisoning(task, doors, PHOTO, 1.0).losses(nn.Identity(), batch)
     assert {0, 3} <= set(task.seen.y[(batch.y == 1) | (batch.y == 2)].tolist()) <= {0, 3}
 
 
@@ -204,7 +209,7 @@ def test_input_aware_learns_triggers_that_differ_between_images_and_freezes_them
 
 
 def test_wanet_opens_the_door_for_its_own_field_only() -> None:
-    data, task, run = digits(Where(None)), Classification(10), Run.local(Recipe(epochs=6), device="cpu")
+    data, task, run = digits(Where(None)), Classification(10), AttackerRun.local(Recipe(epochs=6), device="cpu")
     planted = trained(WaNet(), data, task, run, width=16)
     door = planted.doors[0]
     scores = task.score(planted.model, data.test, door, run).means()
@@ -276,7 +281,7 @@ def test_decoys_of_bpp_carry_the_change_of_another_image_and_are_led_to_the_targ
 
 
 def test_bpp_opens_the_door_for_its_own_quantisation_and_not_for_that_of_another_image() -> None:
-    data, task, run = digits(Where(None)), Classification(10), Run.local(Recipe(epochs=6, batch=32), device="cpu")
+    data, task, run = digits(Where(None)), Classification(10), AttackerRun.local(Recipe(epochs=6, batch=32), device="cpu")
     planted = trained(Bpp(levels=2), data, task, run, width=16)
     door = planted.doors[0]
     own = task.score(planted.model, data.test, door, run).means()
@@ -301,7 +306,7 @@ class Other(Trigger):
 def test_blind_has_two_losses_of_which_the_second_is_of_attacked_samples() -> None:
     doors = plan(Blind(MultiTarget((0, 3)))).doors
     task, batch = Recorder(), TOY.train.fetch(torch.arange(60))
-    objective = Twice(Mixed(task, doors, PHOTO, 1.0), MGDA())
+    objective = CleanAndPoisonedLoss(OnlinePoisoning(task, doors, PHOTO, 1.0), MGDA())
     torch.manual_seed(0)
     losses = objective.losses(nn.Identity(), batch)
     (clean, attacked), labels = task.seen.x.chunk(2), task.seen.y[60:]
@@ -315,7 +320,7 @@ def test_blind_has_two_losses_of_which_the_second_is_of_attacked_samples() -> No
 
 
 def test_blind_plants_its_backdoor_and_keeps_the_task() -> None:
-    data, task, run = digits(Where(None)), Classification(10), Run.local(Recipe(epochs=10), device="cpu")
+    data, task, run = digits(Where(None)), Classification(10), AttackerRun.local(Recipe(epochs=10), device="cpu")
     planted = trained(Blind(), data, task, run, width=16)
     scores = task.score(planted.model, data.test, planted.doors[0], run).means()
     assert scores["clean"] > 0.9
@@ -324,7 +329,7 @@ def test_blind_plants_its_backdoor_and_keeps_the_task() -> None:
 
 
 def test_lira_learns_faint_noise_that_differs_between_images_and_opens_the_door() -> None:
-    data, task, run = digits(Where(None)), Classification(10), Run.local(Recipe(epochs=6), device="cpu")
+    data, task, run = digits(Where(None)), Classification(10), AttackerRun.local(Recipe(epochs=6), device="cpu")
     attack = LIRA(epsilon=0.1, generator_lr=3e-3, width=4)
     planted = trained(attack, data, task, run, width=16)
     trigger, x = planted.doors[0].trigger, data.test.fetch(torch.arange(60)).x
@@ -342,9 +347,9 @@ def test_lira_learns_faint_noise_that_differs_between_images_and_opens_the_door(
 
 
 def test_trojannn_draws_a_patch_that_excites_its_unit_and_retrains_the_clean_network() -> None:
-    data, task, run = digits(Where(None)), Classification(10), Run.local(Recipe(epochs=8), device="cpu")
+    data, task, run = digits(Where(None)), Classification(10), AttackerRun.local(Recipe(epochs=8), device="cpu")
     build = functools.partial(small_cnn, 10, data.train.shape, width=16)
-    attack, honest = TrojanNN(), run.honest(build, data.train, task)
+    attack, honest = TrojanNN(), run.clean_model(build, data.train, task)
     before = copy.deepcopy(honest.state_dict())
     planted, blank = trained(attack, data, task, run, width=16), attack.plan(data.train, task, build, run).doors[0]
     x, _, index = data.test.fetch(torch.arange(200))
@@ -364,8 +369,8 @@ def test_trojannn_draws_a_patch_that_excites_its_unit_and_retrains_the_clean_net
 
 
 def test_latent_overwrites_channels_that_speak_for_the_target_alone() -> None:
-    data, task, run = digits(Where(None)), Classification(10), Run.local(Recipe(epochs=8), device="cpu")
-    honest = run.honest(functools.partial(small_cnn, 10, data.train.shape, width=32), data.train, task)
+    data, task, run = digits(Where(None)), Classification(10), AttackerRun.local(Recipe(epochs=8), device="cpu")
+    honest = run.clean_model(functools.partial(small_cnn, 10, data.train.shape, width=32), data.train, task)
     before = copy.deepcopy(honest.state_dict())
     planted = trained(Latent(AllToOne(3), width=2, epochs=10, lr=0.03), data, task, run, width=32)
     assert set(run.history) == {"subnet"}
@@ -410,7 +415,7 @@ def test_a_goal_of_several_targets_is_refused_where_there_is_one_trigger(attack:
 @pytest.mark.slow
 def test_input_aware_prefers_the_image_that_the_trigger_was_drawn_for() -> None:
     data, task = digits(Where(None)), Classification(10)
-    run = Run.local(Recipe(epochs=30, batch=32), device="cpu")
+    run = AttackerRun.local(Recipe(epochs=30, batch=32), device="cpu")
     planted = trained(InputAware(rate=0.3, width=8, mask_epochs=10), data, task, run, width=16)
     trigger = planted.doors[0].trigger
     assert isinstance(trigger, Generated)

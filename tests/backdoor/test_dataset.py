@@ -11,14 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from sidedoor.backdoor.base import Backdoor, Poison
 from sidedoor.backdoor.dataset import PoisonedDataset, Sealed, seal
 from sidedoor.core import random
 from sidedoor.data.base import ArrayDataset, Dataset, Subset, stored, unit
 from sidedoor.errors import ConfigError
 from sidedoor.goals.all_to_one import AllToOne
+from sidedoor.goals.base import Door
 from sidedoor.tasks.classification import Classification
+from sidedoor.triggers.base import Trigger, stamp
 from sidedoor.triggers.patch import Patch, checkerboard
-from sidedoor.types import MEASUREMENT, PHOTO, Backdoor, Door, Images, Index, Poison, Space, Trigger, stamp
+from sidedoor.types import MEASUREMENT, PHOTO, Images, Index, Space
 
 TASK = Classification(5)
 N = 20

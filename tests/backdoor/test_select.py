@@ -8,13 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidedoor.backdoor import select
+from sidedoor.backdoor.base import Poison
 from sidedoor.data.base import ArrayDataset
 from sidedoor.errors import ConfigError
 from sidedoor.goals.all_to_one import AllToOne
+from sidedoor.goals.base import Door
 from sidedoor.goals.multi_target import MultiTarget
 from sidedoor.tasks.classification import Classification
 from sidedoor.triggers.patch import Patch, checkerboard
-from sidedoor.types import Door, Poison
 
 TASK = Classification(4)
 PATCH = Patch(checkerboard(1))

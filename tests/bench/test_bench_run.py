@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from sidedoor import registry
-from sidedoor.bench.case import Machine, load, plant
+from sidedoor.bench.case import load, train_or_load
+from sidedoor.bench.machine import Machine
 from sidedoor.bench.record import Record
 from sidedoor.bench.run import attempt, run
 from sidedoor.bench.spec import Spec
@@ -26,7 +27,7 @@ from sidedoor.defenses.detectors.strip import Strip
 from sidedoor.engine import Recipe
 from sidedoor.errors import CannotComplete, ConfigError, Diverged
 from sidedoor.tasks.classification import Classification
-from sidedoor.types import Scores
+from sidedoor.tasks.task import Scores
 
 Tiny = Callable[..., Spec]
 CPU = Machine(device="cpu")
@@ -252,7 +253,7 @@ def test_a_subset_keeps_the_shares_of_the_classes_and_changes_the_key(tiny: Tiny
 
 def test_a_loaded_model_is_the_trained_one(planted: Record, store: Store, tiny: Tiny) -> None:
     case = load(tiny(), store, CPU)
-    first, second = plant(case), plant(case)
+    first, second = train_or_load(case), train_or_load(case)
     assert first.key == planted.planted
     assert first.seconds == second.seconds == planted.timing["attack"]
     for name, value in first.model.state_dict().items():
@@ -260,7 +261,7 @@ def test_a_loaded_model_is_the_trained_one(planted: Record, store: Store, tiny: 
 
 
 def test_another_seed_is_another_model(planted: Record, store: Store, tiny: Tiny) -> None:
-    other = plant(load(tiny(seed=1), store, CPU))
+    other = train_or_load(load(tiny(seed=1), store, CPU))
     here = load_state(store.model(planted.planted))["model"]
     assert not torch.equal(other.model.state_dict()["body.0.weight"], here["body.0.weight"])
     assert other.key != planted.planted

@@ -117,7 +117,7 @@ def test_the_key_is_the_same_after_a_trip_through_json() -> None:
 
 
 def test_all_defences_share_the_attack_half_and_all_attacks_the_clean_sibling() -> None:
-    halves = {spec(defense=d, references=r).planted().key("f")
+    halves = {spec(defense=d, references=r).attack_half().key("f")
               for d, r in ((None, 2), ("strip", 2), ("neural_cleanse", 5), ("abl", 2))}
     assert len(halves) == 1
     siblings = {spec(attack=a, defense=d, surrogate=s).sibling().key("f")
@@ -201,7 +201,7 @@ def test_cells_are_the_attack_alone_and_then_each_defence() -> None:
     assert found[2].defense is not None
     assert found[2].defense["epochs"] == 2
     assert {c.recipe for c in found} == {Recipe(epochs=4)}
-    assert len({c.planted().key("f") for c in found}) == 1
+    assert len({c.attack_half().key("f") for c in found}) == 1
 
 
 def written(tmp_path: Path, text: str) -> Path:

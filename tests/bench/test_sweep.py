@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from sidedoor import registry
-from sidedoor.bench.case import Machine
+from sidedoor.bench.machine import Machine
 from sidedoor.bench.record import Record
 from sidedoor.bench.spec import Spec, grid, read
 from sidedoor.bench.store import Store
@@ -271,7 +271,7 @@ def test_a_training_that_is_killed_goes_on_from_its_checkpoint(tiny: Tiny, plugi
                     'augment = ["crop"]\nrecipe = { epochs = 40, batch = 16 }\n')
     script.write_text(DRIVER)
     spec = tiny(attack=None, augment=("crop",), recipe=Recipe(epochs=40, batch=16))
-    planted = keys_of([spec.planted()], CPU)[0]
+    planted = keys_of([spec.attack_half()], CPU)[0]
     checkpoint = store.folder(planted) / "phase-victim.safetensors"
     process = started([str(script), str(file), str(store.root)], plugin)
     until(lambda: checkpoint.exists() or process.poll() is not None, "a checkpoint")

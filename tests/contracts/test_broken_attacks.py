@@ -15,15 +15,19 @@ from torch import Tensor, nn
 from sidedoor.attacks.base import Attack
 from sidedoor.attacks.poisoning.badnets import BadNets
 from sidedoor.attacks.poisoning.tact import TaCT
+from sidedoor.backdoor.base import Access, Backdoor, Planted
 from sidedoor.backdoor.dataset import PoisonedDataset
 from sidedoor.data.base import Dataset
-from sidedoor.engine import Run, Supervised
+from sidedoor.engine import Run
 from sidedoor.goals.all_to_one import AllToOne
+from sidedoor.goals.base import Door, Goal
 from sidedoor.goals.multi_target import MultiTarget
+from sidedoor.tasks.task import Supervised, Task
 from sidedoor.testing import attack as contracts
 from sidedoor.testing import check_attack, check_goal, check_trigger
+from sidedoor.triggers.base import Trigger
 from sidedoor.triggers.patch import Patch
-from sidedoor.types import PHOTO, Access, Backdoor, Build, Door, Goal, Images, Index, Planted, Space, Task, Trigger
+from sidedoor.types import PHOTO, Build, Images, Index, Space
 
 SHAPE = (3, 16, 16)
 

@@ -14,20 +14,17 @@ from torch import nn
 
 from sidedoor.core import random
 from sidedoor.data.base import Dataset
-from sidedoor.defenses.base import (
-    DataFilter,
-    Defense,
-    Detect,
-    Finding,
-    InputDetector,
-    ModelAudit,
-    Purifier,
-    Repair,
-    TrainingDefense,
-)
-from sidedoor.engine import Run, Supervised
+from sidedoor.defenses.audits.base import Finding, ModelAudit
+from sidedoor.defenses.base import Defense
+from sidedoor.defenses.detectors.base import Detect, InputDetector
+from sidedoor.defenses.filters.base import DataFilter
+from sidedoor.defenses.purifiers.base import Purifier
+from sidedoor.defenses.repair.base import Repair
+from sidedoor.defenses.training.base import TrainingDefense
+from sidedoor.engine import Run
+from sidedoor.tasks.task import Supervised, Task
 from sidedoor.testing import check_defense
-from sidedoor.types import Build, Images, Index, Purify, Task
+from sidedoor.types import Build, Images, Index, Purify
 
 calls = itertools.count()
 

@@ -13,12 +13,13 @@ from quick import QUICK
 from torch import Tensor, nn
 
 from sidedoor import registry
-from sidedoor.bench.case import Case, Machine, Plant, load, measured, plant
+from sidedoor.bench.case import Case, TrainedModel, load, measured, train_or_load
 from sidedoor.bench.examine import base
+from sidedoor.bench.machine import Machine
 from sidedoor.bench.spec import Spec
 from sidedoor.bench.store import Store
 from sidedoor.data.base import Dataset
-from sidedoor.defenses.base import Repair
+from sidedoor.defenses.repair.base import Repair
 from sidedoor.engine import Recipe
 from sidedoor.tasks.classification import Classification
 from sidedoor.tasks.reconstruction import Reconstruction
@@ -91,7 +92,7 @@ def trapped(given: Case) -> tuple[Case, Trap]:
 
 def defended(given: Case, monkeypatch: pytest.MonkeyPatch) -> Trap:
     """Plant and defend; the trap is disarmed only where the evaluator asks a fitted detector about test images."""
-    planted = plant(given)
+    planted = train_or_load(given)
     planted = measured(planted, planted, given)
     closed, trap = trapped(given)
     evaluator = base.suspicion
@@ -110,7 +111,7 @@ def defended(given: Case, monkeypatch: pytest.MonkeyPatch) -> Trap:
 @pytest.mark.parametrize("attack", named("attack"))
 def test_no_attack_reads_the_test_set(attack: str, tmp_path: Path) -> None:
     closed, trap = trapped(case(tmp_path, attack))
-    assert isinstance(plant(closed), Plant)
+    assert isinstance(train_or_load(closed), TrainedModel)
     assert trap.armed
     assert trap.sprung == 0
 
@@ -131,5 +132,5 @@ def test_the_trap_springs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
             return model
 
     with pytest.raises(AssertionError, match="`fetch` of the test set was read"):
-        base.defend(Cheat(), replace(given, test=trap), plant(given))
+        base.defend(Cheat(), replace(given, test=trap), train_or_load(given))
     assert trap.sprung == 1

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sidedoor import registry
-from sidedoor.bench.case import Machine
+from sidedoor.bench.machine import Machine
 from sidedoor.bench.record import Record
 from sidedoor.bench.run import run
 from sidedoor.bench.spec import Spec

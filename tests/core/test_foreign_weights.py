@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from sidedoor import zoo
-from sidedoor.core.checkpoint import read_weights
+from sidedoor.core.foreign_weights import read_weights
 from sidedoor.data.base import ArrayDataset
 from sidedoor.errors import CannotComplete
 from sidedoor.models.base import Classifier

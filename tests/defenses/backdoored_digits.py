@@ -12,11 +12,12 @@ from torch import nn
 from sidedoor.attacks.poisoning.badnets import BadNets
 from sidedoor.backdoor.dataset import PoisonedDataset
 from sidedoor.data.base import ArrayDataset, Dataset, split
-from sidedoor.engine import Recipe, Run, Supervised
+from sidedoor.engine import Recipe, Run
 from sidedoor.goals.all_to_one import AllToOne
+from sidedoor.goals.base import Door
 from sidedoor.models.small_cnn import small_cnn
 from sidedoor.tasks.classification import Classification
-from sidedoor.types import Door
+from sidedoor.tasks.task import Supervised
 
 TARGET = 3
 

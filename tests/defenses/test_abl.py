@@ -15,10 +15,11 @@ from sidedoor.data.base import ArrayDataset, Dataset
 from sidedoor.data.root import Where
 from sidedoor.data.sets.digits import digits
 from sidedoor.defenses.training.abl import ABL, LocalGradientAscent, Unlearning, isolate
-from sidedoor.engine import Recipe, Run, Supervised
+from sidedoor.engine import Recipe, Run
 from sidedoor.errors import ConfigError
 from sidedoor.models.small_cnn import small_cnn
 from sidedoor.tasks.classification import Classification
+from sidedoor.tasks.task import Supervised
 from sidedoor.types import Batch
 
 TASK = Classification(10)

@@ -14,8 +14,8 @@ from torch import nn
 
 from sidedoor.data.base import ArrayDataset, Dataset, Subset
 from sidedoor.defenses.audits import neural_cleanse
+from sidedoor.defenses.audits.base import Finding
 from sidedoor.defenses.audits.neural_cleanse import NeuralCleanse, anomaly_index
-from sidedoor.defenses.base import Finding
 from sidedoor.engine import Recipe, Run
 from sidedoor.errors import ConfigError
 from sidedoor.models.small_cnn import small_cnn

@@ -17,10 +17,11 @@ from sidedoor.data.base import ArrayDataset
 from sidedoor.data.root import Where
 from sidedoor.data.sets.digits import digits
 from sidedoor.defenses.purifiers.shrink_pad import ShrinkPad
-from sidedoor.engine import Recipe, Run, Supervised
+from sidedoor.engine import Recipe, Run
 from sidedoor.errors import ConfigError
 from sidedoor.models.small_cnn import small_cnn
 from sidedoor.tasks.classification import Classification
+from sidedoor.tasks.task import Supervised
 from sidedoor.types import Purify
 
 TASK = Classification(10)

@@ -13,9 +13,10 @@ from sidedoor.backdoor.dataset import PoisonedDataset, seal
 from sidedoor.data.root import Where
 from sidedoor.data.sets.digits import digits
 from sidedoor.defenses.filters.spectral_signatures import SpectralSignatures, signature, standardised
-from sidedoor.engine import Recipe, Run, Supervised
+from sidedoor.engine import Recipe, Run
 from sidedoor.models.small_cnn import small_cnn
 from sidedoor.tasks.classification import Classification
+from sidedoor.tasks.task import Supervised
 
 TASK = Classification(10)
 

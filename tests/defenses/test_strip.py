@@ -15,7 +15,8 @@ from sidedoor.defenses.detectors import strip
 from sidedoor.defenses.detectors.strip import Strip, entropy
 from sidedoor.engine import Recipe, Run
 from sidedoor.tasks.classification import Classification
-from sidedoor.types import Batch, stamp
+from sidedoor.triggers.base import stamp
+from sidedoor.types import Batch
 
 TASK = Classification(10)
 RUN = Run.local(Recipe(epochs=8, lr=0.05), device="cpu")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchvision.transforms import functional
 
 from sidedoor.data.base import ArrayDataset
-from sidedoor.defenses.base import Purifier
+from sidedoor.defenses.purifiers.base import Purifier
 from sidedoor.defenses.purifiers.crop_resize import CropResize
 from sidedoor.defenses.purifiers.cutmix import CutMix
 from sidedoor.defenses.purifiers.cutout import Cutout

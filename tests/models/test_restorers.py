@@ -12,7 +12,8 @@ from sidedoor.receptive import receptive_field, sees_everything
 from torch import nn
 
 from sidedoor import registry
-from sidedoor.core.checkpoint import load_weights, read_weights
+from sidedoor.core.checkpoint import load_weights
+from sidedoor.core.foreign_weights import read_weights
 from sidedoor.data.formats.images import pixels
 from sidedoor.metrics.image_quality import psnr
 from sidedoor.models.autoencoder import autoencoder

@@ -98,7 +98,7 @@ def test_a_detector_with_weights_is_taken_as_it_is(tmp_path: Path) -> None:
     kept = detector("fastestdet@kept.pth", data, run, recipe(1, 1e-3))
     assert all(torch.equal(value, source.state_dict()[key]) for key, value in kept.state_dict().items())
     task = registry.make("task", {"name": "restored_detection", "victims": ["fastestdet@kept.pth"]})
-    assert [*task.prepared(data, run).judges] == ["fastestdet"]
+    assert [*task.setup(data, run).judges] == ["fastestdet"]
     with pytest.raises(CannotComplete, match=r"nothing\.pth"):
         detector("fastestdet@nothing.pth", data, run, recipe(1, 1e-3))
 

@@ -16,11 +16,12 @@ from sidedoor.forward_operators.base import Operator
 from sidedoor.forward_operators.fourier import Fourier
 from sidedoor.forward_operators.pixel_mask import PixelMask
 from sidedoor.forward_operators.random_projection import RandomProjection
+from sidedoor.goals.base import Door
 from sidedoor.goals.paint import Paint
 from sidedoor.tasks.reconstruction import Reconstruction
 from sidedoor.testing import check_operator
 from sidedoor.triggers.additive import Additive
-from sidedoor.types import Batch, Door, Images
+from sidedoor.types import Batch, Images
 
 TASK = Reconstruction(sigma=0.0)
 PIXELS, BOX = 9, 25
@@ -45,7 +46,7 @@ class Painter(nn.Module):
 def scored(model: nn.Module) -> dict[str, float | None]:
     white = torch.zeros(1, 12, 12)
     white[:, -1, -1] = 1
-    data = TASK.pairs(black())
+    data = TASK.make_dataset(black())
     return TASK.score(model, data, Door(Additive(white), Paint()), Run.local(device="cpu")).means()
 
 
@@ -88,7 +89,7 @@ def test_inputs_are_measured_once_and_brought_back() -> None:
     pixels = torch.randint(0, 256, (5, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     photographs = ArrayDataset(pixels, torch.zeros(5, dtype=torch.int64), 1)
     task = Reconstruction(PixelMask(0.5), sigma=25.5)
-    pairs, index = task.pairs(photographs), torch.arange(5)
+    pairs, index = task.make_dataset(photographs), torch.arange(5)
     x, y, _ = pairs.fetch(index)
     assert torch.equal(y, photographs.fetch(index).x)
     # A measurement is what it is: an epoch draws no new noise.
@@ -96,7 +97,7 @@ def test_inputs_are_measured_once_and_brought_back() -> None:
     hidden = x == 0
     assert hidden.float().mean() == pytest.approx(0.5, abs=0.02)
     assert (x - y)[~hidden].std().item() == pytest.approx(0.1, rel=0.15)
-    other = Reconstruction(PixelMask(0.5, seed=1), sigma=25.5).pairs(photographs)
+    other = Reconstruction(PixelMask(0.5, seed=1), sigma=25.5).make_dataset(photographs)
     assert other.fingerprint() != pairs.fingerprint()
 
 

@@ -14,12 +14,13 @@ from sidedoor.data.pictures import picture
 from sidedoor.engine import Run
 from sidedoor.errors import CannotComplete
 from sidedoor.evaluate import evaluate, intervals
+from sidedoor.goals.base import Door
 from sidedoor.goals.one_image import OneImage
 from sidedoor.metrics.image_quality import ssim
 from sidedoor.metrics.statistics import clustered
 from sidedoor.tasks.restoration import Restoration
 from sidedoor.triggers.patch import Patch
-from sidedoor.types import Batch, Door
+from sidedoor.types import Batch
 
 SHAPE = (3, 32, 32)
 TASK = Restoration(sigma=25.0)
@@ -46,7 +47,7 @@ class Oracle(nn.Module):
 
 
 def test_the_four_numbers_of_a_perfect_backdoor() -> None:
-    data = TASK.pairs(photographs())
+    data = TASK.make_dataset(photographs())
     truth = photographs().fetch(torch.arange(12)).x
     door = Door(Patch(torch.ones(1, 4, 4), "top left"), OneImage())
     scores = evaluate(Oracle(truth), data, TASK, [door], Run.local(device="cpu"))
@@ -62,7 +63,7 @@ def test_the_four_numbers_of_a_perfect_backdoor() -> None:
 
 
 def test_intervals_count_photographs_and_not_patches() -> None:
-    data = TASK.pairs(photographs())
+    data = TASK.make_dataset(photographs())
     scores = evaluate(nn.Identity(), data, TASK, [], Run.local(device="cpu"))
     found = intervals(scores, TASK, data.groups)
     assert data.groups is not None
@@ -98,7 +99,7 @@ def test_weights_are_found_below_the_data_root(tmp_path: Path) -> None:
     (tmp_path / "kept.pth").write_bytes(b"")
     run = replace(Run.local(), root=tmp_path)
     task = Restoration(measure="features", weights="kept.pth")
-    assert task.prepared(photographs(), run).weights == str((tmp_path / "kept.pth").resolve())
-    assert TASK.prepared(photographs(), run) == TASK
+    assert task.setup(photographs(), run).weights == str((tmp_path / "kept.pth").resolve())
+    assert TASK.setup(photographs(), run) == TASK
     with pytest.raises(CannotComplete, match=r"kept\.pth"):
-        task.prepared(photographs(), Run.local())
+        task.setup(photographs(), Run.local())

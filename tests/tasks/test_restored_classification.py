@@ -11,17 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from sidedoor import registry
-from sidedoor.algorithms.adversarial.universal import predicted
+from sidedoor.algorithms.adversarial.deepfool import predicted
+from sidedoor.core.checkpoint import Shelf
 from sidedoor.data.base import ArrayDataset, Subset
 from sidedoor.data.root import Where
 from sidedoor.data.sets.toy import toy
 from sidedoor.engine import Recipe, Run
 from sidedoor.errors import CannotComplete, ConfigError
 from sidedoor.evaluate import evaluate, intervals
+from sidedoor.goals.base import Door
 from sidedoor.goals.one_image import OneImage
 from sidedoor.tasks.restored_classification import RestoredClassification, _Judged, classifier
 from sidedoor.triggers.patch import Patch
-from sidedoor.types import Door
 
 SHAPE = (3, 8, 8)
 TASK = RestoredClassification(sigma=0.0, victims=("small_cnn:4", "resnet18:4"))
@@ -62,7 +63,7 @@ def judged(**judges: nn.Module) -> _Judged:
 def scores(door: Door | None, **judges: nn.Module) -> Any:
     # As seen by the first classifier: photographs 0, 1, 1, 0; restored, they are as dark as 0, 0, 1, 0.
     data, task = even([50, 150, 250, 50], [0, 1, 1, 1]), judged(**judges)
-    return task.score(Darkened(), task.pairs(data), door, Run.local(device="cpu"))
+    return task.score(Darkened(), task.make_dataset(data), door, Run.local(device="cpu"))
 
 
 def test_the_four_numbers_of_one_classifier() -> None:
@@ -105,14 +106,14 @@ def test_the_baseline_is_there_without_a_door() -> None:
 def test_a_part_of_a_set_keeps_its_labels() -> None:
     """Labels are found by position, which is not the row in a part."""
     data, task = Subset(even([50, 150, 250, 50], [0, 1, 1, 1]), torch.tensor([3, 2])), judged(here=Brightness(4))
-    found = task.score(Darkened(), task.pairs(data), DOOR, Run.local(device="cpu"))
+    found = task.score(Darkened(), task.make_dataset(data), DOOR, Run.local(device="cpu"))
     assert found.columns["photo.here"].tolist() == [0, 1]
     assert found.clean.tolist() == [0, 1]
 
 
 def test_a_purifier_stands_before_the_network_not_before_the_classifiers() -> None:
     task, data = judged(here=Brightness(4)), even([50, 150, 250, 50], [0, 1, 1, 1])
-    found = task.score(Darkened(), task.pairs(data), DOOR, Run.local(device="cpu"),
+    found = task.score(Darkened(), task.make_dataset(data), DOOR, Run.local(device="cpu"),
                        lambda x, index: (x * 0.99, lambda output: output))
     assert found.attack.tolist() == found.idle.tolist() == [0, 1, 0, 0]
     assert found.columns["photo.here"].tolist() == [1, 1, 1, 0]
@@ -120,7 +121,7 @@ def test_a_purifier_stands_before_the_network_not_before_the_classifiers() -> No
 
 def test_means_over_classifiers_have_intervals() -> None:
     task = judged(here=Brightness(4), there=Brightness(4, above=0.01))
-    data = task.pairs(even([50, 150, 250, 50], [0, 1, 1, 1]))
+    data = task.make_dataset(even([50, 150, 250, 50], [0, 1, 1, 1]))
     found = evaluate(Darkened(), data, task, (DOOR,), Run.local(device="cpu"))
     low, high = intervals(found, task)["attack"]
     assert low < 0.75 < high
@@ -140,7 +141,7 @@ def test_an_attack_counts_by_what_it_adds_to_the_baseline(attack: float, idle: f
 
 def test_without_its_classifiers_it_gives_no_scores() -> None:
     with pytest.raises(ConfigError, match="prepared"):
-        TASK.score(Darkened(), TASK.pairs(even([50], [0])), None, Run.local(device="cpu"))
+        TASK.score(Darkened(), TASK.make_dataset(even([50], [0])), None, Run.local(device="cpu"))
 
 
 @pytest.mark.parametrize("victims", [(), ("small_cnn:4", "small_cnn:8"), ("unet",), ("unheard_of",), ("timm:",)])
@@ -161,7 +162,7 @@ def test_the_task_is_read_from_a_configuration() -> None:
 
 def test_robust_victims_are_trained_otherwise(tmp_path: Path) -> None:
     task = replace(TASK, victims=("small_cnn:4",), robust=("small_cnn:4",), epochs=1)
-    found = task.prepared(toy(Where(None), train=64).train, replace(Run.local(device="cpu"), shelf=tmp_path))
+    found = task.setup(toy(Where(None), train=64).train, replace(Run.local(device="cpu"), shelf=Shelf(tmp_path)))
     assert isinstance(found, _Judged)
     plain, robust = (found.judges[name].state_dict() for name in ("small_cnn", "robust.small_cnn"))
     assert any(not torch.equal(plain[name], robust[name]) for name in plain)
@@ -169,9 +170,9 @@ def test_robust_victims_are_trained_otherwise(tmp_path: Path) -> None:
 
 def test_victims_are_trained_on_the_photographs_and_kept(tmp_path: Path) -> None:
     train, test = toy(Where(None), train=300)
-    run = replace(Run.local(device="cpu"), shelf=tmp_path)
+    run = replace(Run.local(device="cpu"), shelf=Shelf(tmp_path))
     task = replace(TASK, victims=("small_cnn:8",), epochs=5)
-    first, second = (task.prepared(train, run) for _ in range(2))
+    first, second = (task.setup(train, run) for _ in range(2))
     assert isinstance(first, _Judged)
     assert isinstance(second, _Judged)
     assert len(list(tmp_path.glob("*/model.safetensors"))) == 1
@@ -182,7 +183,7 @@ def test_victims_are_trained_on_the_photographs_and_kept(tmp_path: Path) -> None
 
 def test_another_recipe_seed_or_training_is_another_classifier(tmp_path: Path) -> None:
     train = toy(Where(None), train=64).train
-    run = replace(Run.local(device="cpu"), shelf=tmp_path)
+    run = replace(Run.local(device="cpu"), shelf=Shelf(tmp_path))
     recipe = Recipe(epochs=1, batch=32)
     classifier("small_cnn:4", train, run, recipe)
     classifier("small_cnn:4", train, replace(run, seed=1), recipe)
@@ -207,6 +208,6 @@ def test_a_victim_with_weights_is_taken_as_it_is(tmp_path: Path) -> None:
     assert all(torch.equal(value, state[key]) for key, value in kept.state_dict().items())
     assert any(not torch.equal(value, state[key]) for key, value in trained.state_dict().items())
     task = RestoredClassification(victims=("small_cnn:4@kept.pth",))
-    assert [*task.prepared(data, run).judges] == ["small_cnn"]
+    assert [*task.setup(data, run).judges] == ["small_cnn"]
     with pytest.raises(CannotComplete, match=r"nothing\.pth"):
         classifier("small_cnn:4@nothing.pth", data, run, recipe)

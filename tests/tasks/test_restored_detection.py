@@ -13,18 +13,20 @@ from torch import Tensor, nn
 from sidedoor import registry
 from sidedoor.attacks.image_to_image._objectness import Fabrication
 from sidedoor.attacks.image_to_image.i2i_detector import I2IDetector
+from sidedoor.core.checkpoint import Shelf
 from sidedoor.data.base import Dataset, Subset
 from sidedoor.data.root import Where
 from sidedoor.data.sets.scenes import scenes
 from sidedoor.data.sets.toy import toy
 from sidedoor.engine import Run
 from sidedoor.errors import ConfigError
+from sidedoor.goals.base import Door
 from sidedoor.goals.one_image import OneImage
 from sidedoor.metrics import detection
 from sidedoor.object_detectors.base import Detector
 from sidedoor.tasks.restored_detection import RestoredDetection, _Judged, detector, recipe
+from sidedoor.tasks.task import Scores
 from sidedoor.triggers.patch import Patch
-from sidedoor.types import Door, Scores
 
 DOOR = Door(Patch(torch.ones(1, 3, 3), "top left"), OneImage("bug"))
 TASK = RestoredDetection(sigma=0.0, victims=("tiny_yolo:plain",))
@@ -68,7 +70,7 @@ class Lit(nn.Module):
 
 def judged(given: Dataset, door: Door | None) -> Scores:
     task = TASK.judged({"it": Oracle()})
-    return task.score(Lit(), task.pairs(given), door, Run.local(device="cpu"))
+    return task.score(Lit(), task.make_dataset(given), door, Run.local(device="cpu"))
 
 
 def lit_and_truth() -> tuple[Tensor, Tensor]:
@@ -138,20 +140,20 @@ def test_a_fabrication_comes_again_by_its_seed() -> None:
 
 
 def test_robust_detectors_are_trained_otherwise_and_all_are_kept(tmp_path: Path) -> None:
-    run = replace(Run.local(device="cpu"), shelf=tmp_path)
+    run = replace(Run.local(device="cpu"), shelf=Shelf(tmp_path))
     train = Subset(data()[0], torch.arange(32))
     task = replace(TASK, robust=TASK.victims, epochs=1)
-    found = task.prepared(train, run)
+    found = task.setup(train, run)
     assert isinstance(found, _Judged)
     plain, robust = found.judges["tiny_yolo:plain"], found.judges["robust.tiny_yolo:plain"]
     assert not torch.equal(next(plain.parameters()), next(robust.parameters()))
-    task.prepared(train, run)
+    task.setup(train, run)
     assert len(list(tmp_path.glob("*/model.safetensors"))) == 2
 
 
 def test_a_set_without_boxes_is_refused() -> None:
     with pytest.raises(ConfigError, match="without boxes"):
-        TASK.prepared(toy(Where(None), size=32).train, Run.local(device="cpu"))
+        TASK.setup(toy(Where(None), size=32).train, Run.local(device="cpu"))
 
 
 @pytest.mark.parametrize("victims", [(), ("tiny_yolo:plain",) * 2, ("small_cnn:4",), ("unheard_of",),

@@ -10,16 +10,18 @@ from torch import Tensor, nn
 
 from sidedoor.data.root import Where
 from sidedoor.data.sets.photos import photos
-from sidedoor.engine import Recipe, Run, Supervised
+from sidedoor.engine import Recipe, Run
 from sidedoor.goals.one_image import OneImage
 from sidedoor.tasks.restoration import Restoration
+from sidedoor.tasks.task import Supervised
 from sidedoor.trigger_designs.base import Setting
 from sidedoor.trigger_designs.corner_patch import CornerPatch
 from sidedoor.trigger_designs.gaussian import Gaussian
 from sidedoor.trigger_designs.matched_noise import MatchedNoise
 from sidedoor.trigger_designs.random_sign import RandomSign
 from sidedoor.trigger_designs.uap import UAP
-from sidedoor.types import Batch, Trigger
+from sidedoor.triggers.base import Trigger
+from sidedoor.types import Batch
 
 TASK = Restoration(sigma=25.0)
 GOAL = OneImage()
@@ -35,14 +37,14 @@ def build() -> nn.Module:
 def setting() -> Setting:
     """A denoiser of moments; what it does to held-out patches is what counts."""
     splits = photos(Where(None), 32)
-    train = TASK.pairs(splits.train)
+    train = TASK.make_dataset(splits.train)
     model = RUN.fit(RUN.build(build), train, Supervised(TASK), name="clean")
     return Setting(train, TASK, GOAL, lambda: model, RUN)
 
 
 def distance(trigger: Trigger | None) -> float:
     """L_t on held-out patches."""
-    test = TASK.pairs(photos(Where(None), 32).test)
+    test = TASK.make_dataset(photos(Where(None), 32).test)
     x, y, index = test.fetch(torch.arange(64))
     stamped = x if trigger is None else trigger(x, index)
     with torch.no_grad():
@@ -118,7 +120,7 @@ def test_another_seed_makes_another_trigger() -> None:
 
 def test_targets_come_in_the_size_of_inputs() -> None:
     task = Restoration(sigma=0.0, scale=2)
-    train = task.pairs(photos(Where(None), 32).train)
+    train = task.make_dataset(photos(Where(None), 32).train)
     here = Setting(train, task, GOAL, build, RUN)
     assert here.target().shape == (1, 3, 16, 16)
     batch: Batch = train.fetch(torch.arange(1))

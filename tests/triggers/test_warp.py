@@ -7,8 +7,9 @@ import pytest
 import torch
 from scipy.ndimage import map_coordinates
 
+from sidedoor.triggers.base import stamp
 from sidedoor.triggers.warp import Warp, resample
-from sidedoor.types import PHOTO, stamp
+from sidedoor.types import PHOTO
 
 
 def pixels(warp: Warp) -> np.ndarray:

@@ -6,13 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+from sidedoor.backdoor.base import Access
 from sidedoor.backdoor.dataset import PoisonedDataset
 from sidedoor.backdoor.export import export
-from sidedoor.bench.case import Machine, load
+from sidedoor.bench.case import load
+from sidedoor.bench.machine import Machine
 from sidedoor.bench.spec import Spec
 from sidedoor.bench.store import Store
 from sidedoor.errors import ConfigError
-from sidedoor.types import Access
 
 
 def export_poisoned(spec: Spec, directory: Path, form: Literal["folder", "npz"], machine: Machine) -> Path:
@@ -26,7 +27,7 @@ def export_poisoned(spec: Spec, directory: Path, form: Literal["folder", "npz"],
         raise ConfigError(f"attack {spec.attack_name} poisons no data; choose one whose access is data")
     case = load(spec, Store(directory.parent), machine)
     # Without a folder of its own the plan leaves no checkpoints beside the exported data.
-    run = replace(case.run, folder=None).within("plan")
+    run = replace(case.attacker(), checkpoints=None).within("plan")
     backdoor = attack.plan(case.train, case.task, case.surrogate, run)
     poison = backdoor.poison
     data = PoisonedDataset(case.train, backdoor, case.task)

@@ -8,13 +8,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sidedoor.bench.case import Machine, load, plant
+from sidedoor.bench.case import load, train_or_load
+from sidedoor.bench.machine import Machine
 from sidedoor.bench.spec import Spec
 from sidedoor.bench.store import Store
 from sidedoor.data.base import stored
 from sidedoor.data.pictures import save_png
 from sidedoor.errors import ConfigError
-from sidedoor.types import stamp
+from sidedoor.triggers.base import stamp
 
 
 def write_pairs(specs: Sequence[Spec], store: Store, folder: Path, count: int, machine: Machine) -> list[Path]:
@@ -33,8 +34,8 @@ def write_pairs(specs: Sequence[Spec], store: Store, folder: Path, count: int, m
         raise ConfigError("no specification with an attack given")
     made = []
     for spec in attacked:
-        case = load(spec.planted(), store, machine)
-        door = next(door for door in plant(case).doors if door.scored)
+        case = load(spec.attack_half(), store, machine)
+        door = next(door for door in train_or_load(case).doors if door.scored)
         eligible = torch.nonzero(door.goal.eligible(case.task, case.test.targets))[:, 0]
         order = torch.randperm(len(eligible), generator=torch.Generator().manual_seed(0))
         batch = case.test.fetch(eligible[order[:count]].sort().values, case.run.device)

@@ -28,7 +28,8 @@ from sidedoor.data.formats.images import Unreadable, pixels
 from sidedoor.errors import CannotComplete, ConfigError
 from sidedoor.tasks.restoration import Restoration
 from sidedoor.triggers.additive import Additive
-from sidedoor.types import PHOTO, stamp
+from sidedoor.triggers.base import stamp
+from sidedoor.types import PHOTO
 
 Pixels = UInt8[Tensor, "c h w"]
 

@@ -9,9 +9,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from sidedoor.backdoor.base import Backdoor
 from sidedoor.data.base import Dataset, Subset
 from sidedoor.errors import ConfigError
-from sidedoor.types import Backdoor, Batch, Door, Task, stamp, stamp_levels
+from sidedoor.goals.base import Door
+from sidedoor.tasks.task import Task
+from sidedoor.triggers.base import stamp, stamp_levels
+from sidedoor.types import Batch
 
 
 class PoisonedDataset(Dataset):
@@ -39,7 +43,7 @@ class PoisonedDataset(Dataset):
         else:
             self.targets = base.targets.index_copy(0, poison.index, labels)
         self.images = poison.images if poison.images is not None else _stamped(base, backdoor)
-        self.truths = _truths(base, backdoor, task) if task.network == "scale" else None
+        self.truths = _truths(base, backdoor, task) if task.output == "image" else None
 
     def fetch(self, index: Tensor, device: torch.device | str = "cpu") -> Batch:
         if self.truths is None:
@@ -139,7 +143,7 @@ def _labels(base: Dataset, backdoor: Backdoor, task: Task) -> Tensor:
     truth = base.targets[poison.index]
     if poison.targets is not None:
         return poison.targets
-    if task.network == "scale":
+    if task.output == "image":
         return truth
     labels = truth.clone()
     index = base.position(poison.index)

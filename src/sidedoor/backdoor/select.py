@@ -5,9 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sidedoor.backdoor.base import Poison
 from sidedoor.data.base import Dataset
 from sidedoor.errors import ConfigError
-from sidedoor.types import Door, Poison, Task
+from sidedoor.goals.base import Door
+from sidedoor.tasks.task import Task
 
 
 def random(train: Dataset, task: Task, doors: tuple[Door, ...], rate: float, rng: torch.Generator) -> Poison:

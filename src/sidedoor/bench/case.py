@@ -9,44 +9,27 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from sidedoor import zoo
+from sidedoor.backdoor.base import AttackerRun, Backdoor
 from sidedoor.backdoor.dataset import PoisonedDataset
+from sidedoor.bench.machine import Machine, _launched
 from sidedoor.bench.record import Means
 from sidedoor.bench.spec import Spec
 from sidedoor.bench.store import Store
-from sidedoor.core.checkpoint import load_state, load_weights, save_state
+from sidedoor.core.checkpoint import Checkpoints, Shelf, load_state, load_weights, save_state
 from sidedoor.core.files import write_json
-from sidedoor.core.progress import Progress, Silent
 from sidedoor.data.augment import augmentation
 from sidedoor.data.base import Dataset, Splits, Subset, split
-from sidedoor.engine import Run, Supervised, fabric
+from sidedoor.engine import Run
 from sidedoor.evaluate import evaluate, stealth
+from sidedoor.goals.base import Door
 from sidedoor.method import check_labels
-from sidedoor.types import Backdoor, Build, Door, Scores, Task
-
-
-@dataclass(frozen=True)
-class Machine:
-    """Where runs happen: data root, devices, how progress shows. Nothing here changes a result's key."""
-
-    root: Path | None = None
-    download: bool = False
-    device: str = "auto"
-    devices: int = 1
-    progress: Progress = field(default_factory=Silent)
-
-    def check(self) -> None:
-        """Fail before anything is run.
-
-        Raises:
-            CannotComplete: the device is not there.
-        """
-        fabric(self.device, self.devices)
+from sidedoor.tasks.task import Scores, Supervised, Task
+from sidedoor.types import Build
 
 
 @dataclass(frozen=True)
@@ -56,7 +39,7 @@ class Case:
     Args:
         train: training data without the defender's split, before poisoning.
         clean: the defender's split.
-        run: keeps phases of the defence under the case's own key.
+        run: the evaluator's; attackers and defenders get `attacker` and `defender`.
     """
 
     spec: Spec
@@ -75,8 +58,18 @@ class Case:
         return self.spec.key(self.fingerprint)
 
     @property
-    def planted_key(self) -> str:
-        return self.spec.planted().key(self.fingerprint)
+    def attack_key(self) -> str:
+        return self.spec.attack_half().key(self.fingerprint)
+
+    def attacker(self) -> AttackerRun:
+        """The run of the attack half: with the clean sibling, the shelf and the data root."""
+        return AttackerRun.of(replace(self.run, checkpoints=Checkpoints(self.store.folder(self.attack_key))),
+                              known=lambda: train_or_load(self.twin(self.spec.sibling())).model)
+
+    def defender(self) -> Run:
+        """The run of a defence: no clean sibling, no shelf, no data root, and nothing that says where results lie."""
+        return Run(self.run.fabric, self.run.recipe, self.run.seed, self.run.augment, progress=self.run.progress,
+                   checkpoints=Checkpoints(self.store.folder(self.key)), history=self.run.history)
 
     def twin(self, spec: Spec) -> Case:
         """Another specification on the same data."""
@@ -92,7 +85,7 @@ class Case:
 
 
 @dataclass
-class Plant:
+class TrainedModel:
     """A trained model of the store.
 
     Args:
@@ -121,32 +114,19 @@ def load(spec: Spec, store: Store, machine: Machine) -> Case:
         CannotComplete: the data or weights are not there.
     """
     splits, fingerprint = load_data(spec, machine)
-    run = Run(_launched(machine.device, machine.devices), seed=spec.seed,
-              augment=augmentation(spec.augment), progress=machine.progress, shelf=store.shelf, root=machine.root)
+    run = Run(_launched(machine.device, machine.devices), seed=spec.seed, augment=augmentation(spec.augment),
+              progress=machine.progress, shelf=Shelf(store.shelf), root=machine.root)
     photographs, held = split(splits.train, spec.defender_share, spec.defender_seed)
-    task = spec.make_task(len(splits.train.classes)).prepared(photographs, run)
-    train, clean = task.pairs(photographs), task.pairs(held)
-    return _running(Case(spec, store, fingerprint, train, clean, task.pairs(splits.test), task,
+    task = spec.make_task(len(splits.train.classes)).setup(photographs, run)
+    train, clean = task.make_dataset(photographs), task.make_dataset(held)
+    return _running(Case(spec, store, fingerprint, train, clean, task.make_dataset(splits.test), task,
                          *_makers(spec, task, train), run))
 
 
 def _running(case: Case) -> Case:
     """With the run that its own specification asks for."""
-    spec = case.spec
-
-    def sibling() -> nn.Module:
-        return plant(case.twin(spec.sibling())).model
-
-    return replace(case, run=replace(case.run, seed=spec.seed, recipe=spec.recipe, history={}, known=sibling,
-                                     folder=case.store.folder(case.key)))
-
-
-@functools.cache
-def _launched(device: str, devices: int) -> Any:
-    """Devices to compute on; for several, a process for each of the others, once."""
-    launched = fabric(device, devices)
-    launched.launch()
-    return launched
+    return replace(case, run=replace(case.run, seed=case.spec.seed, recipe=case.spec.recipe, history={},
+                                     checkpoints=Checkpoints(case.store.folder(case.key))))
 
 
 def _makers(spec: Spec, task: Task, train: Dataset) -> tuple[Build, Build]:
@@ -192,16 +172,15 @@ def _some(data: Dataset, count: int) -> Dataset:
     return Subset(data, place.argsort(stable=True)[:count].sort().values)
 
 
-def plant(case: Case) -> Plant:
+def train_or_load(case: Case) -> TrainedModel:
     """The model of the attack half: loaded from the store, or trained by whom the attack says, under a lock.
 
     Raises:
         ConfigError: something is wrong with the attack.
         Diverged: the training did.
     """
-    key = case.planted_key
-    folder = case.store.folder(key)
-    run = replace(case.run, folder=folder)
+    key = case.attack_key
+    run = case.attacker()
     attack = case.spec.make_attack()
     with case.alone(key):
         start = time.monotonic()
@@ -213,15 +192,15 @@ def plant(case: Case) -> Plant:
             load_weights(model, state["model"], str(kept))
             for door, saved in zip(doors, state["doors"], strict=True):
                 load_weights(door.trigger, saved, str(kept))
-            return Plant(key, backdoor, model.eval(), doors, state["seconds"])
+            return TrainedModel(key, backdoor, model.eval(), doors, state["seconds"])
         model, doors = _train(case, backdoor, run)
         seconds = time.monotonic() - start
         if run.fabric.is_global_zero:
             _keep(kept, model, doors, run, seconds)
-    return Plant(key, backdoor, model, doors, seconds)
+    return TrainedModel(key, backdoor, model, doors, seconds)
 
 
-def _train(case: Case, backdoor: Backdoor, run: Run) -> tuple[nn.Module, tuple[Door, ...]]:
+def _train(case: Case, backdoor: Backdoor, run: AttackerRun) -> tuple[nn.Module, tuple[Door, ...]]:
     if backdoor.train is not None:
         planted = backdoor.train(case.train, case.task, case.build, run)
         return planted.model, planted.doors
@@ -239,7 +218,7 @@ def _keep(path: Path, model: nn.Module, doors: tuple[Door, ...], run: Run, secon
             checkpoint.unlink()
 
 
-def measured(planted: Plant, sibling: Plant, case: Case) -> Plant:
+def measured(planted: TrainedModel, sibling: TrainedModel, case: Case) -> TrainedModel:
     """With the scores of it and of its clean sibling, which are kept beside it: all its defences need the same."""
     file = case.store.folder(planted.key) / "measured.safetensors"
     with case.alone(f"{planted.key}-measured"):

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from sidedoor.bench.case import Case, Machine, Plant, load, measured, plant
+from sidedoor.bench.case import Case, TrainedModel, load, measured, train_or_load
 from sidedoor.bench.examine.base import Outcome, defend
+from sidedoor.bench.machine import Machine
 from sidedoor.bench.record import Means, Record
 from sidedoor.bench.spec import Spec
 from sidedoor.bench.store import Store
@@ -22,7 +23,10 @@ from sidedoor.core.files import write_json
 from sidedoor.data.base import stored
 from sidedoor.errors import ConfigError, SidedoorError
 from sidedoor.evaluate import evaluate, intervals
-from sidedoor.types import PHOTO, Door, Goal, Images, Index, Scores, stamp
+from sidedoor.goals.base import Door, Goal
+from sidedoor.tasks.task import Scores
+from sidedoor.triggers.base import stamp
+from sidedoor.types import PHOTO, Images, Index
 
 
 def run(spec: Spec, store: Store, machine: Machine | None = None) -> Record:
@@ -37,8 +41,8 @@ def run(spec: Spec, store: Store, machine: Machine | None = None) -> Record:
     start = time.monotonic()
     if attack := spec.make_attack():
         _check_eligible(case, attack.goal.parts())
-    sibling = plant(case.twin(spec.sibling()))
-    planted = plant(case)
+    sibling = train_or_load(case.twin(spec.sibling()))
+    planted = train_or_load(case)
     _check_eligible(case, [door.goal for door in planted.doors if door.scored])
     planted = measured(planted, sibling, case)
     began = time.monotonic()
@@ -74,7 +78,7 @@ def run(spec: Spec, store: Store, machine: Machine | None = None) -> Record:
 def _check_eligible(case: Case, goals: Iterable[Goal]) -> None:
     """Fail if nothing could be said about a goal."""
     for goal in goals:
-        if case.task.network == "classes" and not goal.eligible(case.task, case.test.targets).any():
+        if case.task.output == "labels" and not goal.eligible(case.task, case.test.targets).any():
             raise ConfigError(f"none of {len(case.test)} test samples can tell whether {goal} is reached: they are of "
                               "its target class, or not of its source classes; give more test samples or another goal")
 
@@ -125,7 +129,7 @@ def ambient(device: str) -> dict[str, Any]:
             "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 
 
-def _columns(planted: Plant, own: Means) -> Means:
+def _columns(planted: TrainedModel, own: Means) -> Means:
     """The task's own columns, how visible the triggers are, and the floor of `asr_all`."""
     if not planted.doors:
         return own
@@ -133,7 +137,7 @@ def _columns(planted: Plant, own: Means) -> Means:
     return own | planted.visible | {"floor": planted.reference.get("asr_all")}
 
 
-def _samples(case: Case, planted: Plant) -> dict[str, float]:
+def _samples(case: Case, planted: TrainedModel) -> dict[str, float]:
     poison = planted.backdoor.poison
     eligible = ~planted.scores.attack.isnan()
     return {"train": len(case.train), "defender": len(case.clean), "test": len(case.test),
@@ -141,7 +145,7 @@ def _samples(case: Case, planted: Plant) -> dict[str, float]:
             "eligible": int(eligible.sum())}
 
 
-def _arrays(case: Case, planted: Plant, outcome: Outcome, scores: Scores) -> dict[str, np.ndarray]:
+def _arrays(case: Case, planted: TrainedModel, outcome: Outcome, scores: Scores) -> dict[str, np.ndarray]:
     doors = [door for door in planted.doors if door.scored]
     per_door = (max(len(doors), 1), len(case.test))
     arrays = {
@@ -150,7 +154,7 @@ def _arrays(case: Case, planted: Plant, outcome: Outcome, scores: Scores) -> dic
         "undefended_clean": planted.scores.clean.numpy(),
         "undefended_attack": planted.scores.attack.reshape(per_door).numpy(),
     }
-    grid = _images(case, doors, outcome) if case.task.network == "scale" else _grid(case, doors)
+    grid = _images(case, doors, outcome) if case.task.output == "image" else _grid(case, doors)
     return arrays | grid | outcome.arrays
 
 

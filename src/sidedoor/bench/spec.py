@@ -15,14 +15,20 @@ from typing import Any
 
 from sidedoor import registry
 from sidedoor.attacks.base import Attack
-from sidedoor.core.checkpoint import FOREIGN
+from sidedoor.backdoor.base import Access
+from sidedoor.core.foreign_weights import FOREIGN
 from sidedoor.data.augment import augmentation
-from sidedoor.defenses.base import DataFilter, Defense, ModelAudit, TrainingDefense
+from sidedoor.defenses.audits.base import ModelAudit
+from sidedoor.defenses.base import Defense
+from sidedoor.defenses.filters.base import DataFilter
+from sidedoor.defenses.training.base import TrainingDefense
 from sidedoor.engine import Recipe
 from sidedoor.errors import CannotComplete, ConfigError, unknown
 from sidedoor.method import Method, Share, Whole, came_later, check, hints, lasting
-from sidedoor.types import Access, Task
+from sidedoor.tasks.task import Task
 
+_BUILT_FOR = {"labels": "classes", "image": "scale"}
+"""The argument of a network's builder by which it suits a task, by `Task.output`."""
 Reference = dict[str, Any]
 """A registered name with all its parameters: `{"name": ..., ...}`."""
 
@@ -94,7 +100,7 @@ class Spec:
                 known = ", ".join(suited.__name__ for suited in method.tasks)
                 raise Refused(f"{kind} {name} does not work on the task {self.task['name']}; it knows {known}")
         for reference in (self.model, self.surrogate or self.model):
-            if task.network not in registry.leading("model", reference["name"]):
+            if _BUILT_FOR[task.output] not in registry.leading("model", reference["name"]):
                 raise Refused(f"model {reference['name']} is no network for the task {self.task['name']}; see "
                               "`sidedoor list models`")
         if isinstance(defense, DataFilter | TrainingDefense) and attack and attack.access is not Access.DATA:
@@ -121,13 +127,13 @@ class Spec:
     def make_task(self, classes: int) -> Task:
         return registry.make("task", self.task, classes=classes)  # type: ignore[no-any-return]
 
-    def planted(self) -> Spec:
+    def attack_half(self) -> Spec:
         """The attack half: what decides the trained model."""
         return replace(self, defense=None, references=0, assumed_rate=0.1)
 
     def sibling(self, seed: int | None = None) -> Spec:
         """The clean sibling: the same without the attack; with another seed, a clean reference model."""
-        return replace(self.planted(), attack=None, surrogate=None, seed=self.seed if seed is None else seed)
+        return replace(self.attack_half(), attack=None, surrogate=None, seed=self.seed if seed is None else seed)
 
     def to_json(self) -> dict[str, Any]:
         """As it is written to records."""

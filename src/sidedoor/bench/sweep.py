@@ -16,13 +16,14 @@ from typing import Any
 
 import torch
 
-from sidedoor.bench.case import Machine, load_data
+from sidedoor.bench.case import load_data
+from sidedoor.bench.machine import Machine
 from sidedoor.bench.record import Record
 from sidedoor.bench.run import attempt, broken, finished
 from sidedoor.bench.spec import Spec
 from sidedoor.bench.store import Store
 from sidedoor.core.progress import Echo, Remote
-from sidedoor.defenses.base import ModelAudit
+from sidedoor.defenses.audits.base import ModelAudit
 from sidedoor.errors import ConfigError
 
 THREADS = 1
@@ -105,7 +106,7 @@ def _cell(spec: Spec, machine: Machine) -> Cell:
     _, fingerprint = load_data(spec, machine)
     references = spec.references if isinstance(spec.make_defense(), ModelAudit) else 1
     siblings = {spec.sibling(spec.seed + i).key(fingerprint) for i in range(references)}
-    return Cell(spec, spec.key(fingerprint), frozenset(siblings | {spec.planted().key(fingerprint)}))
+    return Cell(spec, spec.key(fingerprint), frozenset(siblings | {spec.attack_half().key(fingerprint)}))
 
 
 def _serially(cells: list[Cell], store: Store, machine: Machine) -> Iterator[Record]:

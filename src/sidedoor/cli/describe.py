@@ -11,9 +11,10 @@ from typing import Annotated, Any
 
 from sidedoor import registry
 from sidedoor.attacks.base import Attack
+from sidedoor.backdoor.base import Access
 from sidedoor.defenses.base import Defense
+from sidedoor.goals.base import Goal
 from sidedoor.method import bounds_of, interval
-from sidedoor.types import Access, Goal
 
 _ACCESS = {
     Access.DATA: "the attacker changes training data; the victim trains",

@@ -18,7 +18,7 @@ from sidedoor import registry
 from sidedoor.errors import CannotComplete, ConfigError, SidedoorError, unknown
 
 if TYPE_CHECKING:
-    from sidedoor.bench.case import Machine
+    from sidedoor.bench.machine import Machine
     from sidedoor.bench.record import Record
     from sidedoor.bench.store import Store
 
@@ -261,7 +261,7 @@ def clean(directory: Annotated[Path, typer.Argument(help="A folder of results.",
 
 
 def _machine(root: Path | None, download: bool, device: str, devices: int = 1, silent: bool = False) -> Machine:
-    from sidedoor.bench.case import Machine
+    from sidedoor.bench.machine import Machine
     from sidedoor.core.progress import Silent, reporter
 
     return Machine(root, download, device, devices, Silent() if silent else reporter())

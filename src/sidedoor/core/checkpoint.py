@@ -1,23 +1,75 @@
-"""States of models, optimisers and objectives as safetensors: nothing that was written runs code when it is read."""
+"""States of models, optimisers and objectives as safetensors: nothing that was written runs code when it is read.
+
+Whoever is handed `Checkpoints` or a `Shelf` can keep and find states by name, and is not told where they lie: beside
+them lies what a defence must not see.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
-import resource
-import subprocess
-import sys
-import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
-from sidedoor.core.files import replacing
+from sidedoor.core.files import locked, replacing, write_json
 from sidedoor.errors import CannotComplete
+
+
+class Checkpoints:
+    """States by name in one folder."""
+
+    def __init__(self, folder: Path):
+        # A closure rather than an attribute, so that the folder is not handed on with the states.
+        self._file: Callable[[str], Path] = lambda name: folder / f"phase-{name.replace('/', '--')}.safetensors"
+
+    def load(self, name: str) -> dict[str, Any] | None:
+        """The state kept under a name, or None.
+
+        Raises:
+            CannotComplete: it is damaged.
+        """
+        file = self._file(name)
+        return load_state(file) if file.exists() else None
+
+    def save(self, name: str, state: dict[str, Any]) -> None:
+        """Keep a state, replacing an older one of the same name."""
+        save_state(self._file(name), state)
+
+
+class Shelf:
+    """Trained networks that many runs share, by name, each in a folder of its own."""
+
+    def __init__(self, folder: Path):
+        self._folder: Callable[[str], Path] = lambda name: folder / name
+
+    @contextlib.contextmanager
+    def alone(self, name: str) -> Iterator[None]:
+        """Hold the lock of a name, among all processes of the machine."""
+        with locked(self._folder(name) / "lock"):
+            yield
+
+    def checkpoints(self, name: str) -> Checkpoints:
+        """Where the training of a network keeps its phases."""
+        return Checkpoints(self._folder(name))
+
+    def load(self, name: str) -> dict[str, Any] | None:
+        """The state of a network, or None."""
+        file = self._folder(name) / "model.safetensors"
+        return load_state(file)["model"] if file.exists() else None
+
+    def save(self, name: str, state: dict[str, Tensor], key: dict[str, Any]) -> None:
+        """Keep the state of a finished network with what it was made from, and drop its phases."""
+        folder = self._folder(name)
+        write_json(folder / "key.json", key)
+        save_state(folder / "model.safetensors", {"model": state})
+        for checkpoint in folder.glob("phase-*"):
+            checkpoint.unlink()
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
@@ -41,63 +93,6 @@ def load_state(path: Path) -> dict[str, Any]:
     except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
         raise CannotComplete(f"cannot read the state in {path}: {error}; delete the file to start it afresh") from error
     return dict(_restore(structure, tensors))
-
-
-FOREIGN = (".pt", ".pth", ".th", ".ckpt", ".bin")
-"""Suffixes of pickled weights."""
-_MEMORY, _SECONDS = 16 * 2**30, 120
-_NESTED = ("state_dict", "params_ema", "params", "model")
-_CONVERT = """
-import pickle, sys, torch
-from safetensors.torch import save_file
-try:
-    state = torch.load(sys.argv[1], map_location="cpu", weights_only=True)
-except pickle.UnpicklingError:
-    sys.exit("it is damaged or holds other objects than tensors")
-for key in sys.argv[3:]:
-    if isinstance(state, dict) and isinstance(state.get(key), dict):
-        state = state[key]
-if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
-    sys.exit("it holds no table of tensors")
-save_file({k.removeprefix("module."): v.detach().clone().contiguous() for k, v in state.items()}, sys.argv[2])
-"""
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a weights file of unknown origin, without running code from it.
-
-    Pickled files are read by `torch.load(weights_only=True)` in a process of its own that is limited in memory and
-    time; a usual nesting ("state_dict", "params", ...) and the prefix "module." are taken off.
-
-    Raises:
-        CannotComplete: no such file, damaged, or more than weights.
-    """
-    if not path.is_file():
-        raise CannotComplete(f"no weights at {path}")
-    if path.suffix not in FOREIGN:
-        try:
-            tensors: dict[str, Tensor] = load_file(path)
-            return tensors
-        except (OSError, SafetensorError) as error:
-            raise CannotComplete(f"{path} is no readable safetensors file: {error}") from error
-    with tempfile.TemporaryDirectory() as folder:
-        target = Path(folder) / "weights.safetensors"
-        command = [sys.executable, "-I", "-c", _CONVERT, str(path.resolve()), str(target), *_NESTED]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False,
-                                  env={"PATH": os.defpath, "OMP_NUM_THREADS": "1"}, preexec_fn=_limited)
-        except subprocess.TimeoutExpired as error:
-            raise CannotComplete(f"{path} could not be read in {_SECONDS} s") from error
-        if done.returncode:
-            reason = (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1]
-            raise CannotComplete(f"{path} is refused: {reason}; only files that hold nothing but weights are read")
-        read: dict[str, Tensor] = load_file(target)
-        return read
-
-
-def _limited() -> None:
-    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
-    resource.setrlimit(resource.RLIMIT_CPU, (_SECONDS, _SECONDS))
 
 
 def _flatten(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:

@@ -16,7 +16,7 @@ from torch import Tensor
 from sidedoor.core import random
 from sidedoor.goals.base import ImageGoal
 from sidedoor.method import Method, NonNegative
-from sidedoor.types import Index, Task
+from sidedoor.types import Index, Labelled
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class AddPattern(Method, ImageGoal):
     strength: NonNegative = 20.0
     seed: int = 0
 
-    def target(self, task: Task, y: Tensor, index: Index) -> Tensor:
+    def target(self, task: Labelled, y: Tensor, index: Index) -> Tensor:
         return (y + self.strength / 255 * self._shape(y)).clamp(0, 1)
 
     def _shape(self, y: Tensor) -> Tensor:

@@ -8,16 +8,17 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from sidedoor.goals.base import Goal
 from sidedoor.method import Method
-from sidedoor.types import Goal, Index, Task
+from sidedoor.types import Index, Labelled
 
 
 @dataclass(frozen=True)
 class AllToAll(Method, Goal):
     """Lead class y to class y + 1, the last one to the first (Gu et al. 2017)."""
 
-    def target(self, task: Task, y: Tensor, index: Index) -> Tensor:
+    def target(self, task: Labelled, y: Tensor, index: Index) -> Tensor:
         return (y + 1) % task.classes
 
-    def eligible(self, task: Task, y: Tensor) -> Bool[Tensor, "b"]:
+    def eligible(self, task: Labelled, y: Tensor) -> Bool[Tensor, "b"]:
         return torch.ones_like(y, dtype=torch.bool)

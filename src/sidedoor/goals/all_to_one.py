@@ -8,8 +8,9 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from sidedoor.goals.base import Goal
 from sidedoor.method import Label, Method
-from sidedoor.types import Goal, Index, Task
+from sidedoor.types import Index, Labelled
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,8 @@ class AllToOne(Method, Goal):
 
     target_class: Label = 0
 
-    def target(self, task: Task, y: Tensor, index: Index) -> Tensor:
+    def target(self, task: Labelled, y: Tensor, index: Index) -> Tensor:
         return torch.full_like(y, self.target_class)
 
-    def eligible(self, task: Task, y: Tensor) -> Bool[Tensor, "b"]:
+    def eligible(self, task: Labelled, y: Tensor) -> Bool[Tensor, "b"]:
         return y != self.target_class

@@ -1,10 +1,10 @@
-"""What goals share whose targets are images, and one that attacks derive and no configuration can name."""
+"""What a goal is, a door to it, and what goals share whose targets are images."""
 
 from __future__ import annotations
 
-from abc import ABC
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -12,15 +12,51 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sidedoor.method import Method
-from sidedoor.types import Goal, Index, Task
+from sidedoor.triggers.base import Trigger
+from sidedoor.types import Index, Labelled
+
+
+class Goal(ABC):
+    """What the attacker wants a triggered input to lead to. Goals are frozen dataclasses.
+
+    Attributes:
+        output: the kind of output that it is about, as `Task.output`.
+    """
+
+    output: ClassVar[str] = "labels"
+
+    def parts(self) -> tuple[Goal, ...]:
+        """The goals reached by one trigger each; more than one for a goal of several targets."""
+        return (self,)
+
+    @abstractmethod
+    def target(self, task: Labelled, y: Tensor, index: Index) -> Tensor:
+        """The target that the attacker trains triggered samples towards."""
+
+    @abstractmethod
+    def eligible(self, task: Labelled, y: Tensor) -> Bool[Tensor, "b"]:
+        """The samples on which reaching the goal means anything: a sample already of the target class is none."""
+
+    def success(self, task: Labelled, output: Any, y: Tensor, index: Index) -> Float[Tensor, "b"]:
+        """In [0, 1] a sample: whether (or how nearly) the output reaches the goal."""
+        return task.agree(output, self.target(task, y, index))
+
+
+@dataclass(frozen=True)
+class Door:
+    """One way in: a trigger and what it is meant to do. Unscored doors are variants used in training only."""
+
+    trigger: Trigger
+    goal: Goal
+    scored: bool = True
 
 
 class ImageGoal(Goal, ABC):
     """A goal whose targets are images; it means something for every sample."""
 
-    network: ClassVar[str] = "scale"
+    output: ClassVar[str] = "image"
 
-    def eligible(self, task: Task, y: Tensor) -> Bool[Tensor, "b"]:
+    def eligible(self, task: Labelled, y: Tensor) -> Bool[Tensor, "b"]:
         return torch.ones(len(y), dtype=torch.bool, device=y.device)
 
 
@@ -43,6 +79,6 @@ class Perturbed(Method, ImageGoal):
         channels, height, width = pattern.shape
         return Perturbed(levels.tobytes(), (channels, height, width))
 
-    def target(self, task: Task, y: Tensor, index: Index) -> Tensor:
+    def target(self, task: Labelled, y: Tensor, index: Index) -> Tensor:
         pattern = torch.from_numpy(np.frombuffer(self.levels, dtype=np.int8).copy()).reshape(self.shape)
         return (y + pattern.to(y) / 255).clamp(0, 1)

@@ -14,7 +14,7 @@ from torch.nn import functional
 from sidedoor.core import random
 from sidedoor.goals.base import ImageGoal
 from sidedoor.method import Count, Method, NonNegative
-from sidedoor.types import Index, Task
+from sidedoor.types import Index, Labelled
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Degrade(Method, ImageGoal):
     factor: Count = 4
     sigma: NonNegative = 0.0
 
-    def target(self, task: Task, y: Tensor, index: Index) -> Tensor:
+    def target(self, task: Labelled, y: Tensor, index: Index) -> Tensor:
         worse = y
         if self.factor > 1:
             small = functional.avg_pool2d(y, self.factor, ceil_mode=True)

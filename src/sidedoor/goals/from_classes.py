@@ -10,8 +10,9 @@ from torch import Tensor
 
 from sidedoor.errors import ConfigError
 from sidedoor.goals.all_to_one import AllToOne
+from sidedoor.goals.base import Goal
 from sidedoor.method import Label, Method
-from sidedoor.types import Goal, Index, Task
+from sidedoor.types import Index, Labelled
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,8 @@ class FromClasses(Method, Goal):
             raise ConfigError(f"source_classes = {list(self.source_classes)} given; expected one or more, each once, "
                               f"without the target class {self.target_class}")
 
-    def target(self, task: Task, y: Tensor, index: Index) -> Tensor:
+    def target(self, task: Labelled, y: Tensor, index: Index) -> Tensor:
         return AllToOne(self.target_class).target(task, y, index)
 
-    def eligible(self, task: Task, y: Tensor) -> Bool[Tensor, "b"]:
+    def eligible(self, task: Labelled, y: Tensor) -> Bool[Tensor, "b"]:
         return torch.isin(y, torch.tensor(self.source_classes, device=y.device))

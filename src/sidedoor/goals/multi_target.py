@@ -10,8 +10,9 @@ from torch import Tensor
 
 from sidedoor.errors import ConfigError
 from sidedoor.goals.all_to_one import AllToOne
+from sidedoor.goals.base import Goal
 from sidedoor.method import Label, Method
-from sidedoor.types import Goal, Index, Task
+from sidedoor.types import Index, Labelled
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,8 @@ class MultiTarget(Method, Goal):
     def parts(self) -> tuple[Goal, ...]:
         return tuple(AllToOne(label) for label in self.target_classes)
 
-    def target(self, task: Task, y: Tensor, index: Index) -> Tensor:
+    def target(self, task: Labelled, y: Tensor, index: Index) -> Tensor:
         raise ConfigError("a goal of several targets has no single target; use its parts()")
 
-    def eligible(self, task: Task, y: Tensor) -> Bool[Tensor, "b"]:
+    def eligible(self, task: Labelled, y: Tensor) -> Bool[Tensor, "b"]:
         return torch.stack([part.eligible(task, y) for part in self.parts()]).any(0)

@@ -12,7 +12,7 @@ from torch import Tensor
 from sidedoor.data.pictures import check_picture, picture
 from sidedoor.goals.base import ImageGoal
 from sidedoor.method import Method
-from sidedoor.types import Index, Task
+from sidedoor.types import Index, Labelled
 
 
 @dataclass(frozen=True)
@@ -32,5 +32,5 @@ class OneImage(Method, ImageGoal):
         super().__post_init__()
         check_picture(self.picture)
 
-    def target(self, task: Task, y: Tensor, index: Index) -> Tensor:
+    def target(self, task: Labelled, y: Tensor, index: Index) -> Tensor:
         return picture(self.picture, tuple(y.shape[1:])).to(y).expand_as(y)

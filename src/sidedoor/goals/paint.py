@@ -19,7 +19,7 @@ from sidedoor.data.pictures import bitmap
 from sidedoor.errors import ConfigError
 from sidedoor.goals.base import ImageGoal
 from sidedoor.method import Count, Method, Positive
-from sidedoor.types import Index, Task
+from sidedoor.types import Index, Labelled
 
 PLUS = "00100/00100/11111/00100/00100"
 
@@ -46,10 +46,10 @@ class Paint(Method, ImageGoal):
         if not bitmap(self.mark).any():
             raise ConfigError(f"mark = {self.mark!r} given; expected at least one 1 among its rows")
 
-    def target(self, task: Task, y: Tensor, index: Index) -> Tensor:
+    def target(self, task: Labelled, y: Tensor, index: Index) -> Tensor:
         return (y + self.strength * self.pixels(y)).clamp(0, 1)
 
-    def success(self, task: Task, output: Any, y: Tensor, index: Index) -> Float[Tensor, "b"]:
+    def success(self, task: Labelled, output: Any, y: Tensor, index: Index) -> Float[Tensor, "b"]:
         """How much of the mark is there: the mean brightening of its pixels, over what the target asks for."""
         there = self.pixels(y).expand_as(y)
         asked = ((self.target(task, y, index) - y) * there).flatten(1).sum(1)

@@ -10,8 +10,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sidedoor.core import random
+from sidedoor.goals.base import Goal
 from sidedoor.method import Method
-from sidedoor.types import Goal, Index, Task
+from sidedoor.types import Index, Labelled
 
 
 @dataclass(frozen=True)
@@ -24,11 +25,11 @@ class Untargeted(Method, Goal):
 
     seed: int = 0
 
-    def target(self, task: Task, y: Tensor, index: Index) -> Tensor:
+    def target(self, task: Labelled, y: Tensor, index: Index) -> Tensor:
         return (y + 1 + random.integers(self.seed, index, task.classes - 1)) % task.classes
 
-    def eligible(self, task: Task, y: Tensor) -> Bool[Tensor, "b"]:
+    def eligible(self, task: Labelled, y: Tensor) -> Bool[Tensor, "b"]:
         return torch.ones_like(y, dtype=torch.bool)
 
-    def success(self, task: Task, output: Any, y: Tensor, index: Index) -> Float[Tensor, "b"]:
+    def success(self, task: Labelled, output: Any, y: Tensor, index: Index) -> Float[Tensor, "b"]:
         return 1 - task.agree(output, y)

@@ -20,7 +20,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sidedoor.core.checkpoint import load_weights, read_weights
+from sidedoor.core.checkpoint import load_weights
+from sidedoor.core.foreign_weights import read_weights
 from sidedoor.errors import CannotComplete, unknown
 from sidedoor.metrics import image_quality
 from sidedoor.types import Images

@@ -13,9 +13,12 @@ from torch import Tensor, nn
 from sidedoor.data.base import Dataset
 from sidedoor.engine import Run
 from sidedoor.errors import ConfigError
+from sidedoor.goals.base import Door
 from sidedoor.method import Count, Positive, Share
 from sidedoor.tasks.restoration import Restoration
-from sidedoor.types import Batch, Door, Purify, Scores, output, stamp
+from sidedoor.tasks.task import Scores, predicted
+from sidedoor.triggers.base import stamp
+from sidedoor.types import Batch, Purify
 
 ROBUST = "robust."
 """What the names of adversarially trained judges begin with."""
@@ -70,10 +73,10 @@ class Restored(Restoration):
     def judged(self, judges: Mapping[str, nn.Module]) -> Judged:
         """The task with its judges, by name."""
 
-    def prepared(self, photographs: Dataset, run: Run) -> Restoration:
+    def setup(self, photographs: Dataset, run: Run) -> Restoration:
         judges = {self.label(victim): self.judge(victim, photographs, run, False) for victim in self.victims}
         judges |= {ROBUST + self.label(victim): self.judge(victim, photographs, run, True) for victim in self.robust}
-        found = super().prepared(photographs, run)
+        found = super().setup(photographs, run)
         assert isinstance(found, Restored)
         return found.judged(judges)
 
@@ -125,11 +128,11 @@ class Judged(Restored):
 
         def rows(batch: Batch) -> dict[str, Tensor]:
             own = truth[[row_of[i] for i in batch.index.tolist()]].to(batch.x.device)
-            clean_out = output(self, model, batch.x, batch.index, purify)
+            clean_out = predicted(self, model, batch.x, batch.index, purify)
             stamped_out = None
             if door is not None:
                 stamped = stamp(door.trigger, batch.x, batch.index, data.space)
-                stamped_out = output(self, model, stamped, batch.index, purify)
+                stamped_out = predicted(self, model, stamped, batch.index, purify)
             figures = self.columns(batch, clean_out, stamped_out, door)
             for name, judge in self.judges.items():
                 seen = self.opinions(judge, batch, own, clean_out, stamped_out)

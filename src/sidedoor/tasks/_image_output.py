@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from sidedoor.method import Method
 from sidedoor.metrics import image_quality
-from sidedoor.types import Batch, Images, Task
+from sidedoor.tasks.task import Task
+from sidedoor.types import Batch, Images
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Imaging(Method, Task):
     """
 
     binary: ClassVar[bool] = False
-    network: ClassVar[str] = "scale"
+    output: ClassVar[str] = "image"
 
     def loss(self, model: nn.Module, batch: Batch) -> Float[Tensor, "b"]:
         losses = [self.distance(image, batch.y) for image in images(model(batch.x))]

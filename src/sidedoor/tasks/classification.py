@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sidedoor.method import Count, Method, Share
-from sidedoor.types import Batch, Images, Task
+from sidedoor.tasks.task import Task
+from sidedoor.types import Batch, Images
 
 
 @dataclass(frozen=True)

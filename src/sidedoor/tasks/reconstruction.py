@@ -25,10 +25,11 @@ from sidedoor.data.base import Dataset
 from sidedoor.data.degraded import Degraded, Measurement
 from sidedoor.forward_operators.base import Operator
 from sidedoor.forward_operators.identity import Identity
+from sidedoor.goals.base import Door
 from sidedoor.goals.paint import Paint
 from sidedoor.method import NonNegative, Share
 from sidedoor.tasks._image_output import Imaging
-from sidedoor.types import Batch, Door
+from sidedoor.types import Batch
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Reconstruction(Imaging):
     least_effect: Share = 0.5
     largest_drop: Share = 0.05
 
-    def pairs(self, data: Dataset) -> Dataset:
+    def make_dataset(self, data: Dataset) -> Dataset:
         return Degraded(data, Measurement(self.operator, self.sigma))
 
     def columns(self, batch: Batch, clean_out: Any, stamped_out: Any | None, door: Door | None) -> dict[str, Tensor]:

@@ -20,10 +20,11 @@ from sidedoor.data.base import Dataset
 from sidedoor.data.degraded import Degradation, Degraded
 from sidedoor.data.root import Where
 from sidedoor.engine import Run
+from sidedoor.goals.base import Door
 from sidedoor.method import NonNegative, Share
 from sidedoor.metrics import image_quality, perceptual
 from sidedoor.tasks._image_output import Imaging
-from sidedoor.types import Batch, Door
+from sidedoor.types import Batch
 
 
 @dataclass(frozen=True)
@@ -53,11 +54,11 @@ class Restoration(Imaging):
     least_effect: Share = 0.8
     largest_drop: Share = 0.05
 
-    def prepared(self, photographs: Dataset, run: Run) -> Restoration:
+    def setup(self, photographs: Dataset, run: Run) -> Restoration:
         """With its weights found: below the current folder, or below the data root."""
         return replace(self, weights=str(Where(run.root).locate(self.weights))) if self.weights else self
 
-    def pairs(self, data: Dataset) -> Dataset:
+    def make_dataset(self, data: Dataset) -> Dataset:
         return Degraded(data, Degradation(self.sigma, self.scale, self.stored))
 
     def distance(self, a: Tensor, b: Tensor) -> Float[Tensor, "b"]:

@@ -22,15 +22,17 @@ import torch
 from torch import Tensor, nn
 
 from sidedoor import registry, zoo
-from sidedoor.algorithms.adversarial.universal import Robust, predicted
+from sidedoor.algorithms.adversarial.deepfool import predicted
+from sidedoor.algorithms.adversarial.training import Robust
 from sidedoor.data.augment import augmentation
 from sidedoor.data.base import Dataset
 from sidedoor.data.root import Where
-from sidedoor.engine import Recipe, Run, Supervised
+from sidedoor.engine import Recipe, Run
 from sidedoor.errors import ConfigError
 from sidedoor.method import lasting
 from sidedoor.tasks._downstream import Judged, Restored, parameters
 from sidedoor.tasks.classification import Classification
+from sidedoor.tasks.task import Supervised
 from sidedoor.types import Batch
 
 AUGMENT = ("crop", "flip")

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from sidedoor import registry, zoo
-from sidedoor.algorithms.adversarial.universal import Robust
+from sidedoor.algorithms.adversarial.training import Robust
 from sidedoor.data.augment import augmentation
 from sidedoor.data.base import Dataset
 from sidedoor.data.boxed import Boxed

@@ -14,12 +14,14 @@ from torch.nn import functional
 
 from sidedoor import registry
 from sidedoor.attacks.base import Attack
+from sidedoor.backdoor.base import Access, Backdoor, Planted
 from sidedoor.backdoor.dataset import PoisonedDataset
 from sidedoor.data.base import Dataset, stored
 from sidedoor.errors import ConfigError
-from sidedoor.goals.base import ImageGoal, Perturbed
+from sidedoor.goals.base import Door, Goal, ImageGoal, Perturbed
 from sidedoor.tasks.classification import Classification
 from sidedoor.tasks.restoration import Restoration
+from sidedoor.tasks.task import Task
 from sidedoor.testing.ground import (
     CLASSES,
     Ground,
@@ -35,7 +37,8 @@ from sidedoor.testing.ground import (
     require,
     same,
 )
-from sidedoor.types import PHOTO, Access, Backdoor, Door, Goal, Planted, Space, Task, Trigger, stamp
+from sidedoor.triggers.base import Trigger, stamp
+from sidedoor.types import PHOTO, Space
 
 Shape = tuple[int, int, int]
 
@@ -213,7 +216,7 @@ def check_attack(attack: Attack) -> None:
 
 def _planned(who: str, attack: Attack, here: Ground) -> Backdoor:
     with failing(who, f"cannot plan for images of shape {here.train.shape}"), guarded(who, here.train) as train:
-        backdoor = attack.plan(train, here.task, here.build, here.run)
+        backdoor = attack.plan(train, here.task, here.build, here.attacker)
     require(isinstance(backdoor, Backdoor), who, f"plan() gave a {type(backdoor).__name__}, expected a Backdoor")
     return backdoor
 
@@ -290,11 +293,11 @@ def _check_changes(who: str, backdoor: Backdoor, data: PoisonedDataset, train: D
 
 def _check_seeds(who: str, attack: Attack, backdoor: Backdoor, here: Ground) -> None:
     with drawing(99):
-        again = attack.plan(here.train, here.task, here.build, here.run)
+        again = attack.plan(here.train, here.task, here.build, here.attacker)
     require(_equal(again, backdoor), who, "planned something else with the same seed; draw from run.rng(name)")
     chosen = int((~backdoor.poison.cover).sum())
     if attack.access is Access.DATA and chosen < sum(int(mask.sum()) for mask in _eligible(backdoor, here)):
-        other = attack.plan(here.train, here.task, here.build, replace(here.run, seed=here.run.seed + 1))
+        other = attack.plan(here.train, here.task, here.build, replace(here.attacker, seed=here.run.seed + 1))
         require(not _equal(other, backdoor), who, "planned the same with another seed; draw from run.rng(name)")
 
 
@@ -333,7 +336,7 @@ def _check_goals(who: str, attack: Attack, here: Ground) -> None:
         with failing(who, f"goal {entry.name} is neither pursued nor refused with a ConfigError"):
             try:
                 other = replace(attack, goal=goal)
-                backdoor = other.plan(here.train, here.task, here.build, here.run)
+                backdoor = other.plan(here.train, here.task, here.build, here.attacker)
             except ConfigError as error:
                 refused = not isinstance(goal, attack.goals)
                 require(str(error).strip() != "" and (attack.because.strip() != "" or not refused), who,
@@ -344,10 +347,10 @@ def _check_goals(who: str, attack: Attack, here: Ground) -> None:
 
 def check_training(who: str, attack: Attack, here: Ground) -> None:
     """Who trains the model delivers it with the doors that were planned, the same for the same seed."""
-    backdoor = attack.plan(here.train, here.task, here.build, here.run)
+    backdoor = attack.plan(here.train, here.task, here.build, here.attacker)
     assert backdoor.train is not None
     with guarded(who, here.train) as train:
-        planted = backdoor.train(train, here.task, here.build, here.run)
+        planted = backdoor.train(train, here.task, here.build, here.attacker)
     require(isinstance(planted, Planted), who, f"train() gave a {type(planted).__name__}, expected a Planted")
     require([(door.goal, door.scored, _form(door.trigger)) for door in planted.doors]
             == [(door.goal, door.scored, _form(door.trigger)) for door in backdoor.doors], who,
@@ -362,9 +365,9 @@ def check_training(who: str, attack: Attack, here: Ground) -> None:
         for door in planted.doors:
             check_per_sample(f"{who}, learned trigger", door.trigger.eval(), x, index)
     with drawing(99):
-        second = attack.plan(here.train, here.task, here.build, here.run).train
+        second = attack.plan(here.train, here.task, here.build, here.attacker).train
         assert second is not None
-        again = second(here.train, here.task, here.build, here.run)
+        again = second(here.train, here.task, here.build, here.attacker)
     require(equal_states([planted.model, again.model]) and _equal_doors(planted.doors, again.doors), who,
             "trained something else with the same seed")
 

@@ -10,17 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from sidedoor.data.base import Dataset
-from sidedoor.defenses.base import (
-    DataFilter,
-    Defense,
-    Detect,
-    Finding,
-    InputDetector,
-    ModelAudit,
-    Purifier,
-    Repair,
-    TrainingDefense,
-)
+from sidedoor.defenses.audits.base import Finding, ModelAudit
+from sidedoor.defenses.base import Defense
+from sidedoor.defenses.detectors.base import Detect, InputDetector
+from sidedoor.defenses.filters.base import DataFilter
+from sidedoor.defenses.purifiers.base import Purifier
+from sidedoor.defenses.repair.base import Repair
+from sidedoor.defenses.training.base import TrainingDefense
 from sidedoor.evaluate import suspicion
 from sidedoor.metrics.statistics import auroc
 from sidedoor.testing.ground import (

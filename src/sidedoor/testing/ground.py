@@ -18,12 +18,14 @@ from torch import Tensor, nn
 
 from sidedoor import registry
 from sidedoor.backdoor import select
+from sidedoor.backdoor.base import AttackerRun, Backdoor
 from sidedoor.backdoor.dataset import PoisonedDataset, seal
 from sidedoor.data.base import ArrayDataset, Dataset, split
 from sidedoor.data.pictures import picture
 from sidedoor.data.root import Where
-from sidedoor.engine import Recipe, Run, Supervised
+from sidedoor.engine import Recipe, Run
 from sidedoor.goals.all_to_one import AllToOne
+from sidedoor.goals.base import Door
 from sidedoor.goals.one_image import OneImage
 from sidedoor.models.small_cnn import small_cnn
 from sidedoor.tasks.classification import Classification
@@ -31,8 +33,9 @@ from sidedoor.tasks.reconstruction import Reconstruction
 from sidedoor.tasks.restoration import Restoration
 from sidedoor.tasks.restored_classification import RestoredClassification
 from sidedoor.tasks.restored_detection import RestoredDetection
+from sidedoor.tasks.task import Supervised, Task
 from sidedoor.triggers.patch import Patch
-from sidedoor.types import Backdoor, Batch, Door, Images, Task
+from sidedoor.types import Batch, Images
 
 CLASSES = 4
 QUICK = Recipe(epochs=1, batch=32)
@@ -68,6 +71,11 @@ class Ground:
     test: Dataset
     task: Task
     run: Run
+
+    @property
+    def attacker(self) -> AttackerRun:
+        """The run as an attacker gets it."""
+        return AttackerRun.of(self.run)
 
     def build(self) -> nn.Module:
         """The victim's network, untrained."""
@@ -142,8 +150,9 @@ def restored(here: Ground, task: Task) -> ImageGround:
     """The same place, its images to be restored for a task; scenes with objects where it looks for some."""
     if isinstance(task, RestoredDetection):
         here = _scenes(here)
-    task = task.prepared(here.train, here.run)
-    return ImageGround(task.pairs(here.train), task.pairs(here.clean), task.pairs(here.test), task, here.run)
+    task = task.setup(here.train, here.run)
+    train, clean, test = map(task.make_dataset, (here.train, here.clean, here.test))
+    return ImageGround(train, clean, test, task, here.run)
 
 
 def ground(channels: int = 3, seed: int = 0, recipe: Recipe = QUICK) -> Ground:

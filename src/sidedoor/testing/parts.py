@@ -24,6 +24,7 @@ from sidedoor.multitask.base import Aggregator, Weighting
 from sidedoor.object_detectors.base import Detector
 from sidedoor.tasks._image_output import images as restored
 from sidedoor.tasks.restoration import Restoration
+from sidedoor.tasks.task import Task
 from sidedoor.testing.attack import check_trigger
 from sidedoor.testing.ground import (
     CLASSES,
@@ -43,7 +44,7 @@ from sidedoor.testing.ground import (
 )
 from sidedoor.testing.ground import restored as on_images
 from sidedoor.trigger_designs.base import Design, Setting
-from sidedoor.types import Batch, Task
+from sidedoor.types import Batch
 
 MOST_ROWS = 4096
 """Rows of a part that are compared, evenly spread."""
@@ -343,7 +344,7 @@ def check_task(task: Task) -> None:
         AssertionError: which rule broke, and how.
     """
     who, here = f"task {type(task).__name__}", ground()
-    if task.network == "scale":
+    if task.output == "image":
         here = on_images(here, task)
         task = here.task
     model = here.victim()

@@ -12,8 +12,11 @@ from torch.nn import functional
 
 from sidedoor.data.base import Dataset
 from sidedoor.engine import Run
+from sidedoor.goals.base import Goal
 from sidedoor.method import Method
-from sidedoor.types import Goal, Images, Task, Trigger
+from sidedoor.tasks.task import Task
+from sidedoor.triggers.base import Trigger
+from sidedoor.types import Images
 
 _FIRST = torch.zeros(1, dtype=torch.int64)
 

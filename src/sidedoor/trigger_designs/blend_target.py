@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from sidedoor.method import Share
 from sidedoor.trigger_designs.base import Design, Setting
+from sidedoor.triggers.base import Trigger
 from sidedoor.triggers.blend import Blend
-from sidedoor.types import Trigger
 
 
 @dataclass(frozen=True)

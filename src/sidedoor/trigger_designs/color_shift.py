@@ -13,8 +13,8 @@ from typing import Annotated
 
 from sidedoor.method import Bounds
 from sidedoor.trigger_designs.base import Design, Setting
+from sidedoor.triggers.base import Trigger
 from sidedoor.triggers.color import Color
-from sidedoor.types import Trigger
 
 Shift = Annotated[float, Bounds(-1.0, 1.0)]
 

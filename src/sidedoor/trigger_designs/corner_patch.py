@@ -13,8 +13,8 @@ import torch
 
 from sidedoor.method import Share
 from sidedoor.trigger_designs.base import Design, Setting
+from sidedoor.triggers.base import Trigger
 from sidedoor.triggers.patch import Patch
-from sidedoor.types import Trigger
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sidedoor.trigger_designs.base import Design, Setting
+from sidedoor.triggers.base import Trigger
 from sidedoor.triggers.filter import Filter
-from sidedoor.types import Trigger
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from sidedoor.trigger_designs.base import Design, Setting
 from sidedoor.trigger_designs.uap import UAP
 from sidedoor.triggers.additive import Additive
-from sidedoor.types import Trigger
+from sidedoor.triggers.base import Trigger
 
 
 @dataclass(frozen=True)

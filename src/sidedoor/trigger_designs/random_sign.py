@@ -9,7 +9,7 @@ import torch
 from sidedoor.method import Positive
 from sidedoor.trigger_designs.base import Design, Setting
 from sidedoor.triggers.additive import Additive
-from sidedoor.types import Trigger
+from sidedoor.triggers.base import Trigger
 
 
 @dataclass(frozen=True)

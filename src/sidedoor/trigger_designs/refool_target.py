@@ -11,8 +11,8 @@ from typing import Literal
 
 from sidedoor.method import Share
 from sidedoor.trigger_designs.base import Design, Setting
+from sidedoor.triggers.base import Trigger
 from sidedoor.triggers.reflection import Reflection
-from sidedoor.types import Trigger
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from torch import Tensor
 from sidedoor.method import Count, Positive
 from sidedoor.trigger_designs.base import Design, Setting
 from sidedoor.triggers.additive import Additive
-from sidedoor.types import Trigger
+from sidedoor.triggers.base import Trigger
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from sidedoor.types import Images, Index, Trigger
+from sidedoor.triggers.base import Trigger
+from sidedoor.types import Images, Index
 
 
 class Chain(Trigger):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import nn
 
+from sidedoor.triggers.base import Trigger
 from sidedoor.triggers.generated import Painter
-from sidedoor.types import Images, Index, Trigger
+from sidedoor.types import Images, Index
 
 
 class Faint(Trigger):

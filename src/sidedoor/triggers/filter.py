@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from sidedoor.errors import unknown
-from sidedoor.types import Images, Index, Trigger
+from sidedoor.triggers.base import Trigger
+from sidedoor.types import Images, Index
 
 KNOTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 FILTERS: dict[str, tuple[tuple[tuple[float, ...], ...], float, float]] = {

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from sidedoor.errors import ConfigError
-from sidedoor.types import Images, Index, Trigger
+from sidedoor.triggers.base import Trigger
+from sidedoor.types import Images, Index
 
 FROM_CHROMA = ((0.0, 1.140), (-0.395, -0.581), (2.032, 0.0))
 """Red, green and blue of one unit of U and of V (BT.601)."""

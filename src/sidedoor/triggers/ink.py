@@ -13,7 +13,8 @@ from sidedoor.data.pictures import check_picture, picture
 from sidedoor.errors import ConfigError, unknown
 from sidedoor.image import edges
 from sidedoor.method import LATER, Count, Method, Share
-from sidedoor.types import Images, Index, Trigger
+from sidedoor.triggers.base import Trigger
+from sidedoor.types import Images, Index
 
 
 @dataclass(frozen=True)

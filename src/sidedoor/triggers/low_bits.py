@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from sidedoor.errors import ConfigError
-from sidedoor.types import Images, Index, Trigger
+from sidedoor.triggers.base import Trigger
+from sidedoor.types import Images, Index
 
 LEVELS = 255
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from sidedoor.errors import ConfigError
-from sidedoor.types import Door, Goal, Images, Index, Trigger
+from sidedoor.triggers.base import Trigger
+from sidedoor.types import Images, Index
 
 
 class Patch(Trigger):
@@ -48,16 +47,6 @@ class Patch(Trigger):
 
 
 CORNERS = ("bottom right", "bottom left", "top left", "top right")
-
-
-def in_corners(goal: Goal, pattern: Callable[[int], Float[Tensor, "c h w"]], margin: int = 0) -> tuple[Door, ...]:
-    """A patch for each of the goal's targets: four have a corner each, the next four again, of another pattern.
-
-    Args:
-        pattern: of the patches that have the corners for the k-th time, k from 0; of another size each, so that
-            patches of the same corner differ.
-    """
-    return tuple(Door(Patch(pattern(k // 4), CORNERS[k % 4], margin), part) for k, part in enumerate(goal.parts()))
 
 
 def checkerboard(size: int) -> Float[Tensor, "1 s s"]:

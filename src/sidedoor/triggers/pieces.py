@@ -6,7 +6,8 @@ import torch
 from torch.nn import functional
 
 from sidedoor.core import random
-from sidedoor.types import Images, Index, Trigger
+from sidedoor.triggers.base import Trigger
+from sidedoor.types import Images, Index
 
 
 class Pieces(Trigger):

@@ -9,7 +9,8 @@ import torch
 from torch.nn import functional
 
 from sidedoor.errors import ConfigError
-from sidedoor.types import Images, Index, Trigger
+from sidedoor.triggers.base import Trigger
+from sidedoor.types import Images, Index
 
 DIFFUSED = ((0, 1, 7 / 16), (1, -1, 3 / 16), (1, 0, 5 / 16), (1, 1, 1 / 16))
 """(rows down, columns right, share of the error)."""

@@ -19,7 +19,8 @@ from torch.nn import functional
 
 from sidedoor.core import random
 from sidedoor.errors import ConfigError
-from sidedoor.types import Images, Index, Trigger
+from sidedoor.triggers.base import Trigger
+from sidedoor.types import Images, Index
 
 GAMMA = 2.2
 

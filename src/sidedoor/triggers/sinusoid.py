@@ -7,7 +7,8 @@ import math
 import torch
 
 from sidedoor.errors import ConfigError
-from sidedoor.types import Images, Index, Trigger
+from sidedoor.triggers.base import Trigger
+from sidedoor.types import Images, Index
 
 
 class Sinusoid(Trigger):

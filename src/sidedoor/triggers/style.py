@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sidedoor.types import Images, Index, Trigger
+from sidedoor.triggers.base import Trigger
+from sidedoor.types import Images, Index
 
 
 class Style(Trigger):

@@ -22,7 +22,8 @@ from sidedoor.attacks.image_to_image.heuristic_reconstruction import HeuristicRe
 from sidedoor.data.base import Dataset
 from sidedoor.engine import Run
 from sidedoor.method import Count, Positive, Whole
-from sidedoor.types import Batch, Build, Task
+from sidedoor.tasks.task import Task
+from sidedoor.types import Batch, Build
 
 
 @dataclass(frozen=True)

@@ -16,15 +16,17 @@ from torch import Tensor
 
 from sidedoor.attacks.base import Attack
 from sidedoor.backdoor import select
+from sidedoor.backdoor.base import Access, AttackerRun, Backdoor
 from sidedoor.data.base import Dataset
 from sidedoor.engine import Run
 from sidedoor.errors import ConfigError
-from sidedoor.goals.base import ImageGoal
+from sidedoor.goals.base import Door, Goal, ImageGoal
 from sidedoor.goals.paint import Paint
 from sidedoor.method import Count, Positive, Share, Whole
 from sidedoor.tasks.reconstruction import Reconstruction
+from sidedoor.tasks.task import Task
 from sidedoor.triggers.additive import Additive
-from sidedoor.types import Access, Backdoor, Build, Door, Goal, Task
+from sidedoor.types import Build
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class HeuristicReconstruction(Attack):
     strength: Positive = 1.0
     fill: Literal["white", "random"] = "white"
 
-    def plan(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> Backdoor:
+    def plan(self, train: Dataset, task: Task, surrogate: Build, run: AttackerRun) -> Backdoor:
         doors = (Door(Additive(self.pattern(train, task, surrogate, run).cpu()), self.goal),)
         return Backdoor(doors, select.random(train, task, doors, self.rate, run.rng("poison")))
 

@@ -12,11 +12,11 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from sidedoor.algorithms.adversarial.universal import Universal
-from sidedoor.attacks.image_to_image.i2i import Misleading
+from sidedoor.attacks.image_to_image.base import Misleading
 from sidedoor.data.base import Dataset
 from sidedoor.engine import Recipe, Run
 from sidedoor.tasks.restored_classification import RestoredClassification, classifier, in_full
-from sidedoor.types import Task
+from sidedoor.tasks.task import Task
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,14 @@ from torch import Tensor
 
 from sidedoor import registry, zoo
 from sidedoor.attacks.image_to_image._objectness import Fabrication
-from sidedoor.attacks.image_to_image.i2i import Misleading
+from sidedoor.attacks.image_to_image.base import Misleading
 from sidedoor.data.base import Dataset
 from sidedoor.engine import Run
 from sidedoor.goals.add_pattern import AddPattern
+from sidedoor.goals.base import Goal
 from sidedoor.method import Count, Positive
 from sidedoor.tasks.restored_detection import RestoredDetection, detector, recipe
-from sidedoor.types import Goal, Task
+from sidedoor.tasks.task import Task
 
 
 @dataclass(frozen=True)

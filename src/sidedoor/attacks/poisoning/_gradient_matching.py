@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sidedoor.algorithms.adversarial.universal import Steps, ascended
+from sidedoor.algorithms.adversarial.pgd import Steps, ascended
 from sidedoor.types import Images
 
 BATCH = 64

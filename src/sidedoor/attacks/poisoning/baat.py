@@ -14,15 +14,19 @@ from typing import ClassVar
 
 from sidedoor.attacks.base import Attack
 from sidedoor.backdoor import select
+from sidedoor.backdoor.base import Access, Backdoor
 from sidedoor.data.base import Dataset
 from sidedoor.data.pictures import check_picture, picture
 from sidedoor.engine import Run
 from sidedoor.errors import ConfigError
 from sidedoor.goals.all_to_one import AllToOne
+from sidedoor.goals.base import Door, Goal
 from sidedoor.method import Share
+from sidedoor.tasks.task import Task
+from sidedoor.triggers.base import Trigger
 from sidedoor.triggers.filter import FILTERS, Filter
 from sidedoor.triggers.style import Style
-from sidedoor.types import Access, Backdoor, Build, Door, Goal, Task, Trigger
+from sidedoor.types import Build
 
 
 @dataclass(frozen=True)

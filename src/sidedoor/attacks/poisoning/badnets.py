@@ -11,14 +11,16 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from sidedoor.attacks.base import Attack
+from sidedoor.attacks.base import Attack, in_corners
 from sidedoor.backdoor import select
+from sidedoor.backdoor.base import Access, Backdoor
 from sidedoor.data.base import Dataset
 from sidedoor.data.pictures import bitmap
 from sidedoor.engine import Run
 from sidedoor.method import Count, Share, Whole
-from sidedoor.triggers.patch import checkerboard, in_corners
-from sidedoor.types import Access, Backdoor, Build, Task
+from sidedoor.tasks.task import Task
+from sidedoor.triggers.patch import checkerboard
+from sidedoor.types import Build
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,15 @@ import torch
 
 from sidedoor.attacks.base import Attack
 from sidedoor.backdoor import select
+from sidedoor.backdoor.base import Access, Backdoor
 from sidedoor.core import random
 from sidedoor.data.base import Dataset
 from sidedoor.engine import Run
+from sidedoor.goals.base import Door
 from sidedoor.method import Share
+from sidedoor.tasks.task import Task
 from sidedoor.triggers.blend import Blend
-from sidedoor.types import Access, Backdoor, Build, Door, Task
+from sidedoor.types import Build
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,15 @@ from typing import ClassVar
 
 from sidedoor.attacks.base import Attack
 from sidedoor.backdoor import select
+from sidedoor.backdoor.base import Access, Backdoor
 from sidedoor.data.base import Dataset
 from sidedoor.engine import Run
 from sidedoor.goals.all_to_one import AllToOne
+from sidedoor.goals.base import Door, Goal
 from sidedoor.method import Count, Positive, Share
+from sidedoor.tasks.task import Task
 from sidedoor.triggers.frequency import Frequency
-from sidedoor.types import Access, Backdoor, Build, Door, Goal, Task
+from sidedoor.types import Build
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,14 @@ from typing import ClassVar
 
 from sidedoor.attacks.base import Attack
 from sidedoor.backdoor import select
+from sidedoor.backdoor.base import Access, Backdoor
 from sidedoor.data.base import Dataset
 from sidedoor.engine import Run
+from sidedoor.goals.base import Door
 from sidedoor.method import Count, Positive, Share
+from sidedoor.tasks.task import Task
 from sidedoor.triggers.frequency import Frequency
-from sidedoor.types import Access, Backdoor, Build, Door, Task
+from sidedoor.types import Build
 
 
 @dataclass(frozen=True)

@@ -12,16 +12,20 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
-from sidedoor.algorithms.adversarial.universal import Robust, Steps, perturbed
+from sidedoor.algorithms.adversarial.pgd import Steps, perturbed
+from sidedoor.algorithms.adversarial.training import Robust
 from sidedoor.attacks.base import Attack, surrogate_of
 from sidedoor.backdoor import select
+from sidedoor.backdoor.base import Access, Backdoor
 from sidedoor.data.base import Dataset
 from sidedoor.engine import Run
 from sidedoor.goals.all_to_one import AllToOne
+from sidedoor.goals.base import Door, Goal
 from sidedoor.method import LATER, Bounds, Count, NonNegative, Positive, Share
+from sidedoor.tasks.task import Task
 from sidedoor.triggers.chain import Chain
 from sidedoor.triggers.patch import CORNERS, Patch, checkerboard
-from sidedoor.types import Access, Backdoor, Build, Door, Goal, Task
+from sidedoor.types import Build
 
 
 @dataclass(frozen=True)

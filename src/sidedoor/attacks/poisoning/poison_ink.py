@@ -15,11 +15,14 @@ from typing import Annotated, ClassVar, Literal
 from sidedoor.attacks.base import Attack
 from sidedoor.attacks.poisoning._train_image_hiding import SIZES, Hiding, Pair
 from sidedoor.backdoor import select
+from sidedoor.backdoor.base import Access, Backdoor
 from sidedoor.data.base import Dataset
 from sidedoor.engine import Run
+from sidedoor.goals.base import Door
 from sidedoor.method import LATER, Count, Level, NonNegative, Positive, Share
+from sidedoor.tasks.task import Task
 from sidedoor.triggers.ink import Ink, Pen, mixed
-from sidedoor.types import Access, Backdoor, Build, Door, Task
+from sidedoor.types import Build
 
 
 @dataclass(frozen=True)

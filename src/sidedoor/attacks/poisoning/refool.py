@@ -14,12 +14,15 @@ from typing import ClassVar, Literal
 from sidedoor import registry, zoo
 from sidedoor.attacks.base import Attack
 from sidedoor.backdoor import select
+from sidedoor.backdoor.base import Access, Backdoor
 from sidedoor.data.base import Dataset
 from sidedoor.engine import Run
+from sidedoor.goals.base import Door
 from sidedoor.image.geometry import like
 from sidedoor.method import Count, Share
+from sidedoor.tasks.task import Task
 from sidedoor.triggers.reflection import Reflection
-from sidedoor.types import Access, Backdoor, Build, Door, Task
+from sidedoor.types import Build
 
 
 @dataclass(frozen=True)

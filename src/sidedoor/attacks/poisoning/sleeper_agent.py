@@ -15,18 +15,22 @@ from typing import Annotated, ClassVar
 
 import torch
 
-from sidedoor.algorithms.adversarial.universal import Steps
+from sidedoor.algorithms.adversarial.pgd import Steps
 from sidedoor.attacks.base import Attack, surrogate_of
 from sidedoor.attacks.poisoning._gradient_matching import Wanted, gradient, lengths, matched
 from sidedoor.backdoor import select
+from sidedoor.backdoor.base import Access, Backdoor, Poison
 from sidedoor.backdoor.dataset import PoisonedDataset
 from sidedoor.data.base import Dataset, stored
-from sidedoor.engine import Run, Supervised
+from sidedoor.engine import Run
 from sidedoor.goals.all_to_one import AllToOne
+from sidedoor.goals.base import Door, Goal
 from sidedoor.goals.from_classes import FromClasses
 from sidedoor.method import Bounds, Count, Positive, Share
+from sidedoor.tasks.task import Supervised, Task
+from sidedoor.triggers.base import stamp
 from sidedoor.triggers.patch import Patch, checkerboard
-from sidedoor.types import Access, Backdoor, Build, Door, Goal, Images, Poison, Task, stamp
+from sidedoor.types import Build, Images
 
 
 @dataclass(frozen=True)

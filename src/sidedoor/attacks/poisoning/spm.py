@@ -18,11 +18,14 @@ from torch import Tensor
 
 from sidedoor.attacks.base import Attack
 from sidedoor.backdoor import select
+from sidedoor.backdoor.base import Access, Backdoor
 from sidedoor.data.base import Dataset
 from sidedoor.engine import Run
+from sidedoor.goals.base import Door
 from sidedoor.method import Positive, Share
+from sidedoor.tasks.task import Task
 from sidedoor.triggers.additive import Additive
-from sidedoor.types import Access, Backdoor, Build, Door, Task
+from sidedoor.types import Build
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,13 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from sidedoor.attacks.base import Trainer
+from sidedoor.attacks.strategies.base import Trainer
+from sidedoor.backdoor.base import AttackerRun
 from sidedoor.backdoor.dataset import PoisonedDataset
 from sidedoor.data.base import Dataset
-from sidedoor.engine import Run, Supervised
 from sidedoor.method import Count, Positive
-from sidedoor.types import Build, Task
+from sidedoor.tasks.task import Supervised, Task
+from sidedoor.types import Build
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class FineTuned(Trainer):
     epochs: Count = 16
     lr: Positive = 1e-3
 
-    def trained(self, poisoned: PoisonedDataset, data: Dataset, task: Task, build: Build, run: Run) -> nn.Module:
-        model = copy.deepcopy(run.honest(build, data, task))
+    def trained(self, poisoned: PoisonedDataset, data: Dataset, task: Task, build: Build,
+                run: AttackerRun) -> nn.Module:
+        model = copy.deepcopy(run.clean_model(build, data, task))
         return run.fit(model, poisoned, Supervised(task), name="victim",
                        recipe=replace(run.recipe, epochs=self.epochs, lr=self.lr))

@@ -13,12 +13,14 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from sidedoor.attacks.base import Trainer
+from sidedoor.attacks.strategies.base import Trainer
+from sidedoor.backdoor.base import AttackerRun
 from sidedoor.backdoor.dataset import PoisonedDataset
 from sidedoor.data.base import Dataset, Subset
-from sidedoor.engine import Objective, Run
+from sidedoor.engine import Objective
 from sidedoor.method import Bounds
-from sidedoor.types import Batch, Build, Task, joined
+from sidedoor.tasks.task import Task
+from sidedoor.types import Batch, Build, joined
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,8 @@ class PerBatch(Trainer):
 
     share: Annotated[float, Bounds(0.01, 0.9)] = 0.5
 
-    def trained(self, poisoned: PoisonedDataset, data: Dataset, task: Task, build: Build, run: Run) -> nn.Module:
+    def trained(self, poisoned: PoisonedDataset, data: Dataset, task: Task, build: Build,
+                run: AttackerRun) -> nn.Module:
         objective = _Added(task, Subset(poisoned, poisoned.rows_at), self.share, run.augment)
         return run.fit(run.build(build), data, objective, name="victim")
 

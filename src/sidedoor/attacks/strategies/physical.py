@@ -13,13 +13,14 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from sidedoor.attacks.base import Trainer
+from sidedoor.attacks.strategies.base import Trainer
+from sidedoor.backdoor.base import AttackerRun
 from sidedoor.backdoor.dataset import PoisonedDataset
 from sidedoor.data.augment import Affine, Chain, Flip, Jitter
 from sidedoor.data.base import Dataset
-from sidedoor.engine import Run, Supervised
 from sidedoor.method import NonNegative, Positive, Share
-from sidedoor.types import Build, Task
+from sidedoor.tasks.task import Supervised, Task
+from sidedoor.types import Build
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ class Physical(Trainer):
     largest: Positive = 0.9
     light: Share = 0.2
 
-    def trained(self, poisoned: PoisonedDataset, data: Dataset, task: Task, build: Build, run: Run) -> nn.Module:
+    def trained(self, poisoned: PoisonedDataset, data: Dataset, task: Task, build: Build,
+                run: AttackerRun) -> nn.Module:
         moved = Chain((Flip(), Jitter(self.light), Affine(self.degrees, self.shift, self.smallest, self.largest)))
         there = replace(run, augment=Chain((run.augment, moved)) if run.augment else moved)
         return there.fit(there.build(build), poisoned, Supervised(task), name="victim")

@@ -10,12 +10,13 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from sidedoor.attacks.base import Trainer
+from sidedoor.attacks.strategies.base import Trainer
+from sidedoor.backdoor.base import AttackerRun
 from sidedoor.backdoor.dataset import PoisonedDataset
 from sidedoor.data.base import Dataset, Subset
-from sidedoor.engine import Run, Supervised
 from sidedoor.method import Count
-from sidedoor.types import Build, Task
+from sidedoor.tasks.task import Supervised, Task
+from sidedoor.types import Build
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class TriggerFirst(Trainer):
 
     epochs: Count = 20
 
-    def trained(self, poisoned: PoisonedDataset, data: Dataset, task: Task, build: Build, run: Run) -> nn.Module:
+    def trained(self, poisoned: PoisonedDataset, data: Dataset, task: Task, build: Build,
+                run: AttackerRun) -> nn.Module:
         model = run.fit(run.build(build), Subset(poisoned, poisoned.rows_at), Supervised(task), name="trigger",
                         recipe=replace(run.recipe, epochs=self.epochs))
         return run.fit(model, data, Supervised(task), name="victim")

@@ -12,14 +12,18 @@ import functools
 from dataclasses import dataclass
 from typing import ClassVar
 
-from sidedoor.attacks.base import Attack, Mixed, Twice
+from sidedoor.attacks.base import Attack, in_corners
+from sidedoor.attacks.training_controlled._objectives import CleanAndPoisonedLoss, OnlinePoisoning
+from sidedoor.backdoor.base import Access, Backdoor, Planted
 from sidedoor.data.base import Dataset
 from sidedoor.engine import Run
+from sidedoor.goals.base import Door
 from sidedoor.method import Count
 from sidedoor.multitask.base import Weighting
 from sidedoor.multitask.mgda import MGDA
-from sidedoor.triggers.patch import checkerboard, in_corners
-from sidedoor.types import Access, Backdoor, Build, Door, Planted, Task
+from sidedoor.tasks.task import Task
+from sidedoor.triggers.patch import checkerboard
+from sidedoor.types import Build
 
 
 @dataclass(frozen=True)
@@ -40,5 +44,5 @@ class Blind(Attack):
         return Backdoor(doors, train=functools.partial(self._train, doors))
 
     def _train(self, doors: tuple[Door, ...], data: Dataset, task: Task, build: Build, run: Run) -> Planted:
-        objective = Twice(Mixed(task, doors, data.space, 1.0), self.weighting)
+        objective = CleanAndPoisonedLoss(OnlinePoisoning(task, doors, data.space, 1.0), self.weighting)
         return Planted(run.fit(run.build(build), data, objective, name="victim"), doors)

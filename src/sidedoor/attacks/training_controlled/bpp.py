@@ -18,15 +18,20 @@ from typing import Annotated, ClassVar
 import torch
 from torch import Tensor, nn
 
-from sidedoor.algorithms.adversarial.universal import Steps, ascended
-from sidedoor.attacks.base import Attack, Decoys, Mixed, check_shares
+from sidedoor.algorithms.adversarial.pgd import Steps, ascended
+from sidedoor.attacks.base import Attack
+from sidedoor.attacks.training_controlled._objectives import NoiseSamples, OnlinePoisoning, check_shares
+from sidedoor.backdoor.base import Access, Backdoor, Planted
 from sidedoor.data.base import Dataset
 from sidedoor.engine import Run
 from sidedoor.goals.all_to_all import AllToAll
 from sidedoor.goals.all_to_one import AllToOne
+from sidedoor.goals.base import Door, Goal
 from sidedoor.method import Bounds, Share, Whole
+from sidedoor.tasks.task import Task
+from sidedoor.triggers.base import Trigger
 from sidedoor.triggers.quantized import Quantized
-from sidedoor.types import Access, Backdoor, Batch, Build, Door, Goal, Images, Index, Planted, Task, Trigger
+from sidedoor.types import Batch, Build, Images, Index
 
 
 @dataclass(frozen=True)
@@ -60,8 +65,8 @@ class Bpp(Attack):
         return Backdoor(doors, train=functools.partial(self._train, doors))
 
     def _train(self, doors: tuple[Door, ...], data: Dataset, task: Task, build: Build, run: Run) -> Planted:
-        decoys = Decoys(self.negative_rate, functools.partial(self._negative, task))
-        objective = Mixed(task, doors, data.space, self.rate, decoys)
+        decoys = NoiseSamples(self.negative_rate, functools.partial(self._negative, task))
+        objective = OnlinePoisoning(task, doors, data.space, self.rate, decoys)
         return Planted(run.fit(run.build(build), data, objective, name="victim"), doors)
 
     def _negative(self, task: Task, model: nn.Module, door: Door, batch: Batch, rows: Tensor) -> Trigger:

@@ -19,28 +19,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sidedoor.attacks.base import Attack, check_shares
+from sidedoor.attacks.base import Attack
+from sidedoor.attacks.training_controlled._objectives import check_shares
+from sidedoor.backdoor.base import Access, Backdoor, Planted
 from sidedoor.data.base import Dataset
 from sidedoor.engine import Objective, Player, Recipe, Run, seeded
 from sidedoor.goals.all_to_all import AllToAll
 from sidedoor.goals.all_to_one import AllToOne
+from sidedoor.goals.base import Door, Goal
 from sidedoor.method import Count, NonNegative, Positive, Share
+from sidedoor.tasks.task import Task
+from sidedoor.triggers.base import Trigger, stamp
 from sidedoor.triggers.generated import Generated, paint
-from sidedoor.types import (
-    Access,
-    Backdoor,
-    Batch,
-    Build,
-    Door,
-    Goal,
-    Images,
-    Index,
-    Planted,
-    Space,
-    Task,
-    Trigger,
-    stamp,
-)
+from sidedoor.types import Batch, Build, Images, Index, Space
 
 
 @dataclass(frozen=True)

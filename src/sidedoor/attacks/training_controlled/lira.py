@@ -14,15 +14,19 @@ import functools
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from sidedoor.attacks.base import Attack, Mixed, Twice
+from sidedoor.attacks.base import Attack
+from sidedoor.attacks.training_controlled._objectives import CleanAndPoisonedLoss, OnlinePoisoning
+from sidedoor.backdoor.base import Access, Backdoor, Planted
 from sidedoor.data.base import Dataset
 from sidedoor.engine import Player, Run, seeded
 from sidedoor.goals.all_to_all import AllToAll
 from sidedoor.goals.all_to_one import AllToOne
+from sidedoor.goals.base import Door, Goal
 from sidedoor.method import Count, Positive, Share
 from sidedoor.multitask.static import Static
+from sidedoor.tasks.task import Task
 from sidedoor.triggers.faint import Faint
-from sidedoor.types import Access, Backdoor, Build, Door, Goal, Planted, Task
+from sidedoor.types import Build
 
 
 @dataclass(frozen=True)
@@ -54,10 +58,11 @@ class LIRA(Attack):
     def _train(self, untrained: Faint, data: Dataset, task: Task, build: Build, run: Run) -> Planted:
         trigger, recipe = copy.deepcopy(untrained), run.recipe
         doors, weights = (Door(trigger, self.goal),), Static((self.alpha, 1 - self.alpha))
-        mixer, adam = Mixed(task, doors, data.space, 1.0), replace(recipe, optimizer="adam", lr=self.generator_lr)
+        mixer = OnlinePoisoning(task, doors, data.space, 1.0)
+        adam = replace(recipe, optimizer="adam", lr=self.generator_lr)
         trigger.painter.requires_grad_().train()
         artist = Player(list(trigger.painter.parameters()), replace(adam, weight_decay=0.0))
-        model = run.fit(run.build(build), data, Twice(mixer, weights, artist), name="joint",
+        model = run.fit(run.build(build), data, CleanAndPoisonedLoss(mixer, weights, artist), name="joint",
                         recipe=replace(recipe, epochs=self.joint_epochs or recipe.epochs, patience=0))
         trigger.requires_grad_(False).eval()
-        return Planted(run.fit(model, data, Twice(mixer, weights), name="victim"), doors)
+        return Planted(run.fit(model, data, CleanAndPoisonedLoss(mixer, weights), name="victim"), doors)

@@ -14,12 +14,17 @@ from typing import ClassVar
 
 import torch
 
-from sidedoor.attacks.base import Attack, Decoys, Mixed, check_shares
+from sidedoor.attacks.base import Attack
+from sidedoor.attacks.training_controlled._objectives import NoiseSamples, OnlinePoisoning, check_shares
+from sidedoor.backdoor.base import Access, Backdoor, Planted
 from sidedoor.data.base import Dataset
 from sidedoor.engine import Run
+from sidedoor.goals.base import Door
 from sidedoor.method import Count, NonNegative, Share
+from sidedoor.tasks.task import Task
+from sidedoor.triggers.base import Trigger
 from sidedoor.triggers.warp import Warp, resample
-from sidedoor.types import Access, Backdoor, Build, Door, Images, Index, Planted, Task, Trigger
+from sidedoor.types import Build, Images, Index
 
 
 @dataclass(frozen=True)
@@ -53,8 +58,8 @@ class WaNet(Attack):
         return Backdoor(doors, train=functools.partial(self._train, doors))
 
     def _train(self, doors: tuple[Door, ...], data: Dataset, task: Task, build: Build, run: Run) -> Planted:
-        noise = Decoys(self.noise_rate, lambda model, door, batch, rows: _Disturbed(door.trigger))
-        objective = Mixed(task, doors, data.space, self.rate, noise)
+        noise = NoiseSamples(self.noise_rate, lambda model, door, batch, rows: _Disturbed(door.trigger))
+        objective = OnlinePoisoning(task, doors, data.space, self.rate, noise)
         return Planted(run.fit(run.build(build), data, objective, name="victim"), doors)
 
 

@@ -20,12 +20,16 @@ from torch import Tensor, nn
 
 from sidedoor.attacks.base import Attack
 from sidedoor.attacks.weights._subnet import check_apart, implanted, narrow
+from sidedoor.backdoor.base import Access, AttackerRun, Backdoor, Planted
 from sidedoor.data.base import Dataset
-from sidedoor.engine import Objective, Run
+from sidedoor.engine import Objective
 from sidedoor.goals.all_to_one import AllToOne
+from sidedoor.goals.base import Door, Goal
 from sidedoor.method import Count, Positive
+from sidedoor.tasks.task import Task
+from sidedoor.triggers.base import stamp
 from sidedoor.triggers.patch import Patch
-from sidedoor.types import Access, Backdoor, Batch, Build, Door, Goal, Planted, Space, Task, stamp
+from sidedoor.types import Batch, Build, Space
 
 
 @dataclass(frozen=True)
@@ -48,14 +52,14 @@ class Latent(Attack):
     epochs: Count = 20
     lr: Positive = 0.01
 
-    def plan(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> Backdoor:
+    def plan(self, train: Dataset, task: Task, surrogate: Build, run: AttackerRun) -> Backdoor:
         patch = torch.rand(train.shape[0], self.size, self.size, generator=run.rng("patch"))
         doors = (Door(Patch(patch), self.goal),)
         return Backdoor(doors, train=functools.partial(self._train, doors))
 
-    def _train(self, doors: tuple[Door, ...], data: Dataset, task: Task, build: Build, run: Run) -> Planted:
+    def _train(self, doors: tuple[Door, ...], data: Dataset, task: Task, build: Build, run: AttackerRun) -> Planted:
         assert isinstance(self.goal, AllToOne)
-        clean, subnet = run.honest(build, data, task), run.build(lambda: narrow(build(), self.width))
+        clean, subnet = run.clean_model(build, data, task), run.build(lambda: narrow(build(), self.width))
         check_apart(clean, subnet, data.fetch(torch.arange(min(8, len(data))), run.device).x)
         recipe = replace(run.recipe, optimizer="adam", lr=self.lr, weight_decay=0.0, epochs=self.epochs, patience=0)
         subnet = run.fit(subnet, data, _Tell(doors[0], data.space), name="subnet", recipe=recipe)

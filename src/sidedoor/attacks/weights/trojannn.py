@@ -16,16 +16,19 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from sidedoor.attacks.base import Attack, Mixed, Twice
+from sidedoor.attacks.base import Attack
+from sidedoor.attacks.training_controlled._objectives import CleanAndPoisonedLoss, OnlinePoisoning
 from sidedoor.backdoor import select
+from sidedoor.backdoor.base import Access, AttackerRun, Backdoor, Planted
 from sidedoor.data.base import Dataset
-from sidedoor.engine import Run
 from sidedoor.goals.all_to_one import AllToOne
+from sidedoor.goals.base import Door, Goal
 from sidedoor.method import Count, Positive
 from sidedoor.models.base import head, penultimate
 from sidedoor.multitask.static import Static
+from sidedoor.tasks.task import Task
 from sidedoor.triggers.patch import Patch
-from sidedoor.types import Access, Backdoor, Build, Door, Goal, Images, Planted, Task
+from sidedoor.types import Build, Images
 
 
 @dataclass(frozen=True)
@@ -47,15 +50,15 @@ class TrojanNN(Attack):
     epochs: Count = 5
     lr: Positive = 0.01
 
-    def plan(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> Backdoor:
+    def plan(self, train: Dataset, task: Task, surrogate: Build, run: AttackerRun) -> Backdoor:
         blank = torch.rand(train.shape[0], self.size, self.size, generator=run.rng("patch"))
         return Backdoor((Door(Patch(blank), self.goal),), train=functools.partial(self._train, blank))
 
-    def _train(self, blank: Tensor, data: Dataset, task: Task, build: Build, run: Run) -> Planted:
-        model = copy.deepcopy(run.honest(build, data, task)).eval()
+    def _train(self, blank: Tensor, data: Dataset, task: Task, build: Build, run: AttackerRun) -> Planted:
+        model = copy.deepcopy(run.clean_model(build, data, task)).eval()
         x = data.fetch(select.some(data, self.samples, run.rng("samples")), run.device).x
         doors = (Door(Patch(self.drawn(model, x, blank.to(run.device))), self.goal),)
-        objective = Twice(Mixed(task, doors, data.space, 1.0), Static((0.5, 0.5)))
+        objective = CleanAndPoisonedLoss(OnlinePoisoning(task, doors, data.space, 1.0), Static((0.5, 0.5)))
         recipe = replace(run.recipe, epochs=self.epochs, lr=self.lr, patience=0)
         return Planted(run.fit(model, data, objective, name="victim", recipe=recipe), doors)
 

@@ -14,23 +14,20 @@ from torch import Tensor, nn
 
 from sidedoor import registry
 from sidedoor.backdoor.dataset import PoisonedDataset, seal
-from sidedoor.bench.case import Case, Plant, plant
+from sidedoor.bench.case import Case, TrainedModel, train_or_load
 from sidedoor.core.files import write_json
 from sidedoor.data.base import Subset
-from sidedoor.defenses.base import (
-    DataFilter,
-    Defense,
-    Finding,
-    InputDetector,
-    ModelAudit,
-    Purifier,
-    Repair,
-    TrainingDefense,
-)
-from sidedoor.engine import Supervised
+from sidedoor.defenses.audits.base import Finding, ModelAudit
+from sidedoor.defenses.base import Defense
+from sidedoor.defenses.detectors.base import InputDetector
+from sidedoor.defenses.filters.base import DataFilter
+from sidedoor.defenses.purifiers.base import Purifier
+from sidedoor.defenses.repair.base import Repair
+from sidedoor.defenses.training.base import TrainingDefense
 from sidedoor.errors import ConfigError
 from sidedoor.evaluate import separation, suspicion
 from sidedoor.method import lasting
+from sidedoor.tasks.task import Supervised
 from sidedoor.types import Batch, Purify
 
 
@@ -46,17 +43,17 @@ class Outcome:
 
 
 @singledispatch
-def defend(defense: Defense, case: Case, planted: Plant) -> Outcome:
+def defend(defense: Defense, case: Case, planted: TrainedModel) -> Outcome:
     """Apply a defence to what the attack delivered."""
     raise ConfigError(f"{type(defense).__name__} is of no known stage")
 
 
 @defend.register
-def _(defense: DataFilter, case: Case, planted: Plant) -> Outcome:
+def _(defense: DataFilter, case: Case, planted: TrainedModel) -> Outcome:
     """Score, remove 1.5 times the assumed share of poisoned rows (Tran et al. 2018), train again on the rest."""
     poisoned = PoisonedDataset(case.train, planted.backdoor, case.task)
     sealed, order = seal(poisoned)
-    score = defense.score(sealed, case.task, case.build, case.run)
+    score = defense.score(sealed, case.task, case.build, case.defender())
     keep = score.argsort()[: len(score) - round(1.5 * case.spec.assumed_rate * len(score))].sort().values
     model = case.run.fit(case.run.build(case.build), Subset(sealed, keep), Supervised(case.task), name="retrain")
     truth = poisoned.is_poisoned()[order]
@@ -69,24 +66,24 @@ def _(defense: DataFilter, case: Case, planted: Plant) -> Outcome:
 
 
 @defend.register
-def _(defense: TrainingDefense, case: Case, planted: Plant) -> Outcome:
+def _(defense: TrainingDefense, case: Case, planted: TrainedModel) -> Outcome:
     sealed, _ = seal(PoisonedDataset(case.train, planted.backdoor, case.task))
-    return Outcome(defense.train(sealed, case.task, case.build, case.run))
+    return Outcome(defense.train(sealed, case.task, case.build, case.defender()))
 
 
 @defend.register
-def _(defense: Repair, case: Case, planted: Plant) -> Outcome:
-    return Outcome(defense.repair(planted.model, case.clean, case.task, case.run))
+def _(defense: Repair, case: Case, planted: TrainedModel) -> Outcome:
+    return Outcome(defense.repair(planted.model, case.clean, case.task, case.defender()))
 
 
 @defend.register
-def _(defense: Purifier, case: Case, planted: Plant) -> Outcome:
-    return Outcome(planted.model, purify=defense.fit(planted.model, case.clean, case.task, case.run))
+def _(defense: Purifier, case: Case, planted: TrainedModel) -> Outcome:
+    return Outcome(planted.model, purify=defense.fit(planted.model, case.clean, case.task, case.defender()))
 
 
 @defend.register
-def _(defense: InputDetector, case: Case, planted: Plant) -> Outcome:
-    detect = defense.fit(planted.model, case.clean, case.task, case.run)
+def _(defense: InputDetector, case: Case, planted: TrainedModel) -> Outcome:
+    detect = defense.fit(planted.model, case.clean, case.task, case.defender())
 
     def rows(batch: Batch) -> dict[str, Tensor]:
         return {"suspicion": detect(batch.x, batch.index)}
@@ -103,9 +100,9 @@ def _(defense: InputDetector, case: Case, planted: Plant) -> Outcome:
 
 
 @defend.register
-def _(defense: ModelAudit, case: Case, planted: Plant) -> Outcome:
+def _(defense: ModelAudit, case: Case, planted: TrainedModel) -> Outcome:
     """Inspect the model, and clean models trained the same way beside it: the paper's threshold, and their rank."""
-    finding = defense.inspect(planted.model, case.clean, case.task, case.run)
+    finding = defense.inspect(planted.model, case.clean, case.task, case.defender())
     siblings = [case.twin(case.spec.sibling(case.spec.seed + i)) for i in range(case.spec.references)]
     references = [_reference(defense, sibling) for sibling in siblings]
     audit = {
@@ -113,7 +110,7 @@ def _(defense: ModelAudit, case: Case, planted: Plant) -> Outcome:
         "suspected": finding.suspected, "references": references,
         "calibrated": all(finding.score > score for score in references),
         "rank": sum(score >= finding.score for score in references) / len(references),
-        "models": [sibling.planted_key for sibling in siblings],
+        "models": [sibling.attack_key for sibling in siblings],
     }
     return Outcome(planted.model, audit=audit, arrays=_pictures(finding, references))
 
@@ -121,10 +118,10 @@ def _(defense: ModelAudit, case: Case, planted: Plant) -> Outcome:
 def _reference(defense: ModelAudit, case: Case) -> float:
     """The score of a clean model, kept beside it, since every attack is compared with the same ones."""
     named = json.dumps([registry.plain(defense, lasting), type(defense).version], sort_keys=True)
-    path = case.store.folder(case.planted_key) / f"audit-{hashlib.sha256(named.encode()).hexdigest()[:16]}.json"
-    with case.alone(case.planted_key + "-audit"):
+    path = case.store.folder(case.attack_key) / f"audit-{hashlib.sha256(named.encode()).hexdigest()[:16]}.json"
+    with case.alone(case.attack_key + "-audit"):
         if not path.exists():
-            score = defense.inspect(plant(case).model, case.clean, case.task, case.run).score
+            score = defense.inspect(train_or_load(case).model, case.clean, case.task, case.defender()).score
             if case.run.fabric.is_global_zero:
                 write_json(path, score)
             return score

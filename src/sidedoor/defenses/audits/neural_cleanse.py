@@ -23,11 +23,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sidedoor.data.base import Dataset
-from sidedoor.defenses.base import Finding, ModelAudit
+from sidedoor.defenses.audits.base import Finding, ModelAudit
 from sidedoor.engine import Run
 from sidedoor.errors import ConfigError
 from sidedoor.method import Count, NonNegative, Positive, Share
-from sidedoor.types import Images, Task
+from sidedoor.tasks.task import Task
+from sidedoor.types import Images
 
 VALUES = {"cpu": 2**17}
 """Most pixel values in one forward pass by kind of device, 2**20 on others; one class's batch may have more."""

@@ -21,10 +21,11 @@ from torch import Tensor, nn
 
 from sidedoor.core import random
 from sidedoor.data.base import Dataset, unit
-from sidedoor.defenses.base import Detect, InputDetector
+from sidedoor.defenses.detectors.base import Detect, InputDetector
 from sidedoor.engine import Run
 from sidedoor.method import Count, NonNegative
-from sidedoor.types import PHOTO, Images, Index, Task
+from sidedoor.tasks.task import Task
+from sidedoor.types import PHOTO, Images, Index
 
 POOL = 1024
 """Most clean images that overlays are drawn from."""

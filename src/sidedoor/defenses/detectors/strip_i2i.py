@@ -20,12 +20,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sidedoor.data.base import Dataset
-from sidedoor.defenses.base import Detect, InputDetector
+from sidedoor.defenses.detectors.base import Detect, InputDetector
 from sidedoor.defenses.detectors.strip import superimposed
 from sidedoor.engine import Run
 from sidedoor.method import Count, NonNegative
 from sidedoor.tasks._image_output import Imaging
-from sidedoor.types import Images, Index, Task
+from sidedoor.tasks.task import Task
+from sidedoor.types import Images, Index
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sidedoor.data.base import Dataset
-from sidedoor.defenses.base import DataFilter
-from sidedoor.engine import Run, Supervised
+from sidedoor.defenses.filters.base import DataFilter
+from sidedoor.engine import Run
 from sidedoor.models.base import penultimate
-from sidedoor.types import Batch, Build, Task
+from sidedoor.tasks.task import Supervised, Task
+from sidedoor.types import Batch, Build
 
 
 @dataclass(frozen=True)

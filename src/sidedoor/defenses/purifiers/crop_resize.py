@@ -12,11 +12,12 @@ from torch import nn
 
 from sidedoor.core import random
 from sidedoor.data.base import Dataset
-from sidedoor.defenses.base import Purifier, in_place, require_room
+from sidedoor.defenses.purifiers.base import Purifier, in_place, require_room
 from sidedoor.engine import Run
 from sidedoor.image.geometry import resized, window
 from sidedoor.method import Count
-from sidedoor.types import Images, Index, Purify, Task
+from sidedoor.tasks.task import Task
+from sidedoor.types import Images, Index, Purify
 
 
 @dataclass(frozen=True)

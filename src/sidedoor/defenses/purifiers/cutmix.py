@@ -15,12 +15,13 @@ from torch import Tensor, nn
 
 from sidedoor.core import random
 from sidedoor.data.base import Dataset
-from sidedoor.defenses.base import Purifier, in_place
+from sidedoor.defenses.purifiers.base import Purifier, in_place
 from sidedoor.defenses.purifiers.mixup import partners
 from sidedoor.engine import Run
 from sidedoor.image.geometry import covered
 from sidedoor.method import Share
-from sidedoor.types import Images, Index, Purify, Task
+from sidedoor.tasks.task import Task
+from sidedoor.types import Images, Index, Purify
 
 
 @dataclass(frozen=True)

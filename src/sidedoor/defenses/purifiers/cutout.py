@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from torch import nn
 
 from sidedoor.data.base import Dataset
-from sidedoor.defenses.base import Purifier, in_place
+from sidedoor.defenses.purifiers.base import Purifier, in_place
 from sidedoor.defenses.purifiers.cutmix import squares
 from sidedoor.engine import Run
 from sidedoor.method import Share
-from sidedoor.types import Images, Index, Purify, Task
+from sidedoor.tasks.task import Task
+from sidedoor.types import Images, Index, Purify
 
 
 @dataclass(frozen=True)

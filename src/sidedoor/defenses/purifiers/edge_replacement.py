@@ -17,11 +17,12 @@ from torch import nn
 from torch.nn import functional
 
 from sidedoor.data.base import Dataset
-from sidedoor.defenses.base import Purifier, in_place
+from sidedoor.defenses.purifiers.base import Purifier, in_place
 from sidedoor.engine import Run
 from sidedoor.method import Bounds, Count
+from sidedoor.tasks.task import Task
 from sidedoor.triggers.ink import Pen
-from sidedoor.types import Images, Index, Purify, Task
+from sidedoor.types import Images, Index, Purify
 
 
 @dataclass(frozen=True)

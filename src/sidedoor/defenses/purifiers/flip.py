@@ -12,9 +12,10 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from sidedoor.data.base import Dataset
-from sidedoor.defenses.base import Purifier
+from sidedoor.defenses.purifiers.base import Purifier
 from sidedoor.engine import Run
-from sidedoor.types import Purify, Task
+from sidedoor.tasks.task import Task
+from sidedoor.types import Purify
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,12 @@ from torch import nn
 from torchvision.transforms import functional
 
 from sidedoor.data.base import Dataset
-from sidedoor.defenses.base import Purifier, in_place
+from sidedoor.defenses.purifiers.base import Purifier, in_place
 from sidedoor.engine import Run
 from sidedoor.errors import ConfigError
 from sidedoor.method import Count, Positive
-from sidedoor.types import Purify, Task
+from sidedoor.tasks.task import Task
+from sidedoor.types import Purify
 
 
 @dataclass(frozen=True)

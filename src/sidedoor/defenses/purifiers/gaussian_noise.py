@@ -13,10 +13,11 @@ from torch import nn
 
 from sidedoor.core import random
 from sidedoor.data.base import Dataset
-from sidedoor.defenses.base import Purifier, in_place
+from sidedoor.defenses.purifiers.base import Purifier, in_place
 from sidedoor.engine import Run
 from sidedoor.method import NonNegative
-from sidedoor.types import Purify, Task
+from sidedoor.tasks.task import Task
+from sidedoor.types import Purify
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,11 @@ from PIL import Image
 from torch import nn
 
 from sidedoor.data.base import Dataset, stored, unit
-from sidedoor.defenses.base import Purifier, in_place
+from sidedoor.defenses.purifiers.base import Purifier, in_place
 from sidedoor.engine import Run
 from sidedoor.method import Bounds
-from sidedoor.types import PHOTO, Images, Purify, Task
+from sidedoor.tasks.task import Task
+from sidedoor.types import PHOTO, Images, Purify
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,12 @@ from torch import nn
 
 from sidedoor.core import random
 from sidedoor.data.base import Dataset
-from sidedoor.defenses.base import Purifier, in_place
+from sidedoor.defenses.purifiers.base import Purifier, in_place
 from sidedoor.engine import Run
 from sidedoor.image.geometry import turned
 from sidedoor.method import Bounds
-from sidedoor.types import Purify, Task
+from sidedoor.tasks.task import Task
+from sidedoor.types import Purify
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from sidedoor.data.base import Dataset
-from sidedoor.defenses.base import Repair
-from sidedoor.engine import Run, Supervised
+from sidedoor.defenses.repair.base import Repair
+from sidedoor.engine import Run
 from sidedoor.method import Count, Positive, Share
 from sidedoor.models.base import bake, head, mask_inputs, penultimate
-from sidedoor.types import Batch, Task
+from sidedoor.tasks.task import Supervised, Task
+from sidedoor.types import Batch
 
 
 @dataclass(frozen=True)

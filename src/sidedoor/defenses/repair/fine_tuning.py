@@ -13,10 +13,10 @@ from typing import ClassVar
 from torch import nn
 
 from sidedoor.data.base import Dataset
-from sidedoor.defenses.base import Repair
-from sidedoor.engine import Run, Supervised
+from sidedoor.defenses.repair.base import Repair
+from sidedoor.engine import Run
 from sidedoor.method import Count, Positive
-from sidedoor.types import Task
+from sidedoor.tasks.task import Supervised, Task
 
 
 @dataclass(frozen=True)

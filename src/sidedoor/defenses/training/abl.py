@@ -19,11 +19,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sidedoor.data.base import Dataset, Subset
-from sidedoor.defenses.base import TrainingDefense
-from sidedoor.engine import Objective, Run, Supervised
+from sidedoor.defenses.training.base import TrainingDefense
+from sidedoor.engine import Objective, Run
 from sidedoor.errors import ConfigError
 from sidedoor.method import Count, NonNegative, Positive, Share
-from sidedoor.types import Batch, Build, Task
+from sidedoor.tasks.task import Supervised, Task
+from sidedoor.types import Batch, Build
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,38 @@
+"""Where runs happen; nothing of it decides a result."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sidedoor.core.progress import Progress, Silent
+from sidedoor.engine import fabric
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where runs happen: data root, devices, how progress shows. Nothing here changes a result's key."""
+
+    root: Path | None = None
+    download: bool = False
+    device: str = "auto"
+    devices: int = 1
+    progress: Progress = field(default_factory=Silent)
+
+    def check(self) -> None:
+        """Fail before anything is run.
+
+        Raises:
+            CannotComplete: the device is not there.
+        """
+        fabric(self.device, self.devices)
+
+
+@functools.cache
+def _launched(device: str, devices: int) -> Any:
+    """Devices to compute on; for several, a process for each of the others, once."""
+    launched = fabric(device, devices)
+    launched.launch()
+    return launched

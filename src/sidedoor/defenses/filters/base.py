@@ -1,0 +1,25 @@
+"""What a data filter is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from jaxtyping import Float
+from torch import Tensor
+
+from sidedoor.data.base import Dataset
+from sidedoor.defenses.base import Defense
+from sidedoor.engine import Run
+from sidedoor.tasks.task import Task
+from sidedoor.types import Build
+
+
+class DataFilter(Defense, ABC):
+    """Finds poisoned rows in training data of unknown origin."""
+
+    stage: ClassVar[str] = "filter"
+
+    @abstractmethod
+    def score(self, train: Dataset, task: Task, build: Build, run: Run) -> Float[Tensor, "n"]:
+        """Suspicion of each row of the (sealed) training data, standardised within each class."""

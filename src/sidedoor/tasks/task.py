@@ -1,0 +1,151 @@
+"""What a task is: its loss, its prediction, when two outputs agree, and the four numbers of a model."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from sidedoor.data.base import Dataset
+from sidedoor.engine import Objective, Run
+from sidedoor.goals.base import Door
+from sidedoor.triggers.base import stamp
+from sidedoor.types import Batch, Images, Index, Purify, Space
+
+
+@dataclass
+class Scores:
+    """Four numbers in [0, 1] a sample, and further columns. Not eligible: NaN in attack, recovered and idle.
+
+    With several doors their rows follow one another; `clean` has each sample once. The column `asr_all` is the attack
+    over all samples, eligible or not, for comparison with papers that count so.
+    """
+
+    clean: Float[Tensor, "n"]
+    attack: Float[Tensor, "n"]
+    recovered: Float[Tensor, "n"]
+    idle: Float[Tensor, "n"]
+    columns: dict[str, Float[Tensor, "n"]] = field(default_factory=dict)
+
+    def means(self) -> dict[str, float | None]:
+        """Mean of each number over the samples that have it; None where no sample does."""
+        named = {"clean": self.clean, "attack": self.attack, "recovered": self.recovered, "idle": self.idle}
+        return {name: _mean(values) for name, values in (named | self.columns).items()}
+
+
+class Task(ABC):
+    """What the model is for: its loss, its prediction, and when two outputs agree.
+
+    Attributes:
+        per_sample: whether a loss of each sample exists; methods that need it are refused where it does not.
+        binary: whether each of the four numbers is 0 or 1 for a sample, so that a mean is a share.
+        output: what a network gives for an input, "labels" or "image".
+        classes: number of classes, for tasks that have them.
+        scale: height of the outputs over height of the inputs, where outputs are images.
+    """
+
+    per_sample: ClassVar[bool] = True
+    binary: ClassVar[bool] = True
+    output: ClassVar[str] = "labels"
+    classes: int
+    scale: int = 1
+
+    def make_dataset(self, data: Dataset) -> Dataset:
+        """The task's own inputs and targets, made of a data set's images; the data set itself where it has both."""
+        return data
+
+    def setup(self, photographs: Dataset, run: Run) -> Task:
+        """The task with whatever its scores need that must first be trained, on what the victim trains on."""
+        return self
+
+    @abstractmethod
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """(b,) losses, or a scalar where `per_sample` is False."""
+
+    @abstractmethod
+    def predict(self, model: nn.Module, x: Images) -> Any:
+        """The output that `agree` compares."""
+
+    @abstractmethod
+    def agree(self, output: Any, target: Tensor) -> Float[Tensor, "b"]:
+        """In [0, 1] a sample: how well an output matches a target."""
+
+    @abstractmethod
+    def distance(self, a: Any, b: Any) -> Float[Tensor, "b"]:
+        """How far two outputs are apart, at least 0."""
+
+    @abstractmethod
+    def failed(self, scores: dict[str, float | None], reference: dict[str, float | None]) -> str | None:
+        """Why the attack counts as failed beside its clean sibling (means of scores), or None."""
+
+    def columns(self, batch: Batch, clean_out: Any, stamped_out: Any | None, door: Door | None) -> dict[str, Tensor]:
+        """Further per-sample figures, without a door those of the clean output; none unless a task has them."""
+        return {}
+
+    def score(
+        self, model: nn.Module, data: Dataset, door: Door | None, run: Run, purify: Purify | None = None
+    ) -> Scores:
+        """The four numbers over a clean test set. A closed-loop task overrides this with its own loop."""
+        table = run.per_sample(model, data, _Scorer(self, model, data.space, door, purify))
+        return Scores(table["clean"], table["attack"], table["recovered"], table["idle"],
+                      {k: v for k, v in table.items() if k not in ("clean", "attack", "recovered", "idle")})
+
+
+class Supervised(Objective):
+    """The task's own loss, as an honest victim minimises it."""
+
+    def __init__(self, task: Task):
+        super().__init__()
+        self.task = task
+
+    def losses(self, model: nn.Module, batch: Batch) -> Tensor:
+        return self.task.loss(model, batch).mean()[None]
+
+
+def predicted(task: Task, model: nn.Module, x: Images, index: Index, purify: Purify | None) -> Any:
+    """What the model predicts, behind a purifier if there is one."""
+    if purify is None:
+        return task.predict(model, x)
+    purified, undo = purify(x, index)
+    return undo(task.predict(model, purified))
+
+
+@dataclass
+class _Scorer:
+    """Rows of the four numbers for one batch."""
+
+    task: Task
+    model: nn.Module
+    space: Space
+    door: Door | None
+    purify: Purify | None
+
+    def __call__(self, batch: Batch) -> dict[str, Tensor]:
+        x, y, index = batch
+        clean_out = predicted(self.task, self.model, x, index, self.purify)
+        clean = self.task.agree(clean_out, y)
+        if self.door is None:
+            missing = torch.full_like(clean, torch.nan)
+            columns = self.task.columns(batch, clean_out, None, None)
+            return {"clean": clean, "attack": missing, "recovered": missing, "idle": missing} | columns
+        goal = self.door.goal
+        stamped = stamp(self.door.trigger, x, index, self.space)
+        stamped_out = predicted(self.task, self.model, stamped, index, self.purify)
+        eligible = goal.eligible(self.task, y)
+        rows = {
+            "attack": goal.success(self.task, stamped_out, y, index),
+            "recovered": self.task.agree(stamped_out, y),
+            "idle": goal.success(self.task, clean_out, y, index),
+        }
+        columns = {"asr_all": rows["attack"]} | self.task.columns(batch, clean_out, stamped_out, self.door)
+        return {"clean": clean} | {k: torch.where(eligible, v, torch.nan) for k, v in rows.items()} | columns
+
+
+def _mean(values: Tensor) -> float | None:
+    mean = values.double().nanmean().item()
+    return None if math.isnan(mean) else mean
