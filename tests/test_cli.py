@@ -96,7 +96,7 @@ def python(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
 def test_help_and_list_do_not_import_torch(arguments: list[str]) -> None:
     code = f"""
 import sys
-from sidedoor.cli import main
+from sidedoor.cli.main import main
 try:
     main({arguments!r})
 except SystemExit as stop:

@@ -50,7 +50,7 @@ def test_contributing_example_is_a_registered_attack_that_passes_its_contract(tm
     information.mkdir()
     (information / "METADATA").write_text("Metadata-Version: 2.1\nName: stripe-plugin\nVersion: 1.0\n")
     (information / "entry_points.txt").write_text("[sidedoor.attack]\nstripe = stripe_plugin:Stripe\n")
-    code = ("import json; from sidedoor.describe import describe; from sidedoor.testing import check; "
+    code = ("import json; from sidedoor.cli.describe import describe; from sidedoor.testing import check; "
             "check('stripe'); print(json.dumps(describe('stripe').parameters))")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120,
                           env=os.environ | {"PYTHONPATH": str(tmp_path)})

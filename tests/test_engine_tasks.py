@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sidedoor import registry
+from sidedoor.backdoor.base import AttackerRun
 from sidedoor.core.checkpoint import Shelf
 from sidedoor.data.base import ArrayDataset
 from sidedoor.engine import Objective, Recipe, Run
@@ -129,17 +130,17 @@ def test_each_epoch_sees_the_data_as_of_that_epoch() -> None:
 
 
 def test_honest_training_is_done_once_and_is_the_same_from_every_scope() -> None:
-    here = run()
+    here = AttackerRun.of(run())
     one = here.within("plan").clean_model(build, data(), TASK)
     assert here.clean_model(build, data(), TASK) is one
     assert here.history == {}
-    again = run().clean_model(build, data(), TASK)
+    again = AttackerRun.of(run()).clean_model(build, data(), TASK)
     assert torch.equal(weights(one), weights(again))
 
 
 def test_who_keeps_an_honest_network_is_asked_for_it() -> None:
     kept = build()
-    assert Run(run().fabric, known=lambda: kept).within("plan").clean_model(build, data(), TASK) is kept
+    assert AttackerRun.of(run(), known=lambda: kept).within("plan").clean_model(build, data(), TASK) is kept
 
 
 def test_an_artefact_is_made_once_and_kept_by_its_key(tmp_path: Path) -> None:

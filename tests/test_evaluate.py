@@ -180,7 +180,7 @@ def test_without_a_door_every_image_is_innocent(data: ArrayDataset, run: Run) ->
 
 
 def test_stealth_of_a_known_perturbation(data: ArrayDataset, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "lpips", lambda a, b: None)
+    monkeypatch.setattr(image_quality, "lpips", lambda a, b: None)
     images = torch.full((N, 1, 16, 16), 100, dtype=torch.uint8)
     grey = ArrayDataset(images, data.targets, 10)
     # 2.4 grey levels are stored as 2.
@@ -197,7 +197,7 @@ def test_stealth_of_a_known_perturbation(data: ArrayDataset, run: Run, monkeypat
 
 
 def test_stealth_looks_at_images_from_the_whole_set(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "ssim", lambda a, b: torch.ones(len(a)))
+    monkeypatch.setattr(image_quality, "ssim", lambda a, b: torch.ones(len(a)))
     n = 3 * STEALTH_SAMPLES
     images = torch.zeros(n, 1, 2, 2, dtype=torch.uint8)
     images[n // 3 :] = 255  # as white as can be: adding changes nothing

@@ -23,11 +23,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from sidedoor.attacks.base import Attack
-from sidedoor.data import select
-from sidedoor.method import Count, Share
-from sidedoor.models.base import classifier
-from sidedoor.types import Access, Backdoor, Door, Trigger
+from sidedoor import Access, Attack, Backdoor, Count, Door, Share, Trigger, classifier, select
 from torch import nn
 
 

@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 from scipy.stats import ttest_rel
-from sidedoor.receptive import receptive_field
 
 from experiments.blo.figures import gains, gallery
 from experiments.pages import Lines, Part, Study, Value, assembled, grouped, mean, notes, sections, table, took
+from experiments.receptive_field import receptive_field
 from sidedoor import registry
 from sidedoor.bench.record import Record
 from sidedoor.metrics.statistics import t_interval

@@ -16,7 +16,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from sidedoor.receptive import receptive_field, sees_everything
 from torch import nn
 
 from experiments.i2i.figures import draw
@@ -36,6 +35,7 @@ from experiments.pages import (
     took,
     written,
 )
+from experiments.receptive_field import receptive_field, sees_everything
 from sidedoor import registry
 from sidedoor.bench.record import Record
 

@@ -1,15 +1,23 @@
 """sidedoor: plant backdoors in vision models, defend against them, and measure both.
 
-The public names are imported when they are first used, so `import sidedoor` costs nothing. Methods live in
-`sidedoor.attacks`, `sidedoor.defenses`, ... one a file: `from sidedoor.attacks.badnets import BadNets`.
+What a plug-in or a script needs is here; names are imported when they are first used, so `import sidedoor` costs
+nothing. Methods have names (`sidedoor list`), and `sidedoor.make("attack", "badnets")` makes one.
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sidedoor.attacks.base import Attack as Attack
+    from sidedoor.backdoor import select as select
+    from sidedoor.backdoor.base import Access as Access
+    from sidedoor.backdoor.base import AttackerRun as AttackerRun
+    from sidedoor.backdoor.base import Backdoor as Backdoor
+    from sidedoor.backdoor.base import Planted as Planted
+    from sidedoor.backdoor.base import Poison as Poison
     from sidedoor.backdoor.dataset import PoisonedDataset as PoisonedDataset
     from sidedoor.backdoor.dataset import seal as seal
     from sidedoor.bench.machine import Machine as Machine
@@ -18,31 +26,78 @@ if TYPE_CHECKING:
     from sidedoor.bench.spec import Spec as Spec
     from sidedoor.bench.store import Store as Store
     from sidedoor.bench.sweep import sweep as sweep
+    from sidedoor.data.base import Dataset as Dataset
     from sidedoor.data.base import split as split
     from sidedoor.data.base import wrap as wrap
+    from sidedoor.defenses.audits.base import Finding as Finding
+    from sidedoor.defenses.audits.base import ModelAudit as ModelAudit
+    from sidedoor.defenses.detectors.base import InputDetector as InputDetector
+    from sidedoor.defenses.filters.base import DataFilter as DataFilter
+    from sidedoor.defenses.purifiers.base import Purifier as Purifier
+    from sidedoor.defenses.repair.base import Repair as Repair
+    from sidedoor.defenses.training.base import TrainingDefense as TrainingDefense
     from sidedoor.engine import Objective as Objective
     from sidedoor.engine import Player as Player
     from sidedoor.engine import Recipe as Recipe
     from sidedoor.engine import Run as Run
+    from sidedoor.errors import CannotComplete as CannotComplete
+    from sidedoor.errors import ConfigError as ConfigError
+    from sidedoor.evaluate import evaluate as evaluate
+    from sidedoor.goals.all_to_one import AllToOne as AllToOne
+    from sidedoor.goals.base import Door as Door
+    from sidedoor.goals.base import Goal as Goal
+    from sidedoor.method import Count as Count
+    from sidedoor.method import Label as Label
+    from sidedoor.method import Method as Method
+    from sidedoor.method import NonNegative as NonNegative
+    from sidedoor.method import Positive as Positive
+    from sidedoor.method import Share as Share
+    from sidedoor.method import Whole as Whole
+    from sidedoor.models.base import classifier as classifier
+    from sidedoor.registry import make as make
     from sidedoor.tasks.classification import Classification as Classification
     from sidedoor.tasks.task import Supervised as Supervised
+    from sidedoor.tasks.task import Task as Task
+    from sidedoor.triggers.base import Trigger as Trigger
+    from sidedoor.triggers.base import stamp as stamp
+    from sidedoor.triggers.patch import Patch as Patch
+    from sidedoor.types import Batch as Batch
+    from sidedoor.types import Build as Build
+    from sidedoor.types import Images as Images
+    from sidedoor.types import Index as Index
+    from sidedoor.types import Space as Space
     from sidedoor.zoo import load as load
     from sidedoor.zoo import network as network
 
 _HOMES = {
-    "bench.machine": ("Machine",), "bench.record": ("Record",), "bench.run": ("run",), "bench.spec": ("Spec",),
-    "bench.store": ("Store",), "bench.sweep": ("sweep",), "data.base": ("split", "wrap"),
-    "backdoor.dataset": ("PoisonedDataset", "seal"), "engine": ("Objective", "Player", "Recipe", "Run"),
-    "zoo": ("load", "network"), "tasks.classification": ("Classification",), "tasks.task": ("Supervised",),
+    "attacks.base": ("Attack",), "backdoor": ("select",),
+    "backdoor.base": ("Access", "AttackerRun", "Backdoor", "Planted", "Poison"),
+    "backdoor.dataset": ("PoisonedDataset", "seal"), "bench.machine": ("Machine",), "bench.record": ("Record",),
+    "bench.run": ("run",), "bench.spec": ("Spec",), "bench.store": ("Store",), "bench.sweep": ("sweep",),
+    "data.base": ("Dataset", "split", "wrap"), "defenses.audits.base": ("Finding", "ModelAudit"),
+    "defenses.detectors.base": ("InputDetector",), "defenses.filters.base": ("DataFilter",),
+    "defenses.purifiers.base": ("Purifier",), "defenses.repair.base": ("Repair",),
+    "defenses.training.base": ("TrainingDefense",), "engine": ("Objective", "Player", "Recipe", "Run"),
+    "errors": ("CannotComplete", "ConfigError"), "evaluate": ("evaluate",), "goals.all_to_one": ("AllToOne",),
+    "goals.base": ("Door", "Goal"),
+    "method": ("Count", "Label", "Method", "NonNegative", "Positive", "Share", "Whole"),
+    "models.base": ("classifier",), "registry": ("make",), "tasks.classification": ("Classification",),
+    "tasks.task": ("Supervised", "Task"), "triggers.base": ("Trigger", "stamp"), "triggers.patch": ("Patch",),
+    "types": ("Batch", "Build", "Images", "Index", "Space"), "zoo": ("load", "network"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.metadata.version("sidedoor")
     if name not in _HOME:
         raise AttributeError(f"module 'sidedoor' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"sidedoor.{_HOME[name]}"), name)
+    home = f"sidedoor.{_HOME[name]}"
+    if name == "select":
+        return importlib.import_module(f"{home}.{name}")
+    return getattr(importlib.import_module(home), name)
 
 
 def __dir__() -> list[str]:

@@ -43,13 +43,21 @@ was before; there keys leave it out, so that those results are still found."""
 class Method:
     """Hyper-parameters and nothing else; the one verb is declared by the kind's abstract class.
 
-    `version` is part of the key of results: raise it when a change of code changes figures.
+    Attributes:
+        version: part of the key of results: raise it when a change of code changes figures.
+        key_name: the name that keys know a renamed method by; empty: its registered one.
+        quick: parameters with which it runs in a second on generated data, where its defaults take longer.
+        origins: parameter -> where its default comes from: "paper", "release" (the authors' code) or "ours", with the
+            place or the reason after a colon where that helps.
 
     Raises:
         ConfigError: a parameter of the wrong type or outside its bounds.
     """
 
     version: ClassVar[int] = 1
+    key_name: ClassVar[str] = ""
+    quick: ClassVar[dict[str, Any]] = {}
+    origins: ClassVar[dict[str, str]] = {}
 
     def __post_init__(self) -> None:
         cls: Any = type(self)

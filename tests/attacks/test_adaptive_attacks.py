@@ -124,7 +124,8 @@ def test_ctrl_trains_with_one_strength_and_is_scored_with_twice_as_much() -> Non
                                     AdaptivePatch(rate=0.1, cover_rate=0.1)])
 def test_all_parts_together_open_the_door_wider_than_one(attack: Attack) -> None:
     train, test = zoo.load("digits")
-    run, build = AttackerRun.local(Recipe(epochs=12), device="cpu"), zoo.network({"name": "small_cnn", "width": 16}, train)
+    run = AttackerRun.local(Recipe(epochs=12), device="cpu")
+    build = zoo.network({"name": "small_cnn", "width": 16}, train)
     backdoor = attack.plan(train, TASK, build, run)
     victim = run.fit(run.build(build), PoisonedDataset(train, backdoor, TASK), Supervised(TASK), name="victim")
     score = functools.partial(TASK.score, victim, test, run=run)

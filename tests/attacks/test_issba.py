@@ -42,8 +42,8 @@ def test_messages_are_read_after_storage_and_belong_to_their_image() -> None:
 
 def test_targets_differ_in_message_and_share_kept_networks(tmp_path: Path) -> None:
     attack = ISSBA(goal=MultiTarget((1, 2)), bits=8, epochs=1, network_seed=0)
-    one, two = (door.trigger for door in attack.plan(DATA.train, TASK, nn.Identity,
-                                                     replace(AttackerRun.local(device="cpu"), shelf=Shelf(tmp_path))).doors)
+    run = replace(AttackerRun.local(device="cpu"), shelf=Shelf(tmp_path))
+    one, two = (door.trigger for door in attack.plan(DATA.train, TASK, nn.Identity, run).doors)
     assert isinstance(one, Encoded)
     assert isinstance(two, Encoded)
     assert not torch.equal(one.message, two.message)

@@ -37,7 +37,8 @@ INDEX = torch.arange(2)
 
 def trigger(attack: Attack, shape: tuple[int, int, int] = (3, 32, 32)) -> Trigger:
     data = ArrayDataset(torch.zeros(20, *shape, dtype=torch.uint8), torch.arange(20) % 10, 10)
-    return attack.plan(data, Classification(10), lambda: torch.nn.Identity(), AttackerRun.local(device="cpu")).doors[0].trigger
+    run = AttackerRun.local(device="cpu")
+    return attack.plan(data, Classification(10), torch.nn.Identity, run).doors[0].trigger
 
 
 def psnr(error: Tensor) -> float:

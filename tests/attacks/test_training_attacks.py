@@ -281,7 +281,8 @@ def test_decoys_of_bpp_carry_the_change_of_another_image_and_are_led_to_the_targ
 
 
 def test_bpp_opens_the_door_for_its_own_quantisation_and_not_for_that_of_another_image() -> None:
-    data, task, run = digits(Where(None)), Classification(10), AttackerRun.local(Recipe(epochs=6, batch=32), device="cpu")
+    data, task = digits(Where(None)), Classification(10)
+    run = AttackerRun.local(Recipe(epochs=6, batch=32), device="cpu")
     planted = trained(Bpp(levels=2), data, task, run, width=16)
     door = planted.doors[0]
     own = task.score(planted.model, data.test, door, run).means()

@@ -49,7 +49,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
 def test_a_kill_in_the_middle_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     write_text(path, "old")
-    script = ("import os, signal, sys; from pathlib import Path; from sidedoor.files import replacing\n"
+    script = ("import os, signal, sys; from pathlib import Path; from sidedoor.core.files import replacing\n"
               "with replacing(Path(sys.argv[1])) as temporary:\n"
               "    temporary.write_text('half of the n')\n"
               "    os.kill(os.getpid(), signal.SIGKILL)\n")

@@ -173,7 +173,7 @@ def test_rows_are_decoded_when_asked_for_and_only_those(tmp_path: Path, monkeypa
         decoded.append(file.relative_to(tmp_path).as_posix())
         return pixels(file, *arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(decode, "pixels", counted)
+    monkeypatch.setattr(images, "pixels", counted)
     assert decoded == []
     x, y, index = data.fetch(torch.tensor([7, 0, 3]))
     assert sorted(decoded) == ["c0/0.png", "c0/3.png", "c1/1.png"]

@@ -70,7 +70,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder where torchvision keeps weights."""
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     image_quality.lpips_network.cache_clear()
-    monkeypatch.setattr(metrics, "lpips_network", image_quality.lpips_network.__wrapped__)
+    monkeypatch.setattr(image_quality, "lpips_network", image_quality.lpips_network.__wrapped__)
     return tmp_path
 
 

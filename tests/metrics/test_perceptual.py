@@ -63,6 +63,6 @@ def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     torch.save({"features.0.weight": torch.zeros(1)}, tmp_path / "other.pth")
     with pytest.raises(CannotComplete, match=r"other\.pth for alexnet does not fit"):
         perceptual.distance("features", "alexnet", str(tmp_path / "other.pth"))
-    monkeypatch.setattr(metrics, "lpips_network", lambda: None)
+    monkeypatch.setattr(image_quality, "lpips_network", lambda: None)
     with pytest.raises(CannotComplete, match=r"needs `pip install 'sidedoor\[perceptual\]'`"):
         perceptual.distance("lpips", "", "")

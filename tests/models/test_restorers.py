@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import pytest
 import torch
-from sidedoor.receptive import receptive_field, sees_everything
 from torch import nn
 
+from experiments.receptive_field import receptive_field, sees_everything
 from sidedoor import registry
 from sidedoor.core.checkpoint import load_weights
 from sidedoor.core.foreign_weights import read_weights
