@@ -121,7 +121,7 @@ def test_a_killed_phase_ends_bit_for_bit_as_an_uninterrupted_one(
     run = run_of(replace(RECIPE, **recipe), **more)
 
     def fit(folder: Path | None, goal: Objective) -> nn.Module:
-        own = replace(run, checkpoints=Checkpoints(folder), history={})
+        own = replace(run, checkpoints=Checkpoints(folder) if folder else None, history={})
         model = own.fit(own.build(build), data(), goal, name="victim", valid=valid)
         losses.append([(e["epoch"], e["loss"], e["lr"], e.get("valid")) for e in own.history["victim"]])
         return model

@@ -16,6 +16,7 @@ from sidedoor.engine import Run
 from sidedoor.evaluate import STEALTH_SAMPLES, evaluate, intervals, separation, stealth, suspicion
 from sidedoor.goals.all_to_one import AllToOne
 from sidedoor.goals.base import Door
+from sidedoor.metrics import image_quality
 from sidedoor.tasks.classification import Classification
 from sidedoor.triggers.base import Trigger
 

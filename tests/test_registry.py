@@ -209,9 +209,7 @@ def test_the_name_of_a_method() -> None:
 PLUGIN = '''"""A dummy."""
 from dataclasses import dataclass
 from typing import ClassVar
-from sidedoor.attacks.base import Attack
-from sidedoor.method import Share
-from sidedoor.types import Access, Backdoor
+from sidedoor import Access, Attack, Backdoor, Share
 
 @dataclass(frozen=True)
 class Dummy(Attack):

@@ -35,7 +35,7 @@ PLUGIN = '''
 import os, signal, time
 from dataclasses import dataclass
 from pathlib import Path
-from sidedoor.attacks.badnets import BadNets
+from sidedoor.attacks.poisoning.badnets import BadNets
 
 @dataclass(frozen=True)
 class Staged(BadNets):

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sidedoor.data.base import ArrayDataset
+from sidedoor.data.formats import images
 from sidedoor.data.formats.images import FolderDataset, Frame, Limits, Unreadable, class_files, gather, pixels
 from sidedoor.errors import CannotComplete, ConfigError
 

@@ -9,7 +9,7 @@ import torch
 import torchvision
 
 from sidedoor.errors import CannotComplete, ConfigError
-from sidedoor.metrics import perceptual
+from sidedoor.metrics import image_quality, perceptual
 from sidedoor.tasks.restoration import Restoration
 from sidedoor.types import Batch
 
