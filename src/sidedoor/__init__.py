@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from sidedoor.data.base import Dataset as Dataset
     from sidedoor.data.base import split as split
     from sidedoor.data.base import wrap as wrap
-    from sidedoor.defenses.audits.base import Finding as Finding
     from sidedoor.defenses.audits.base import ModelAudit as ModelAudit
     from sidedoor.defenses.detectors.base import InputDetector as InputDetector
     from sidedoor.defenses.filters.base import DataFilter as DataFilter
@@ -42,7 +41,13 @@ if TYPE_CHECKING:
     from sidedoor.engine import Run as Run
     from sidedoor.errors import CannotComplete as CannotComplete
     from sidedoor.errors import ConfigError as ConfigError
+    from sidedoor.errors import NotApplicable as NotApplicable
     from sidedoor.evaluate import evaluate as evaluate
+    from sidedoor.evidence import Exhibit as Exhibit
+    from sidedoor.evidence import Finding as Finding
+    from sidedoor.evidence import Localisation as Localisation
+    from sidedoor.evidence import Rule as Rule
+    from sidedoor.evidence import Verdict as Verdict
     from sidedoor.goals.all_to_one import AllToOne as AllToOne
     from sidedoor.goals.base import Door as Door
     from sidedoor.goals.base import Goal as Goal
@@ -74,11 +79,12 @@ _HOMES = {
     "backdoor.base": ("Access", "AttackerRun", "Backdoor", "Planted", "Poison"),
     "backdoor.dataset": ("PoisonedDataset", "seal"), "bench.machine": ("Machine",), "bench.record": ("Record",),
     "bench.run": ("run",), "bench.spec": ("Spec",), "bench.store": ("Store",), "bench.sweep": ("sweep",),
-    "data.base": ("Dataset", "split", "wrap"), "defenses.audits.base": ("Finding", "ModelAudit"),
+    "data.base": ("Dataset", "split", "wrap"), "defenses.audits.base": ("ModelAudit",),
     "defenses.detectors.base": ("InputDetector",), "defenses.filters.base": ("DataFilter",),
     "defenses.purifiers.base": ("Purifier",), "defenses.repair.base": ("Repair",),
     "defenses.training.base": ("TrainingDefense",), "engine": ("Objective", "Player", "Recipe", "Run"),
-    "errors": ("CannotComplete", "ConfigError"), "evaluate": ("evaluate",), "goals.all_to_one": ("AllToOne",),
+    "errors": ("CannotComplete", "ConfigError", "NotApplicable"), "evaluate": ("evaluate",),
+    "evidence": ("Exhibit", "Finding", "Localisation", "Rule", "Verdict"), "goals.all_to_one": ("AllToOne",),
     "goals.base": ("Door", "Goal"),
     "method": ("Count", "Label", "Method", "NonNegative", "Positive", "Share", "Whole"),
     "models.base": ("classifier",), "registry": ("make",), "tasks.classification": ("Classification",),

@@ -31,6 +31,13 @@ class ConfigError(SidedoorError, ValueError):
     exit_code = 4
 
 
+class NotApplicable(ConfigError):
+    """A method that has nothing to work on here, such as a pruning of batch norm in a network without any.
+
+    In a study that is a result, the status "not applicable"; where it is all that was asked for, exit code 4.
+    """
+
+
 def unknown(what: str, given: str, known: Iterable[str]) -> ConfigError:
     """The error for a key that is not known, naming the nearest ones that are."""
     names = sorted(known)

@@ -14,7 +14,7 @@ from torch import nn
 
 from sidedoor.core import random
 from sidedoor.data.base import Dataset
-from sidedoor.defenses.audits.base import Finding, ModelAudit
+from sidedoor.defenses.audits.base import ModelAudit
 from sidedoor.defenses.base import Defense
 from sidedoor.defenses.detectors.base import Detect, InputDetector
 from sidedoor.defenses.filters.base import DataFilter
@@ -22,6 +22,7 @@ from sidedoor.defenses.purifiers.base import Purifier
 from sidedoor.defenses.repair.base import Repair
 from sidedoor.defenses.training.base import TrainingDefense
 from sidedoor.engine import Run
+from sidedoor.evidence import Exhibit, Finding, Rule
 from sidedoor.tasks.task import Supervised, Task
 from sidedoor.testing import check_defense
 from sidedoor.types import Build, Images, Index, Purify
@@ -181,35 +182,36 @@ class Auditor(ModelAudit):
 
     def inspect(self, model: nn.Module, clean: Dataset, task: Task, run: Run) -> Finding:
         trigger, mask = torch.zeros(clean.shape), torch.zeros(clean.shape[1:])
-        return self.spoil(Finding(1.0, 2.0, 0, [0.0, 1.0, 2.0, 3.0], trigger, mask), model)
+        exhibits = (Exhibit("trigger", "picture", "recovered", trigger), Exhibit("mask", "mask", "recovered", mask))
+        return self.spoil(Finding(1.0, Rule(1.0, 2.0), (0,), (0.0, 1.0, 2.0, 3.0), exhibits), model)
 
     def spoil(self, finding: Finding, model: nn.Module) -> Finding:
         return finding
 
 
-class Certain(Auditor):
-    def spoil(self, finding: Finding, model: nn.Module) -> Finding:
-        return replace(finding, score=float("inf"))
-
-
 class Fifth(Auditor):
     def spoil(self, finding: Finding, model: nn.Module) -> Finding:
-        return replace(finding, suspected=4)
+        return replace(finding, suspected=(0, 4))
 
 
 class ThreeClasses(Auditor):
     def spoil(self, finding: Finding, model: nn.Module) -> Finding:
-        return replace(finding, per_class=[0.0, 1.0, 2.0])
+        return replace(finding, per_class=(0.0, 1.0, 2.0))
 
 
 class Batched(Auditor):
     def spoil(self, finding: Finding, model: nn.Module) -> Finding:
-        return replace(finding, trigger=torch.zeros(1, 3, 16, 16))
+        return replace(finding, exhibits=(Exhibit("trigger", "picture", "", torch.zeros(1, 3, 16, 16)),))
 
 
 class Negative(Auditor):
     def spoil(self, finding: Finding, model: nn.Module) -> Finding:
-        return replace(finding, mask=torch.full((16, 16), -0.5))
+        return replace(finding, exhibits=(Exhibit("mask", "mask", "", torch.full((16, 16), -0.5)),))
+
+
+class Square(Auditor):
+    def spoil(self, finding: Finding, model: nn.Module) -> Finding:
+        return replace(finding, exhibits=(Exhibit("gains", "curve", "", torch.zeros(2, 2)),))
 
 
 class Evaluating(Auditor):
@@ -347,9 +349,9 @@ BROKEN = [
     (Freezing, "the requires_grad flags"), (Hooking, "the hooks"),
     (Differentiating, "the gradients"), (Sharing, "shares weights"), (Masked, "by mask; bake"), (Basing, "read `base`"),
     (Wavering, "repaired otherwise with the same seed"),
-    (Certain, "score is inf"), (Fifth, "suspects 4"), (ThreeClasses, "per_class is"),
-    (Batched, "trigger has the shape"), (Negative, "mask leaves"), (Evaluating, "the training flags"),
-    (Moody, "found .* then .* with the same seed"),
+    (Fifth, r"suspects \(0, 4\)"), (ThreeClasses, "per_class is"),
+    (Batched, "trigger has the shape"), (Negative, "mask leaves"), (Square, "gains is no curve"),
+    (Evaluating, "the training flags"), (Moody, "found .* then .* with the same seed"),
     (Verdict, "gave a bool, expected a Finding"),
     (Inverted, "above stamped ones"), (Relative, "by its neighbours"), (Noisy, "something else the second time"),
     (Columned, r"expected floats \(8,\)"), (Infinite, "not finite"), (Erasing, "wrote into its input"),

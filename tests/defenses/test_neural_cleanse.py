@@ -14,10 +14,10 @@ from torch import nn
 
 from sidedoor.data.base import ArrayDataset, Dataset, Subset
 from sidedoor.defenses.audits import neural_cleanse
-from sidedoor.defenses.audits.base import Finding
 from sidedoor.defenses.audits.neural_cleanse import NeuralCleanse, anomaly_index
 from sidedoor.engine import Recipe, Run
-from sidedoor.errors import ConfigError
+from sidedoor.errors import ConfigError, NotApplicable
+from sidedoor.evidence import Finding, Rule
 from sidedoor.models.small_cnn import small_cnn
 from sidedoor.tasks.classification import Classification
 from sidedoor.types import MEASUREMENT, Batch
@@ -46,23 +46,25 @@ def world(scene: Scene) -> World:
                  SMALL.inspect(scene.sibling, scene.clean, TASK, RUN))
 
 
+def shown(finding: Finding) -> dict[str, torch.Tensor]:
+    """What the audit recovered, by name."""
+    return {exhibit.name: exhibit.values for exhibit in finding.exhibits}
+
+
 def test_the_target_class_has_the_smallest_mask_and_is_named(world: World) -> None:
-    assert world.verdict.suspected == TARGET
+    assert world.verdict.suspected == (TARGET,)
     assert world.verdict.score == max(world.verdict.per_class) == world.verdict.per_class[TARGET]
-    assert world.verdict.score > world.verdict.threshold == 2.0
+    assert world.verdict.paper == Rule(world.verdict.score, 2.0)
+    assert world.verdict.paper.flagged
 
 
 def test_a_clean_sibling_is_less_suspicious_and_its_smallest_mask_is_larger(world: World) -> None:
     assert world.innocent.score < world.verdict.score
-    assert world.innocent.mask is not None
-    assert world.verdict.mask is not None
-    assert world.innocent.mask.sum() > 2 * world.verdict.mask.sum()
+    assert shown(world.innocent)["mask"].sum() > 2 * shown(world.verdict)["mask"].sum()
 
 
 def test_the_recovered_trigger_lies_on_the_patch_and_fools_the_model(world: World) -> None:
-    mask, trigger = world.verdict.mask, world.verdict.trigger
-    assert mask is not None
-    assert trigger is not None
+    mask, trigger = shown(world.verdict)["mask"], shown(world.verdict)["trigger"]
     assert trigger.shape == (1, 16, 16)
     assert trigger.min() >= 0
     assert trigger.max() <= 1
@@ -146,7 +148,7 @@ def test_a_class_without_a_successful_mask_is_not_suspicious() -> None:
 def test_no_successful_mask_at_all_recovers_nothing() -> None:
     clean = ArrayDataset(torch.zeros(4, 1, 4, 4, dtype=torch.uint8), [0, 1, 2, 3], 4)
     finding = NeuralCleanse(epochs=1, patience=1).inspect(nn.Sequential(nn.Flatten(), _Nobody()), clean, TASK, RUN)
-    assert (finding.score, finding.suspected, finding.trigger, finding.mask) == (0.0, None, None, None)
+    assert (finding.score, finding.suspected, finding.exhibits) == (0.0, (), ())
 
 
 class _Nobody(nn.Module):
@@ -172,5 +174,5 @@ def test_settings_that_cannot_work_are_refused() -> None:
         NeuralCleanse(raising=1.0)
     unbounded = ArrayDataset(torch.zeros(2, 1, 4, 4, dtype=torch.uint8), [0, 1], 2)
     unbounded.space = MEASUREMENT
-    with pytest.raises(ConfigError, match="bounded"):
+    with pytest.raises(NotApplicable, match="bounded"):
         NeuralCleanse().inspect(build(), unbounded, TASK, RUN)

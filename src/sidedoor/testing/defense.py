@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import copy
-import math
 from functools import singledispatch
 
 import torch
 from torch import Tensor, nn
 
 from sidedoor.data.base import Dataset
-from sidedoor.defenses.audits.base import Finding, ModelAudit
+from sidedoor.defenses.audits.base import ModelAudit
 from sidedoor.defenses.base import Defense
 from sidedoor.defenses.detectors.base import Detect, InputDetector
 from sidedoor.defenses.filters.base import DataFilter
@@ -18,6 +17,7 @@ from sidedoor.defenses.purifiers.base import Purifier
 from sidedoor.defenses.repair.base import Repair
 from sidedoor.defenses.training.base import TrainingDefense
 from sidedoor.evaluate import suspicion
+from sidedoor.evidence import Exhibit, Finding
 from sidedoor.metrics.statistics import auroc
 from sidedoor.testing.ground import (
     CLASSES,
@@ -170,20 +170,24 @@ def _check_undo(who: str, purify: Purify, here: Ground) -> None:
 
 def _check_finding(who: str, finding: Finding, clean: Dataset) -> None:
     require(isinstance(finding, Finding), who, f"gave a {type(finding).__name__}, expected a Finding")
-    for name in ("score", "threshold"):
-        value = getattr(finding, name)
-        require(isinstance(value, float | int) and math.isfinite(value), who, f"its {name} is {value!r}; expected a "
-                                                                              "finite number")
-    require(finding.suspected is None or finding.suspected in range(CLASSES), who,
-            f"suspects {finding.suspected!r}; expected a class from 0 to {CLASSES - 1}, or None")
-    require(len(finding.per_class) in (0, CLASSES) and all(map(math.isfinite, finding.per_class)), who,
-            f"per_class is {finding.per_class}; expected a finite number for each of {CLASSES} classes, or none")
-    for name, expected in (("trigger", clean.shape), ("mask", clean.shape[1:])):
-        image = getattr(finding, name)
-        if image is not None:
-            require(tuple(image.shape) == expected, who, f"its {name} has the shape {tuple(image.shape)}, expected "
-                                                         f"{expected}")
-            require(bool((image >= 0).all() and (image <= 1).all()), who, f"its {name} leaves [0, 1]")
+    require(set(finding.suspected) <= set(range(CLASSES)), who,
+            f"suspects {finding.suspected}; expected classes from 0 to {CLASSES - 1}")
+    require(len(finding.per_class) in (0, CLASSES), who,
+            f"per_class is {finding.per_class}; expected a number for each of {CLASSES} classes, or none")
+    for exhibit in finding.exhibits:
+        _check_exhibit(who, exhibit, clean)
+
+
+def _check_exhibit(who: str, exhibit: Exhibit, clean: Dataset) -> None:
+    """An image of the data's shape in [0, 1], a mask of its height and width in [0, 1], or a curve."""
+    values = torch.as_tensor(exhibit.values)
+    if exhibit.kind == "curve":
+        require(values.ndim == 1 and values.isfinite().all(), who, f"its {exhibit.name} is no curve of finite numbers")
+        return
+    expected = tuple(clean.shape if exhibit.kind == "picture" else clean.shape[1:])
+    require(tuple(values.shape) == expected, who, f"its {exhibit.name} has the shape {tuple(values.shape)}, expected "
+                                                  f"{expected}")
+    require(bool((values >= 0).all() and (values <= 1).all()), who, f"its {exhibit.name} leaves [0, 1]")
 
 
 def _check_model(who: str, model: object, here: Ground) -> None:

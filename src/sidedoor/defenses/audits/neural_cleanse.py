@@ -16,6 +16,7 @@ import copy
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -23,9 +24,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sidedoor.data.base import Dataset
-from sidedoor.defenses.audits.base import Finding, ModelAudit
+from sidedoor.defenses.audits.base import ModelAudit
+from sidedoor.defenses.base import Needs
 from sidedoor.engine import Run
-from sidedoor.errors import ConfigError
+from sidedoor.errors import ConfigError, NotApplicable
+from sidedoor.evidence import Exhibit, Finding, Rule
 from sidedoor.method import Count, NonNegative, Positive, Share
 from sidedoor.tasks.task import Task
 from sidedoor.types import Images
@@ -56,9 +59,10 @@ class NeuralCleanse(ModelAudit):
         threshold: anomaly index above which the model counts as backdoored.
 
     Raises:
-        ConfigError: `raising` or `lowering` is not above 1, or the images have no bounded range.
+        ConfigError: `raising` or `lowering` is not above 1.
     """
 
+    needs: ClassVar[Needs] = Needs(model="gradients", clean="images")
     epochs: Count = 1000
     samples: Count = 1000
     batch: Count = 32
@@ -79,28 +83,30 @@ class NeuralCleanse(ModelAudit):
     def inspect(self, model: nn.Module, clean: Dataset, task: Task, run: Run) -> Finding:
         """The largest anomaly index of a class, that of the smallest mask; `per_class` has one for each.
 
-        `trigger` is mask times pattern of that class, whether or not it passes the threshold; None if no class has a
-        successful mask. `suspected` is the class if it passes.
+        A class is suspected if it passes the threshold. The exhibits are those of the class with the smallest mask,
+        whether or not it does; there are none if no class has a successful mask.
         """
         found = self.recover(model, clean, range(task.classes), run)
         index = anomaly_index(found.norm)
         smallest = int(index.argmax())
-        score, known = index[smallest].item(), bool(found.success[smallest])
-        return Finding(
-            score, self.threshold,
-            suspected=smallest if score > self.threshold else None,
-            per_class=index.tolist(),
-            trigger=found.mask[smallest] * found.pattern[smallest] if known else None,
-            mask=found.mask[smallest, 0] if known else None,
+        rule = Rule(index[smallest].item(), self.threshold)
+        exhibits = (
+            Exhibit("trigger", "picture", "recovered mask × pattern", found.mask[smallest] * found.pattern[smallest]),
+            Exhibit("mask", "mask", "recovered mask", found.mask[smallest, 0]),
         )
+        return Finding(rule.value, rule, suspected=(smallest,) if rule.flagged else (),
+                       per_class=tuple(index.tolist()), exhibits=exhibits if found.success[smallest] else ())
 
     def recover(self, model: nn.Module, clean: Dataset, labels: Sequence[int], run: Run) -> Recovered:
         """The smallest successful mask and its pattern for each of the labels, on the CPU.
 
         What is found for one label does not depend on the others.
+
+        Raises:
+            NotApplicable: the images have no bounded range.
         """
         if not math.isfinite(clean.space.high - clean.space.low):
-            raise ConfigError(f"images in the space {tuple(clean.space)} given; Neural Cleanse needs a bounded range")
+            raise NotApplicable(f"images in the space {tuple(clean.space)} given; Neural Cleanse needs a bounded range")
         # A copy, so that the model's mode, gradients and statistics stay as they are whatever happens.
         frozen = run.placed(copy.deepcopy(model)).eval().requires_grad_(False)
         search = _Search(self, frozen, clean.staged(run.device), labels, run)
