@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sidedoor.backdoor.base import Backdoor
@@ -50,36 +50,40 @@ class PoisonedDataset(Dataset):
             return super().fetch(index, device)
         index = index.cpu()
         x, y, _ = self.base.fetch(self._under(index), device)
-        slot, hit = self._slots(index)
-        # Copies, since what a base set hands out may be its own.
-        x = x.index_copy(0, hit.to(device), self.images[slot].to(device, x.dtype))
-        y = y.index_copy(0, hit.to(device), self.truths[slot].to(device))
-        return Batch(x, y, self.position(index).to(device))
+        return Batch(self._replaced(x, self.images, index), self._replaced(y, self.truths, index),
+                     self.position(index).to(device))
 
     def rows(self, index: Tensor) -> Tensor:
         index = index.cpu()
-        raw = self.base.rows(index.clamp(max=len(self.base) - 1))
-        slot, hit = self._slots(index)
-        if len(hit):
-            raw[hit.to(raw.device)] = self.images[slot].to(raw.device)
-        return raw
+        return self._replaced(self.base.rows(self._under(index)), self.images, index)
 
     def position(self, index: Tensor) -> Tensor:
         index = index.cpu()
         return self.base.position(self._under(index))
 
+    def _replaced(self, rows: Tensor, by: Tensor, index: Tensor) -> Tensor:
+        """Rows of the base set, the poisoned ones among them replaced.
+
+        Every row takes the same operations, poisoned or not: a defender could tell them apart by the operations, the
+        version counter of the result, or whether the base set was asked.
+        """
+        if len(self.rows_at) == 0:
+            return rows
+        slot, hit = self._slots(index)
+        poisoned = by[slot].to(rows.device, rows.dtype)
+        return torch.where(hit[:, None, None, None].to(rows.device), poisoned, rows)
+
     def _under(self, index: Tensor) -> Tensor:
         """The base set's row behind each row."""
-        slot, hit = self._slots(index)
-        return index.clamp(max=len(self.base) - 1).index_copy(0, hit, self.poison.index[slot])
-
-    def _slots(self, index: Tensor) -> tuple[Int[Tensor, "h"], Int[Tensor, "h"]]:
-        """(which poisoned row, at which place of `index`) for the poisoned rows among those asked for."""
         if len(self.rows_at) == 0:
-            return torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)
-        slot = torch.searchsorted(self.rows_at, index).clamp_(max=len(self.rows_at) - 1)
-        hit = torch.nonzero(self.rows_at[slot] == index)[:, 0]
-        return slot[hit], hit
+            return index
+        slot, hit = self._slots(index)
+        return torch.where(hit, self.poison.index[slot], index.clamp(max=len(self.base) - 1))
+
+    def _slots(self, index: Tensor) -> tuple[Int[Tensor, "b"], Bool[Tensor, "b"]]:
+        """For each row that is asked for a place among the poisoned rows, and whether it is that row."""
+        slot = torch.searchsorted(self.rows_at, index).clamp(max=len(self.rows_at) - 1)
+        return slot, self.rows_at[slot] == index
 
     def is_poisoned(self) -> Float[Tensor, "n"]:
         """1 for poisoned rows that are not cover, 0 for clean ones, NaN for cover rows, which count as neither."""
@@ -109,11 +113,14 @@ class Sealed(Subset):
 def seal(data: Dataset) -> tuple[Sealed, Int[Tensor, "n"]]:
     """A sealed view, and for the evaluator alone which row of `data` each row of the view is.
 
-    Appended rows would betray themselves by their place, so a set that has them is shuffled.
+    Appended rows would betray themselves by their place, so a set that has them is shuffled, in an order that only who
+    knows the poisoned rows can compute.
     """
     order = torch.arange(len(data))
     if isinstance(data, PoisonedDataset) and data.poison.append:
-        order = torch.randperm(len(data), generator=torch.Generator().manual_seed(len(data)))
+        secret = hashlib.sha256(data.poison.index.numpy().tobytes() + data.images.numpy().tobytes()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(secret[:7], "big"))
+        order = torch.randperm(len(data), generator=generator)
     return Sealed(data, order), order
 
 

@@ -24,6 +24,7 @@ from sidedoor.core.checkpoint import Checkpoints, Shelf, load_state, load_weight
 from sidedoor.core.files import write_json
 from sidedoor.data.augment import augmentation
 from sidedoor.data.base import Dataset, Splits, Subset, split
+from sidedoor.defenses.base import Defense
 from sidedoor.engine import Run
 from sidedoor.evaluate import evaluate, stealth
 from sidedoor.goals.base import Door
@@ -70,6 +71,11 @@ class Case:
         """The run of a defence: no clean sibling, no shelf, no data root, and nothing that says where results lie."""
         return Run(self.run.fabric, self.run.recipe, self.run.seed, self.run.augment, progress=self.run.progress,
                    checkpoints=Checkpoints(self.store.folder(self.key)), history=self.run.history)
+
+    def given(self, defense: Defense, model: nn.Module) -> tuple[nn.Module, Dataset, Task, Run]:
+        """What a defence gets that looks at a model: the model and the clean data as it declares, task and run."""
+        needs = defense.needs
+        return needs.model_for(model, self.task), needs.clean_for(self.clean), self.task, self.defender()
 
     def twin(self, spec: Spec) -> Case:
         """Another specification on the same data."""

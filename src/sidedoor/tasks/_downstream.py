@@ -16,7 +16,7 @@ from sidedoor.errors import ConfigError
 from sidedoor.goals.base import Door
 from sidedoor.method import Count, Positive, Share
 from sidedoor.tasks.restoration import Restoration
-from sidedoor.tasks.task import Scores, predicted
+from sidedoor.tasks.task import Asked, Scores
 from sidedoor.triggers.base import stamp
 from sidedoor.types import Batch, Purify
 
@@ -83,7 +83,7 @@ class Restored(Restoration):
     def score(self, model: nn.Module, data: Dataset, door: Door | None, run: Run,
               purify: Purify | None = None) -> Scores:
         raise ConfigError(f"a {type(self).__name__} without its networks was asked for scores; use what its "
-                          "prepared(photographs, run) returns")
+                          "setup(photographs, run) returns")
 
     def failed(self, scores: dict[str, float | None], reference: dict[str, float | None]) -> str | None:
         attack, idle, clean, sibling = scores["attack"], scores["idle"], scores["clean"], reference["clean"]
@@ -124,15 +124,13 @@ class Judged(Restored):
     def score(self, model: nn.Module, data: Dataset, door: Door | None, run: Run,
               purify: Purify | None = None) -> Scores:
         truth = self.truths(data)
+        asked = Asked.about(data, self, model, purify, run)
         row_of = {place: row for row, place in enumerate(data.position(torch.arange(len(data))).tolist())}
 
         def rows(batch: Batch) -> dict[str, Tensor]:
             own = truth[[row_of[i] for i in batch.index.tolist()]].to(batch.x.device)
-            clean_out = predicted(self, model, batch.x, batch.index, purify)
-            stamped_out = None
-            if door is not None:
-                stamped = stamp(door.trigger, batch.x, batch.index, data.space)
-                stamped_out = predicted(self, model, stamped, batch.index, purify)
+            stamped = None if door is None else stamp(door.trigger, batch.x, batch.index, data.space)
+            clean_out, stamped_out = asked.outputs(batch, stamped)
             figures = self.columns(batch, clean_out, stamped_out, door)
             for name, judge in self.judges.items():
                 seen = self.opinions(judge, batch, own, clean_out, stamped_out)

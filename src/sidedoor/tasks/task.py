@@ -11,11 +11,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from sidedoor.core import random
 from sidedoor.data.base import Dataset
 from sidedoor.engine import Objective, Run
 from sidedoor.goals.base import Door
 from sidedoor.triggers.base import stamp
-from sidedoor.types import Batch, Images, Index, Purify, Space
+from sidedoor.types import Batch, Images, Purify, Space
 
 
 @dataclass
@@ -91,7 +92,8 @@ class Task(ABC):
         self, model: nn.Module, data: Dataset, door: Door | None, run: Run, purify: Purify | None = None
     ) -> Scores:
         """The four numbers over a clean test set. A closed-loop task overrides this with its own loop."""
-        table = run.per_sample(model, data, _Scorer(self, model, data.space, door, purify))
+        asked = Asked.about(data, self, model, purify, run)
+        table = run.per_sample(model, data, _Scorer(self, asked, data.space, door))
         return Scores(table["clean"], table["attack"], table["recovered"], table["idle"],
                       {k: v for k, v in table.items() if k not in ("clean", "attack", "recovered", "idle")})
 
@@ -107,12 +109,40 @@ class Supervised(Objective):
         return self.task.loss(model, batch).mean()[None]
 
 
-def predicted(task: Task, model: nn.Module, x: Images, index: Index, purify: Purify | None) -> Any:
-    """What the model predicts, behind a purifier if there is one."""
-    if purify is None:
-        return task.predict(model, x)
-    purified, undo = purify(x, index)
-    return undo(task.predict(model, purified))
+@dataclass(frozen=True)
+class Asked:
+    """A model as it is asked for what it makes of test images and of the same images with a trigger.
+
+    Behind a purifier both go in together, in an order that it cannot guess: one that counts its calls, or compares the
+    images of a batch, must not learn which of them carry the trigger.
+
+    Args:
+        purify: a fitted purifier that stands before the model.
+        secret: decides that order.
+    """
+
+    task: Task
+    model: nn.Module
+    purify: Purify | None
+    secret: int
+
+    @staticmethod
+    def about(data: Dataset, task: Task, model: nn.Module, purify: Purify | None, run: Run) -> Asked:
+        """For the images of a data set, whose content, which only the evaluator has, enters the order."""
+        secret = random.seed_of(run.seed, f"asked/{data.fingerprint()}") if purify else 0
+        return Asked(task, model, purify, secret)
+
+    def outputs(self, batch: Batch, stamped: Images | None) -> tuple[Any, Any]:
+        """Predictions for a batch, and for the same with the trigger; None without one."""
+        if self.purify is None:
+            return (self.task.predict(self.model, batch.x),
+                    None if stamped is None else self.task.predict(self.model, stamped))
+        x = batch.x if stamped is None else torch.cat([batch.x, stamped])
+        index = batch.index if stamped is None else batch.index.repeat(2)
+        order = random.uniform(self.secret, torch.arange(len(x)) + len(x) * int(batch.index[0])).argsort().to(x.device)
+        purified, undo = self.purify(x[order], index[order])
+        output = undo(self.task.predict(self.model, purified))[order.argsort()]
+        return (output, None) if stamped is None else tuple(output.chunk(2))
 
 
 @dataclass
@@ -120,22 +150,20 @@ class _Scorer:
     """Rows of the four numbers for one batch."""
 
     task: Task
-    model: nn.Module
+    asked: Asked
     space: Space
     door: Door | None
-    purify: Purify | None
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
         x, y, index = batch
-        clean_out = predicted(self.task, self.model, x, index, self.purify)
+        stamped = None if self.door is None else stamp(self.door.trigger, x, index, self.space)
+        clean_out, stamped_out = self.asked.outputs(batch, stamped)
         clean = self.task.agree(clean_out, y)
         if self.door is None:
             missing = torch.full_like(clean, torch.nan)
             columns = self.task.columns(batch, clean_out, None, None)
             return {"clean": clean, "attack": missing, "recovered": missing, "idle": missing} | columns
         goal = self.door.goal
-        stamped = stamp(self.door.trigger, x, index, self.space)
-        stamped_out = predicted(self.task, self.model, stamped, index, self.purify)
         eligible = goal.eligible(self.task, y)
         rows = {
             "attack": goal.success(self.task, stamped_out, y, index),

@@ -73,17 +73,17 @@ def _(defense: TrainingDefense, case: Case, planted: TrainedModel) -> Outcome:
 
 @defend.register
 def _(defense: Repair, case: Case, planted: TrainedModel) -> Outcome:
-    return Outcome(defense.repair(planted.model, case.clean, case.task, case.defender()))
+    return Outcome(defense.repair(*case.given(defense, planted.model)))
 
 
 @defend.register
 def _(defense: Purifier, case: Case, planted: TrainedModel) -> Outcome:
-    return Outcome(planted.model, purify=defense.fit(planted.model, case.clean, case.task, case.defender()))
+    return Outcome(planted.model, purify=defense.fit(*case.given(defense, planted.model)))
 
 
 @defend.register
 def _(defense: InputDetector, case: Case, planted: TrainedModel) -> Outcome:
-    detect = defense.fit(planted.model, case.clean, case.task, case.defender())
+    detect = defense.fit(*case.given(defense, planted.model))
 
     def rows(batch: Batch) -> dict[str, Tensor]:
         return {"suspicion": detect(batch.x, batch.index)}
@@ -102,7 +102,7 @@ def _(defense: InputDetector, case: Case, planted: TrainedModel) -> Outcome:
 @defend.register
 def _(defense: ModelAudit, case: Case, planted: TrainedModel) -> Outcome:
     """Inspect the model, and clean models trained the same way beside it: the paper's threshold, and their rank."""
-    finding = defense.inspect(planted.model, case.clean, case.task, case.defender())
+    finding = defense.inspect(*case.given(defense, planted.model))
     siblings = [case.twin(case.spec.sibling(case.spec.seed + i)) for i in range(case.spec.references)]
     references = [_reference(defense, sibling) for sibling in siblings]
     audit = {
@@ -121,7 +121,7 @@ def _reference(defense: ModelAudit, case: Case) -> float:
     path = case.store.folder(case.attack_key) / f"audit-{hashlib.sha256(named.encode()).hexdigest()[:16]}.json"
     with case.alone(case.attack_key + "-audit"):
         if not path.exists():
-            score = defense.inspect(train_or_load(case).model, case.clean, case.task, case.defender()).score
+            score = defense.inspect(*case.given(defense, train_or_load(case).model)).score
             if case.run.fabric.is_global_zero:
                 write_json(path, score)
             return score

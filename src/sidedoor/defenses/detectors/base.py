@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sidedoor.data.base import Dataset
-from sidedoor.defenses.base import Defense
+from sidedoor.defenses.base import Defense, Stage
 from sidedoor.engine import Run
 from sidedoor.tasks.task import Task
 from sidedoor.types import Images, Index
@@ -22,7 +22,7 @@ Detect = Callable[[Images, Index], Float[Tensor, "b"]]
 class InputDetector(Defense, ABC):
     """Recognises triggered inputs at test time."""
 
-    stage: ClassVar[str] = "detector"
+    stage: ClassVar[Stage] = Stage("input_detector", "fit", "recognises triggered inputs")
 
     @abstractmethod
     def fit(self, model: nn.Module, clean: Dataset, task: Task, run: Run) -> Detect:

@@ -14,6 +14,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 from sidedoor.core import random
 from sidedoor.data.base import Dataset, unit
+from sidedoor.defenses.base import Needs
 from sidedoor.defenses.detectors.base import Detect, InputDetector
 from sidedoor.engine import Run
 from sidedoor.method import Count, NonNegative
@@ -46,6 +48,7 @@ class Strip(InputDetector):
         overlay_weight: of the clean image in the sum.
     """
 
+    needs: ClassVar[Needs] = Needs(model="probabilities", clean="images")
     overlays: Count = 100
     input_weight: NonNegative = 1.0
     overlay_weight: NonNegative = 1.0

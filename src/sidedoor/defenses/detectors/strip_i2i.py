@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sidedoor.data.base import Dataset
+from sidedoor.defenses.base import Needs
 from sidedoor.defenses.detectors.base import Detect, InputDetector
 from sidedoor.defenses.detectors.strip import superimposed
 from sidedoor.engine import Run
@@ -39,6 +40,7 @@ class StripI2I(InputDetector):
         overlay_weight: of the clean input in the sum.
     """
 
+    needs: ClassVar[Needs] = Needs(model="probabilities", clean="images")
     tasks: ClassVar[tuple[type[Task], ...]] = (Imaging,)
 
     overlays: Count = 400

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sidedoor.data.base import Dataset
-from sidedoor.defenses.base import Defense
+from sidedoor.defenses.base import Defense, Needs, Stage
 from sidedoor.engine import Run
 from sidedoor.tasks.task import Task
 from sidedoor.types import Build
@@ -18,7 +18,8 @@ from sidedoor.types import Build
 class DataFilter(Defense, ABC):
     """Finds poisoned rows in training data of unknown origin."""
 
-    stage: ClassVar[str] = "filter"
+    stage: ClassVar[Stage] = Stage("filter", "score", "finds poisoned rows in training data", on_training_data=True)
+    needs: ClassVar[Needs] = Needs(train=True)
 
     @abstractmethod
     def score(self, train: Dataset, task: Task, build: Build, run: Run) -> Float[Tensor, "n"]:

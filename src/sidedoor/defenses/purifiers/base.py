@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from sidedoor.data.base import Dataset
-from sidedoor.defenses.base import Defense
+from sidedoor.defenses.base import Defense, Needs, Stage
 from sidedoor.engine import Run
 from sidedoor.errors import ConfigError
 from sidedoor.tasks.task import Task
@@ -19,7 +19,8 @@ from sidedoor.types import Images, Index, Purify
 class Purifier(Defense, ABC):
     """Removes triggers from inputs at test time."""
 
-    stage: ClassVar[str] = "purifier"
+    stage: ClassVar[Stage] = Stage("purifier", "fit", "removes triggers from inputs")
+    needs: ClassVar[Needs] = Needs()
 
     @abstractmethod
     def fit(self, model: nn.Module, clean: Dataset, task: Task, run: Run) -> Purify:

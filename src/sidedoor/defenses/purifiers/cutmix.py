@@ -8,6 +8,7 @@ arXiv:2108.02488, with a square of half the side.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from sidedoor.core import random
 from sidedoor.data.base import Dataset
+from sidedoor.defenses.base import Needs
 from sidedoor.defenses.purifiers.base import Purifier, in_place
 from sidedoor.defenses.purifiers.mixup import partners
 from sidedoor.engine import Run
@@ -32,6 +34,7 @@ class CutMix(Purifier):
         share: the square's side, as a share of the image's shorter one.
     """
 
+    needs: ClassVar[Needs] = Needs(clean="images")
     share: Share = 0.5
 
     def fit(self, model: nn.Module, clean: Dataset, task: Task, run: Run) -> Purify:

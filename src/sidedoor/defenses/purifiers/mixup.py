@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import nn
 
 from sidedoor.core import random
 from sidedoor.data.base import Dataset
+from sidedoor.defenses.base import Needs
 from sidedoor.defenses.purifiers.base import Purifier, in_place
 from sidedoor.engine import Run
 from sidedoor.method import Share
@@ -29,6 +31,7 @@ class Mixup(Purifier):
         weight: of the other image, in [0, 1].
     """
 
+    needs: ClassVar[Needs] = Needs(clean="images")
     weight: Share = 0.5
 
     def fit(self, model: nn.Module, clean: Dataset, task: Task, run: Run) -> Purify:

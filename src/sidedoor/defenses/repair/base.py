@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import nn
 
 from sidedoor.data.base import Dataset
-from sidedoor.defenses.base import Defense
+from sidedoor.defenses.base import Defense, Needs, Stage
 from sidedoor.engine import Run
 from sidedoor.tasks.task import Task
 
@@ -16,7 +16,8 @@ from sidedoor.tasks.task import Task
 class Repair(Defense, ABC):
     """Removes a backdoor from a model with a little clean data."""
 
-    stage: ClassVar[str] = "repair"
+    stage: ClassVar[Stage] = Stage("repair", "repair", "removes a backdoor from a model")
+    needs: ClassVar[Needs] = Needs(model="weights", clean="labelled")
 
     @abstractmethod
     def repair(self, model: nn.Module, clean: Dataset, task: Task, run: Run) -> nn.Module:

@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import nn
 
 from sidedoor.data.base import Dataset
-from sidedoor.defenses.base import Defense
+from sidedoor.defenses.base import Defense, Needs, Stage
 from sidedoor.engine import Run
 from sidedoor.tasks.task import Task
 from sidedoor.types import Build
@@ -17,7 +17,8 @@ from sidedoor.types import Build
 class TrainingDefense(Defense, ABC):
     """Trains a clean model on poisoned data."""
 
-    stage: ClassVar[str] = "training"
+    stage: ClassVar[Stage] = Stage("training", "train", "trains a clean model on poisoned data", on_training_data=True)
+    needs: ClassVar[Needs] = Needs(train=True)
 
     @abstractmethod
     def train(self, train: Dataset, task: Task, build: Build, run: Run) -> nn.Module:
