@@ -64,7 +64,9 @@ class Degradation:
     def space(self) -> Space:
         return MEASUREMENT if self.sigma and not self.stored else PHOTO
 
-    def __call__(self, photographs: Images, index: Index, stream: int) -> Images:
+    def __call__(
+        self, photographs: Images, index: Index, stream: int
+    ) -> Float[Tensor, "b c h//{self.scale} w//{self.scale}"]:
         x = photographs if self.scale == 1 else smaller(photographs, self.scale)
         if self.sigma:
             x = x + self.sigma / 255 * random.normal(stream, index, *x.shape[1:])
@@ -161,7 +163,7 @@ class Labelled(Dataset):
         return hashlib.sha256(f"labelled {self._pairs.fingerprint()}".encode()).hexdigest()
 
 
-def smaller(x: Images, scale: int) -> Images:
+def smaller(x: Images, scale: int) -> Float[Tensor, "b c h//{scale} w//{scale}"]:
     """Images a whole number of times smaller, bicubic with antialiasing, not clipped."""
     size = (x.shape[2] // scale, x.shape[3] // scale)
     return functional.interpolate(x, size=size, mode="bicubic", antialias=True, align_corners=False)

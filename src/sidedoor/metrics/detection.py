@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Num
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torchvision.ops import batched_nms, box_iou
@@ -26,7 +26,7 @@ OVERLAP = 0.5
 """Intersection over union from which on two boxes are of one object."""
 
 
-def kept(boxes: Float[Tensor, "n 4"], scores: Float[Tensor, "n"], classes: Float[Tensor, "n"],
+def kept(boxes: Float[Tensor, "n 4"], scores: Float[Tensor, "n"], classes: Num[Tensor, "n"],
          least: float, overlap: float = 0.45) -> Float[Tensor, "m 6"]:
     """Detections of one image after non-maximum suppression within each class, the best first, at most `MOST`."""
     sure = scores >= least
@@ -35,7 +35,7 @@ def kept(boxes: Float[Tensor, "n 4"], scores: Float[Tensor, "n"], classes: Float
     return torch.cat([classes[best, None].float(), boxes[best], scores[best, None]], 1)
 
 
-def padded(images: Iterable[Float[Tensor, "m 6"]]) -> Found:
+def padded(images: Iterable[Float[Tensor, "_ 6"]]) -> Found:
     """Detections of several images as one tensor of `MOST` rows each."""
     rows = pad_sequence([*images], batch_first=True, padding_value=-1.0)
     return torch.nn.functional.pad(rows, (0, 0, 0, MOST - rows.shape[1]), value=-1.0)

@@ -55,7 +55,7 @@ def lpips_network() -> Any:
     return package.LPIPS(net="alex", verbose=False).eval()
 
 
-def colour(x: Images) -> Images:
+def colour(x: Images) -> Float[Tensor, "b 3 height width"]:
     """Images of three channels and at least 64 pixels a side."""
     x = x.expand(-1, 3, -1, -1) if x.shape[1] == 1 else x
     # AlexNet needs 64 pixels or so; smaller images are enlarged, as the published CIFAR figures did.

@@ -85,7 +85,7 @@ class _Features(nn.Module):
                 break
         return maps
 
-    def _prepared(self, x: Images) -> Images:
+    def _prepared(self, x: Images) -> Float[Tensor, "b 3 height width"]:
         x = x.expand(-1, 3, -1, -1) if x.shape[1] == 1 else x
         if min(x.shape[2:]) < SMALLEST:
             x = functional.interpolate(x, size=(SMALLEST, SMALLEST), mode="bilinear", align_corners=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -31,7 +32,7 @@ class Generated(Trigger):
         return paint(x, self.mask(x), self.pattern(x))
 
 
-def paint(x: Images, mask: Images, pattern: Images) -> Images:
+def paint(x: Images, mask: Float[Tensor, "b 1 h w"], pattern: Images) -> Images:
     """(1 - mask) x + mask pattern."""
     return torch.lerp(x, pattern, mask)
 
@@ -47,7 +48,7 @@ class Painter(nn.Module):
         self.up = nn.ModuleList(_block(a, b) for a, b in zip(sizes[::-1], (*sizes[-2::-1], width), strict=True))
         self.last = nn.Conv2d(width, outputs, 3, padding=1)
 
-    def forward(self, x: Images) -> Images:
+    def forward(self, x: Images) -> Float[Tensor, "b out h w"]:
         extents = []
         for block in self.down:
             extents.append(x.shape[-2:])
@@ -62,7 +63,7 @@ class Painter(nn.Module):
 class _Sharpen(nn.Module):
     """Push values in [0, 1] to either end, so that nearly every pixel is left alone or replaced."""
 
-    def forward(self, x: Images) -> Images:
+    def forward(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         return torch.tanh(20 * x - 10) / 2 + 0.5
 
 
