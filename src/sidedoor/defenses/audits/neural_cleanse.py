@@ -1,13 +1,13 @@
-"""Reverse-engineer the smallest trigger of every class; a class whose trigger is far smaller than the rest is a target.
+"""Neural Cleanse: a model audit that reconstructs every class's smallest trigger and flags an outlier among them.
 
 Paper: Wang, Yao, Shan, Li, Viswanath, Zheng, Zhao, "Neural Cleanse: Identifying and Mitigating Backdoor Attacks in
 Neural Networks", IEEE Symposium on Security and Privacy 2019.
 
-The classes are optimised side by side on the same images rather than one after another on images of their own; in
-evaluation mode they do not influence each other, and a class that has converged is dropped. Defaults are those of the
-released code. Where the clean split has fewer than `samples` images, an epoch is one pass over it. A class for which
-no mask reached the success rate counts with the whole image as its mask, so it is never the suspicious one. Where the
-median absolute deviation is zero, the mean absolute deviation scales the index (Iglewicz and Hoaglin 1993).
+Ours optimises all classes at once on the same images rather than one after another on images of their own; in
+evaluation mode they do not influence each other, and a class that has converged is dropped. Where the clean data have
+fewer than `samples` images, an epoch is one pass over them. A class for which no mask reached the success rate counts
+with the whole image as its mask, so it is never the suspicious one. Where the median absolute deviation is zero, the
+mean absolute deviation scales the index (Iglewicz and Hoaglin 1993).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import copy
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -46,9 +46,9 @@ class NeuralCleanse(ModelAudit):
     `lowering`.
 
     Args:
-        epochs: most epochs a class.
-        samples: clean images an epoch.
-        batch: clean images a step; every class sees all of them.
+        epochs: most epochs per class.
+        samples: clean images per epoch.
+        batch: clean images per step; every class sees all of them.
         lr: of Adam with betas (0.5, 0.9).
         cost: first cost of the mask's norm that is not 0.
         raising: factor of the cost, above 1.
@@ -62,7 +62,14 @@ class NeuralCleanse(ModelAudit):
         ConfigError: `raising` or `lowering` is not above 1.
     """
 
+    origins: ClassVar[dict[str, str]] = {
+        "epochs": "release", "samples": "release", "batch": "release", "lr": "release", "cost": "release",
+        "raising": "release", "lowering": "release", "success": "paper: over 99 % of the images",
+        "patience": "release", "stopping": "release", "threshold": "paper: an outlier with a probability over 95 %",
+    }
+    quick: ClassVar[dict[str, Any]] = {"epochs": 2, "samples": 32}
     needs: ClassVar[Needs] = Needs(model="gradients", clean="images")
+
     epochs: Count = 1000
     samples: Count = 1000
     batch: Count = 32

@@ -1,11 +1,12 @@
-"""Blend an input with many clean images: a trigger that survives keeps the prediction fixed, and entropy stays low.
+"""STRIP: an input detector that superimposes clean images and measures the entropy of the predictions.
 
 Paper: Gao, Xu, Wang, Chen, Ranasinghe, Nepal, "STRIP: A Defence Against Trojan Attacks on Deep Neural Networks",
 ACSAC 2019, arXiv:1902.06531.
 
-Suspicion is minus the mean entropy of the blends' predictions; the paper's threshold (a quantile of the entropies of
-clean images) belongs to the evaluator. The overlays of an input are drawn by its index, so the score of an image is the
-same whenever it is asked for; they come from a pool of at most 1024 clean images, which stays in memory.
+A trigger that survives the superimposition keeps the prediction fixed, and the entropy stays low. The score is minus
+the mean entropy; the paper's threshold, a quantile of the entropies of clean images, belongs to the evaluator. Ours
+draws the overlays of an input by its index, so an image always gets the same score; they come from a pool of at most
+1024 clean images, which stays in memory.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -48,7 +49,13 @@ class Strip(InputDetector):
         overlay_weight: of the clean image in the sum.
     """
 
+    origins: ClassVar[dict[str, str]] = {
+        "overlays": "paper: N = 100", "input_weight": "release: the two images are added and saturate",
+        "overlay_weight": "release: the two images are added and saturate",
+    }
+    quick: ClassVar[dict[str, Any]] = {"overlays": 8}
     needs: ClassVar[Needs] = Needs(model="probabilities", clean="images")
+
     overlays: Count = 100
     input_weight: NonNegative = 1.0
     overlay_weight: NonNegative = 1.0

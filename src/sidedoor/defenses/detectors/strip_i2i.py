@@ -1,19 +1,21 @@
-"""Superimpose an input with many clean ones: a trigger that survives keeps the output image fixed.
+"""STRIP for image-to-image networks: an input detector that compares outputs of superimposed images.
 
-Paper: Gao, Xu, Wang, Chen, Ranasinghe, Nepal, "STRIP: A Defence Against Trojan Attacks on Deep Neural Networks", ACSAC
-2019, arXiv:1902.06531, carried over to images by Jiang et al., arXiv:2407.10445, section 6.5.
+Paper: Jiang, Li, He, Zhang, Xu, Zhang, Lu, "Backdoor Attacks against Image-to-Image Networks", 2024, arXiv:2407.10445,
+section 6.5, after Gao et al., "STRIP: A Defence Against Trojan Attacks on Deep Neural Networks", ACSAC 2019,
+arXiv:1902.06531.
 
-Outputs are compared by the task's own distance. The paper leaves the weights of the sum open; the defaults add and
-saturate as STRIP's released code does, and clip noise with it. Averaging (0.5 and 0.5) halves the trigger: where that
-closes the door, the output of a triggered input differs more from its superimpositions' than a clean one's does, and
-the score points the wrong way.
+A trigger that survives the superimposition keeps the output fixed. The paper compares outputs by LPIPS; ours uses the
+task's own distance. The paper leaves the weights of the sum open; the defaults add and saturate, as STRIP's released
+code does, and so noise outside the range of images is clipped. Weights of 0.5 halve the trigger: where that disables
+the backdoor, the output of a triggered input differs more from those of its superimpositions than a clean one's does,
+and the score points the wrong way.
 """
 
 from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -40,6 +42,11 @@ class StripI2I(InputDetector):
         overlay_weight: of the clean input in the sum.
     """
 
+    origins: ClassVar[dict[str, str]] = {
+        "overlays": "paper: section 6.5", "input_weight": "ours: open in the paper; as STRIP's released code does",
+        "overlay_weight": "ours: open in the paper; as STRIP's released code does",
+    }
+    quick: ClassVar[dict[str, Any]] = {"overlays": 8}
     needs: ClassVar[Needs] = Needs(model="probabilities", clean="images")
     tasks: ClassVar[tuple[type[Task], ...]] = (Imaging,)
 

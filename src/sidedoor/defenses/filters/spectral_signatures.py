@@ -1,10 +1,10 @@
-"""Poisoned rows stand out along the top singular vector of their class's features.
+"""Spectral signatures: a data filter that finds outliers along the top singular vector of a class's features.
 
 Paper: Tran, Li, Madry, "Spectral Signatures in Backdoor Attacks", NeurIPS 2018, arXiv:1811.00636.
 
-The squared correlations of Algorithm 1 are standardised within each class by median and median absolute deviation,
-so that scores of different classes can be pooled; the paper compares within one class only. Removing the rows with
-the highest scores and training again are left to the caller.
+The paper compares scores within one class; ours standardises the squared correlations of Algorithm 1 within each class
+by the median and the median absolute deviation, so that all classes can be ranked together. Removing the rows with the
+highest scores and training again are left to the caller.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Reduce the bit depth of inputs, so that what is finer than a level is lost.
+"""Bit-depth reduction: a purifier that rounds inputs to few levels.
 
 Paper: Xu, Evans, Qi, "Feature Squeezing: Detecting Adversarial Examples in Deep Neural Networks", NDSS 2018,
 arXiv:1704.01155; against image-to-image backdoors Jiang et al., arXiv:2407.10445, section 6.5.
@@ -27,6 +27,7 @@ class BitDepth(Purifier):
         bits: 1 to 8.
     """
 
+    origins: ClassVar[dict[str, str]] = {"bits": "paper: the middle one of Jiang et al.'s 6, 5 and 4 (Table 12)"}
     tasks: ClassVar[tuple[type[Task], ...]] = (Task,)
 
     bits: Annotated[int, Bounds(1, 8)] = 5

@@ -1,12 +1,13 @@
-"""Cut a random window out of each input and enlarge it to the old size.
+"""Crop and resize: a purifier that enlarges a random window of each input to the full size.
 
 Paper: Zhang, Chen, Huang, Liao, Zhang, Feng, Hua, Yu, "Poison Ink: Robust and Invisible Backdoor Attack", IEEE TIP
-2022, arXiv:2108.02488, which tests attacks by it: windows of 28 of 32 pixels, of 200 of 224.
+2022, arXiv:2108.02488, which tests the robustness of attacks by it ("C&R", Tables VI and VII).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import nn
 
@@ -32,6 +33,8 @@ class CropResize(Purifier):
     Raises:
         ConfigError: images that are not larger than `crop`.
     """
+
+    origins: ClassVar[dict[str, str]] = {"crop": "release: windows of 28 of 32 pixels"}
 
     crop: Count = 4
 

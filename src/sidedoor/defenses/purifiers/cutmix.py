@@ -1,8 +1,8 @@
-"""Replace a random square of each input by that of another image.
+"""CutMix: a purifier that replaces a random square of each input by that of another image.
 
 Paper: Yun, Han, Oh, Chun, Choe, Yoo, "CutMix: Regularization Strategy to Train Strong Classifiers with Localizable
-Features", ICCV 2019, arXiv:1905.04899; as a test-time defence Zhang et al., "Poison Ink", IEEE TIP 2022,
-arXiv:2108.02488, with a square of half the side.
+Features", ICCV 2019, arXiv:1905.04899; at test time Zhang et al., "Poison Ink", IEEE TIP 2022, arXiv:2108.02488,
+Table XII, which leaves the size of the square open.
 """
 
 from __future__ import annotations
@@ -28,13 +28,15 @@ from sidedoor.types import Images, Index, Purify
 
 @dataclass(frozen=True)
 class CutMix(Purifier):
-    """Paste a square of an image of the defender's, which with the place depends on seed and index only.
+    """Paste a square of one of the defender's images; image and place depend on seed and index only.
 
     Args:
         share: the square's side, as a share of the image's shorter one.
     """
 
+    origins: ClassVar[dict[str, str]] = {"share": "ours: as in Cutout"}
     needs: ClassVar[Needs] = Needs(clean="images")
+
     share: Share = 0.5
 
     def fit(self, model: nn.Module, clean: Dataset, task: Task, run: Run) -> Purify:

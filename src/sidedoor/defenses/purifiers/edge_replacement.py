@@ -1,16 +1,16 @@
-"""Paint over the edges of each input, where a trigger made of edges would be.
+"""Edge replacement: a purifier that paints over the edges of each input, where an edge-based trigger would be.
 
 Paper: Zhang, Chen, Huang, Liao, Zhang, Feng, Hua, Yu, "Poison Ink: Robust and Invisible Backdoor Attack", IEEE TIP
 2022, arXiv:2108.02488, Table XIII.
 
-The paper replaces edges by one grey ("pure") or by the original image ("ori"). No defender has the latter; in its place
-is what he can do, to fill edges from what is around them.
+The paper replaces edges by one grey ("pure") or by the original image ("ori"). No defender has the latter; ours offers
+instead to fill edges from their surroundings.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import nn
@@ -27,13 +27,20 @@ from sidedoor.types import Images, Index, Purify
 
 @dataclass(frozen=True)
 class EdgeReplacement(Purifier):
-    """Replace edge pixels by a grey, or by the mean of the pixels around them that are no edges.
+    """Replace edge pixels by a grey, or by the mean of the pixels around them that are not edges.
 
     Args:
-        operator: "sobel", "scharr", "prewitt", "roberts" or "canny"; `threshold` in 8-bit levels, `width` of the lines.
+        operator: "sobel", "scharr", "prewitt", "roberts" or "canny".
+        threshold: strength above which a pixel is an edge, in 8-bit levels.
+        width: of the edges, in pixels.
         fill: "grey" for the level `grey`, or "around".
         grey: in 8-bit levels.
     """
+
+    origins: ClassVar[dict[str, str]] = {
+        "operator": "paper: Table XIII", "threshold": "release: that of Poison Ink's own edges",
+        "width": "ours: the edges alone", "fill": "paper: 'pure' of Table XIII", "grey": "paper: section V-H",
+    }
 
     operator: str = "sobel"
     threshold: Annotated[float, Bounds(0.0, 255.0)] = 28.0

@@ -1,4 +1,4 @@
-"""Show the model the mirror image of each input.
+"""Flip: a purifier that mirrors each input.
 
 Paper: Li, Zhai, Jiang, Li, Xia, "Backdoor Attack in the Physical World", ICLR 2021 Workshop on Security and Safety in
 Machine Learning Systems, arXiv:2104.02361.

@@ -1,7 +1,7 @@
-"""Blur each input slightly, so that what is finer than the kernel is lost.
+"""Gaussian blur: a purifier that smooths out what is finer than its kernel.
 
 Paper: Zhang, Chen, Huang, Liao, Zhang, Feng, Hua, Yu, "Poison Ink: Robust and Invisible Backdoor Attack", IEEE TIP
-2022, arXiv:2108.02488, with a kernel of 3×3.
+2022, arXiv:2108.02488, Table XII.
 """
 
 from __future__ import annotations
@@ -33,6 +33,9 @@ class GaussianBlur(Purifier):
         ConfigError: an even size.
     """
 
+    origins: ClassVar[dict[str, str]] = {
+        "size": "paper: Table XII", "sigma": "ours: open in the paper; what OpenCV takes for a kernel of 3",
+    }
     tasks: ClassVar[tuple[type[Task], ...]] = (Task,)
 
     size: Count = 3

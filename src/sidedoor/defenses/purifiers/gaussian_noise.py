@@ -1,7 +1,7 @@
-"""Add Gaussian noise to each input, in which faint triggers drown.
+"""Gaussian noise: a purifier that drowns faint triggers in noise.
 
 Paper: Zhang, Chen, Huang, Liao, Zhang, Feng, Hua, Yu, "Poison Ink: Robust and Invisible Backdoor Attack", IEEE TIP
-2022, arXiv:2108.02488, with a variance of 0.01; its released code adds less, a deviation of 10 levels.
+2022, arXiv:2108.02488, Table XII; its released code adds less noise, of 10 levels' deviation.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ class GaussianNoise(Purifier):
         variance: in units of [0, 1]².
     """
 
+    origins: ClassVar[dict[str, str]] = {"variance": "paper: Table XII"}
     tasks: ClassVar[tuple[type[Task], ...]] = (Task,)
 
     variance: NonNegative = 0.01

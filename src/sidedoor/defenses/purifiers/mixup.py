@@ -1,7 +1,7 @@
-"""Average each input with another image.
+"""Mixup: a purifier that averages each input with another image.
 
-Paper: Zhang, Cisse, Dauphin, Lopez-Paz, "mixup: Beyond Empirical Risk Minimization", ICLR 2018, arXiv:1710.09412; as a
-test-time defence Zhang et al., "Poison Ink", IEEE TIP 2022, arXiv:2108.02488, which leaves the weight open.
+Paper: Zhang, Cisse, Dauphin, Lopez-Paz, "mixup: Beyond Empirical Risk Minimization", ICLR 2018, arXiv:1710.09412; at
+test time Zhang et al., "Poison Ink", IEEE TIP 2022, arXiv:2108.02488, Table XII, which leaves the weight open.
 """
 
 from __future__ import annotations
@@ -25,13 +25,15 @@ from sidedoor.types import Images, Index, Purify
 
 @dataclass(frozen=True)
 class Mixup(Purifier):
-    """Mix inputs with images of the defender's, chosen by the run's seed and the sample's index only.
+    """Mix inputs with the defender's images; which one depends on the run's seed and the sample's index only.
 
     Args:
         weight: of the other image, in [0, 1].
     """
 
+    origins: ClassVar[dict[str, str]] = {"weight": "ours: open in the paper; both images count alike"}
     needs: ClassVar[Needs] = Needs(clean="images")
+
     weight: Share = 0.5
 
     def fit(self, model: nn.Module, clean: Dataset, task: Task, run: Run) -> Purify:
@@ -40,7 +42,7 @@ class Mixup(Purifier):
 
 
 def partners(clean: Dataset, run: Run) -> Callable[[Images, Index], Images]:
-    """For each input one image of the defender's."""
+    """For each input one of the defender's images."""
     seed = run.rng("partners").initial_seed()
 
     def partner(x: Images, index: Index) -> Images:

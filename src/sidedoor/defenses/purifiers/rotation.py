@@ -1,13 +1,13 @@
-"""Rotate each input by a small random angle.
+"""Rotation: a purifier that turns each input by a small random angle.
 
 Paper: Zhang, Chen, Huang, Liao, Zhang, Feng, Hua, Yu, "Poison Ink: Robust and Invisible Backdoor Attack", IEEE TIP
-2022, arXiv:2108.02488, which tests attacks by it.
+2022, arXiv:2108.02488, which tests the robustness of attacks by it ("Rot 15", Tables VI and VII).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from torch import nn
 
@@ -30,6 +30,8 @@ class Rotation(Purifier):
     Args:
         degrees: largest angle to either side, in [0, 180].
     """
+
+    origins: ClassVar[dict[str, str]] = {"degrees": "paper: Tables VI and VII"}
 
     degrees: Annotated[float, Bounds(0.0, 180.0)] = 15.0
 

@@ -1,4 +1,4 @@
-"""Shrink each input and put it at a random place of a black image, so that a trigger is not where it was learned.
+"""ShrinkPad: a purifier that shrinks each input and pads it at random, so that a trigger is not where it was.
 
 Paper: Li, Zhai, Jiang, Li, Xia, "Backdoor Attack in the Physical World", ICLR 2021 Workshop on Security and Safety in
 Machine Learning Systems, arXiv:2104.02361.
@@ -37,6 +37,7 @@ class ShrinkPad(Purifier):
         ConfigError: images that are not larger than `shrink`.
     """
 
+    origins: ClassVar[dict[str, str]] = {"shrink": "paper: ShrinkPad-4"}
     tasks: ClassVar[tuple[type[Task], ...]] = (Task,)
 
     shrink: Count = 4

@@ -1,20 +1,20 @@
-"""Prune the units that clean images leave dormant, then fine-tune what is left.
+"""Fine-pruning: a repair that prunes the units that clean images leave dormant, then fine-tunes the rest.
 
 Paper: Liu, Dolan-Gavitt, Garg, "Fine-Pruning: Defending Against Backdooring Attacks on Deep Neural Networks",
 RAID 2018, arXiv:1805.12185.
 
-The units are the inputs of the model's head: in a network that ends in global pooling they are the channels of the last
-convolution, which the paper prunes. Dormancy is the mean absolute activation, the paper's mean for units behind a ReLU
-and meaningful for others. The whole clean split orders the units, says how many can go and fine-tunes: the model has
-never been trained on it, so its accuracy there before fine-tuning is honest, and nothing is selected afterwards. The
-paper leaves the threshold on accuracy and the fine-tuning recipe open; the defaults are ours: a tenth of the images,
-and the run's own learning rate, since a smaller one moves the layers below the head too little to forget the trigger.
+Ours prunes the inputs of the model's head: in a network that ends in global pooling they are the channels of the last
+convolution, which the paper prunes. Dormancy is the mean absolute activation, which for units behind a ReLU is the
+paper's mean and is meaningful for others too. All of the clean data rank the units, decide how many are pruned and
+fine-tune: the model has never been trained on them, so its accuracy there before fine-tuning is unbiased, and nothing
+is selected afterwards. The paper leaves the accuracy threshold and the fine-tuning recipe open.
 """
 
 from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -37,8 +37,15 @@ class FinePruning(Repair):
         largest_drop: accuracy on the clean split that pruning may cost, in [0, 1].
         epochs: of fine-tuning.
         lr: peak learning rate of fine-tuning, as a share of the run's.
-        batch: samples a step of fine-tuning; small, because the clean split is.
+        batch: samples per step of fine-tuning; small, because the clean split is.
     """
+
+    origins: ClassVar[dict[str, str]] = {
+        "largest_drop": "ours: open in the paper; a tenth of the images", "epochs": "ours: open in the paper",
+        "lr": "ours: with a smaller one the layers below the head move too little to forget the trigger",
+        "batch": "ours: the defender's clean data are few",
+    }
+    quick: ClassVar[dict[str, Any]] = {"epochs": 1}
 
     largest_drop: Share = 0.1
     epochs: Count = 10

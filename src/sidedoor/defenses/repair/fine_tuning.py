@@ -1,4 +1,4 @@
-"""Train on with a few clean samples, in the hope that the backdoor is forgotten.
+"""Fine-tuning: a repair that continues training on a few clean samples.
 
 Paper: against image-to-image backdoors Jiang, Li, He, Zhang, Xu, Zhang, Lu, "Backdoor Attacks against Image-to-Image
 Networks", 2024, arXiv:2407.10445, section 6.5, with a tenth of the training data and 10 to 50 epochs.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -26,9 +26,14 @@ class FineTuning(Repair):
     Args:
         epochs: over those samples.
         lr: learning rate, constant.
-        batch: samples a step.
+        batch: samples per step.
     """
 
+    origins: ClassVar[dict[str, str]] = {
+        "epochs": "paper: the first of Table 8's 10 to 50", "lr": "ours: open in the paper",
+        "batch": "ours: open in the paper; the defender's clean data are few",
+    }
+    quick: ClassVar[dict[str, Any]] = {"epochs": 1}
     tasks: ClassVar[tuple[type[Task], ...]] = (Task,)
 
     epochs: Count = 10

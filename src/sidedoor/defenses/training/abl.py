@@ -1,18 +1,19 @@
-"""Isolate the rows that a model learns first, then unlearn them.
+"""Anti-backdoor learning (ABL): a training defence that isolates the rows learned first, then unlearns them.
 
 Paper: Li, Lyu, Koren, Lyu, Li, Ma, "Anti-Backdoor Learning: Training Clean Models on Poisoned Data", NeurIPS 2021,
 arXiv:2110.11571.
 
-The second stage (Eq. 3) is two phases, as in the authors' experiments: training goes on with the rows that were not
-isolated, then the loss of the isolated ones is ascended. The sign of Eq. 2 is that of a batch's mean loss, as in the
-flooding it derives from: taken sample by sample it holds poisoned rows at `gamma` like all others, and on the digits
-it mostly isolated clean ones. The ascent has no lower bound, so its gradient is clipped, which is ours: a step of SGD
+The second stage (Eq. 3) is two phases, as in the released code: training continues on the rows that were not isolated,
+then the loss of the isolated ones is ascended. Ours takes the sign of Eq. 2 from a batch's mean loss, as flooding does,
+from which it derives: taken sample by sample it holds poisoned rows at `gamma` like all others, and on the digits it
+mostly isolated clean ones. The ascended loss has no upper bound, so ours clips its gradient: a step of SGD then
 moves the weights by little more than lr / (1 - momentum).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -43,6 +44,14 @@ class ABL(TrainingDefense):
     Raises:
         ConfigError: a task without a loss of each sample, or too few rows to isolate some and keep others.
     """
+
+    origins: ClassVar[dict[str, str]] = {
+        "gamma": "paper: section 4", "isolation_rate": "paper: section 4", "isolation_epochs": "paper: section 4",
+        "finetune_epochs": "release: finetuning_epochs", "unlearn_lr": "release: lr_unlearning_init",
+        "unlearn_epochs": "ours: what the other phases leave of the paper's 100 epochs; 5 in the released code",
+        "clip": "ours: the loss that is ascended has no upper bound",
+    }
+    quick: ClassVar[dict[str, Any]] = {"isolation_epochs": 1, "finetune_epochs": 1, "unlearn_epochs": 1}
 
     gamma: NonNegative = 0.5
     isolation_rate: Share = 0.01
