@@ -1,1 +1,1 @@
-"""How a scanner or camera samples an image; one operator a file."""
+"""Forward operators of inverse problems: how a scanner or camera samples an image; one per file."""

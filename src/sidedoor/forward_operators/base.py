@@ -1,4 +1,4 @@
-"""What every operator is: hyper-parameters, a linear map of images, and its adjoint."""
+"""What every forward operator is: hyper-parameters, a linear map of images, and its adjoint."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sidedoor.types import Images
 
 @dataclass(frozen=True)
 class Operator(Method, ABC):
-    """A of y = A x + v: linear, the same for every image, each alone. What is random in it comes from a seed."""
+    """A of y = A x + v: linear and the same for every image. What is random in it comes from a seed."""
 
     @abstractmethod
     def measure(self, x: Images) -> Tensor:
@@ -26,6 +26,6 @@ class Operator(Method, ABC):
 
 
 def drawn_rows(count: int, ratio: float, seed: int) -> Tensor:
-    """A random share of so many rows, ascending, at least one."""
+    """A random share of a number of rows, ascending, at least one."""
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     return order[: max(1, round(ratio * count))].sort().values

@@ -1,4 +1,4 @@
-"""A Gaussian blur and one pixel of every so many: a camera out of focus with coarse pixels."""
+"""Blur and downsample: a Gaussian blur followed by subsampling, as of a defocused low-resolution camera."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class BlurDownsample(Operator):
     Scaled by the factor, so that AᵀA keeps the mean brightness.
 
     Args:
-        sigma: standard deviation of the blur, in pixels; the kernel reaches three of them.
-        factor: pixels a side of which one is kept.
+        sigma: standard deviation of the blur, in pixels; the kernel is cut at three of them.
+        factor: one of this many rows and columns is kept.
     """
 
     sigma: Positive = 1.0
@@ -35,7 +35,7 @@ class BlurDownsample(Operator):
 
     def adjoint(self, y: Tensor, size: tuple[int, ...]) -> Images:
         kernel = self._kernel(y)
-        # Rows and columns beyond the last one that was kept have not all been looked at by whole steps.
+        # The transposed convolution does not reach all rows and columns beyond the last one that was kept.
         rest = [(side - 1) % self.factor for side in size]
         return functional.conv_transpose2d(y, kernel, stride=self.factor, padding=kernel.shape[2] // 2,
                                            output_padding=rest, groups=y.shape[1])

@@ -1,4 +1,4 @@
-"""Some columns of the Fourier transform, as magnetic resonance imaging takes them line by line.
+"""Fourier: undersampled columns of the Fourier transform, as in accelerated magnetic resonance imaging.
 
 Paper: Lustig, Donoho, Pauly, "Sparse MRI: The Application of Compressed Sensing for Rapid MR Imaging", Magnetic
 Resonance in Medicine 2007.
@@ -24,8 +24,8 @@ class Fourier(Operator):
 
     Args:
         ratio: share of the columns.
-        centre: share of the columns, out of those, that are the lowest frequencies; the rest is random.
-        seed: of which.
+        centre: share of all columns that are always sampled, the lowest frequencies; the rest is random.
+        seed: determines the random columns.
     """
 
     ratio: Share = 0.25

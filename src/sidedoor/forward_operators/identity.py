@@ -1,4 +1,4 @@
-"""Every pixel as it is: reconstruction is then denoising."""
+"""Identity: every pixel is measured as it is, so that reconstruction is denoising."""
 
 from __future__ import annotations
 

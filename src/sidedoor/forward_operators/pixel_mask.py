@@ -1,4 +1,4 @@
-"""A random share of the pixels; the rest is not measured."""
+"""Pixel mask: a random share of the pixels is measured, as in inpainting."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class PixelMask(Operator):
 
     Args:
         ratio: share of the pixels.
-        seed: of which.
+        seed: determines which.
     """
 
     ratio: Share = 0.5

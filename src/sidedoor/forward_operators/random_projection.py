@@ -1,4 +1,4 @@
-"""Products with random Gaussian vectors, as compressed sensing takes them.
+"""Random projection: inner products with random Gaussian vectors, as in compressed sensing.
 
 Paper: Candès, Romberg, Tao, "Stable Signal Recovery from Incomplete and Inaccurate Measurements", Communications on
 Pure and Applied Mathematics 2006, arXiv:math/0503066.
@@ -19,7 +19,7 @@ from sidedoor.method import Share
 from sidedoor.types import Images
 
 LARGEST = 2**27
-"""Entries of the matrix: half a gigabyte."""
+"""The most entries of the matrix: half a gigabyte."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class RandomProjection(Operator):
 
     Args:
         ratio: measurements over pixels, m / (h·w).
-        seed: of the matrix.
+        seed: determines the matrix.
 
     Raises:
         ConfigError: on use, an image whose matrix would take more than half a gigabyte.

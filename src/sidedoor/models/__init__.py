@@ -1,1 +1,1 @@
-"""Networks; one family a file, the file name is the name of its builder."""
+"""Networks: one family per file, named as its builder."""

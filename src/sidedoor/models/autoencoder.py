@@ -1,4 +1,4 @@
-"""Four convolutions and three transposed ones, 233 thousand parameters: image reconstruction on digits.
+"""Autoencoder: four convolutions and three transposed ones, 233 thousand parameters, to reconstruct digits.
 
 Paper: Taneja, Chen, Yao, Liu, "When Does Backdoor Attack Succeed in Image Reconstruction? A Study of Heuristics vs.
 Bi-Level Solution", ICASSP 2022, section 4.1.
@@ -52,5 +52,5 @@ class _Autoencoder(nn.Module):
 
 
 def autoencoder(shape: Shape, scale: int, kernel: Literal[3, 5] = 5) -> nn.Module:
-    """With kernels of so many pixels a side."""
+    """The network with kernels of `kernel` pixels a side."""
     return enlarged(_Autoencoder(shape[0], kernel), scale)

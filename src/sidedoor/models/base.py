@@ -1,4 +1,4 @@
-"""What all models share: normalisation inside, the head and its inputs, masks on those inputs, and checks of sizes."""
+"""What models share: normalisation as the first layer, the head and its inputs, masks on them, checks of sizes."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Classifier(nn.Module):
 
 
 def classifier(body: nn.Module, classes: int, channels: int) -> Classifier:
-    """A network with the house's normalisation: mean 0.5 and standard deviation 0.25 in every channel."""
+    """A network behind the default normalisation: mean 0.5 and standard deviation 0.25 in every channel."""
     return Classifier(body, classes, (0.5,) * channels, (0.25,) * channels)
 
 
@@ -110,10 +110,10 @@ def enlarged(body: nn.Module, scale: int) -> nn.Module:
 
 
 def require_size(name: str, shape: Shape, smallest: int) -> None:
-    """Fail if an image has a side below the smallest one that an architecture takes.
+    """Check that no side of an image is below the smallest that an architecture takes.
 
     Raises:
-        ConfigError: it has.
+        ConfigError: a side is.
     """
     _, height, width = shape
     if min(height, width) < smallest:
@@ -124,7 +124,7 @@ def require_size(name: str, shape: Shape, smallest: int) -> None:
 def adapt(
     name: str, build: Callable[[int, int], nn.Module], classes: int, shape: Shape, statistics: Statistics = IMAGENET
 ) -> Classifier:
-    """Wrap a library's three-channel network once a sample has been through it; grey images become three channels.
+    """Wrap a library's three-channel network, once it has processed a sample; grey images become three channels.
 
     Args:
         name: for the message.
@@ -236,9 +236,9 @@ def mask_inputs(layer: Head, keep: Bool[Tensor, "d"]) -> None:
     """Cut inputs of a head off in place: their weights are zero and stay zero while the model is fine-tuned.
 
     Pruning the head's inputs prunes the last convolution: in a network that ends in global pooling they are that
-    layer's channels after ReLU and pooling. It means the same in a transformer, which has no last convolution. A
+    layer's channels after ReLU and pooling. The rule also fits a transformer, which has no last convolution. A
     parametrisation keeps it so under any optimiser, momentum and weight decay included. A second mask replaces the
-    first, and what it keeps again has its weight back. `bake` makes the masks permanent.
+    first, and an input that it keeps again gets its weight back. `bake` makes the masks permanent.
 
     Args:
         layer: what `head` returns.

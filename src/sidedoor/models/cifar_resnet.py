@@ -1,6 +1,6 @@
-"""ResNet-20, -32, -44, -56 and -110 for images of 32×32 pixels: the networks of the paper's CIFAR-10 experiments.
+"""CIFAR ResNet: ResNet-20, -32, -44, -56 and -110, the networks of the original CIFAR-10 experiments.
 
-Paper: K. He, X. Zhang, S. Ren and J. Sun, "Deep Residual Learning for Image Recognition", CVPR 2016, arXiv 1512.03385.
+Paper: K. He, X. Zhang, S. Ren and J. Sun, "Deep Residual Learning for Image Recognition", CVPR 2016, arXiv:1512.03385.
 
 Section 4.2 with its parameter-free shortcuts (option A). Layers are named as in the weights that circulate for these
 networks, which expect ImageNet's statistics; the part of them that a file holds loads as it is.

@@ -1,7 +1,7 @@
-"""DenseNet-BC for small images: each layer sees all earlier ones of its stage; bottlenecks and compression.
+"""DenseNet-BC for small images: densely connected layers with bottlenecks and compression.
 
 Paper: G. Huang, Z. Liu, L. van der Maaten and K. Q. Weinberger, "Densely Connected Convolutional Networks", CVPR 2017,
-arXiv 1608.06993.
+arXiv:1608.06993.
 
 torchvision's network with the CIFAR stem of Sec. 3, one 3x3 convolution, in place of the ImageNet stem.
 """
@@ -20,7 +20,7 @@ def densenet(classes: int, shape: Shape, depth: Count = 100, growth: Count = 12)
     """Three stages of (depth - 4) / 6 bottleneck layers, compressed by half in between.
 
     Args:
-        depth: 6 n + 4, L in the paper; 22 or 40 are quicker choices than its 100.
+        depth: 6 n + 4, L in the paper; its 100 is slow, 22 and 40 are faster.
         growth: channels that a layer adds, k in the paper.
 
     Raises:

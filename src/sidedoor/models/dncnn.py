@@ -1,11 +1,11 @@
-"""A plain stack of convolutions that predicts the noise: the classic denoiser.
+"""DnCNN: a residual denoiser of plain convolutions, which predict the noise.
 
 Paper: Zhang, Zuo, Chen, Meng, Zhang, "Beyond a Gaussian Denoiser: Residual Learning of Deep CNN for Image Denoising",
 IEEE TIP 2017, arXiv:1608.03981.
 
 Published weights have their batch normalisation merged into the convolutions, and so has our default; `normalise` adds
 it. With d layers an output pixel depends on 2d + 1 pixels a side, 35 for 17 layers: a trigger further away than that
-can do nothing. Two cores take `layers = 8`, `width = 32`.
+can do nothing. Two CPU cores manage `layers = 8`, `width = 32`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class _DnCNN(nn.Module):
 
 
 def dncnn(shape: Shape, scale: int, layers: Count = 17, width: Count = 64, normalise: bool = False) -> nn.Module:
-    """So many 3×3 convolutions.
+    """A stack of 3×3 convolutions.
 
     Args:
         layers: convolutions, at least 2; 17 in the paper for a known noise level.

@@ -1,11 +1,11 @@
-"""The denoiser of DPIR: a U-Net of residual blocks, told the noise level by a map of its own.
+"""DRUNet: the denoiser of DPIR, a U-Net of residual blocks with a noise-level map as an extra input channel.
 
 Paper: Zhang, Li, Zuo, Zhang, Van Gool, Timofte, "Plug-and-Play Image Restoration with Deep Denoiser Prior", IEEE TPAMI
 2021, arXiv:2008.13751.
 
 The published denoiser has no biases: 32,640,960 parameters for colour images, named here as in the published weights.
-The count of 32,653,635 that circulates is that of the same network with its 12,675 biases (`bias = true`). Two cores
-take `widths = [16, 32, 64, 64]`, `blocks = 1`, 321,520 parameters, which see the whole of a 32×32 patch.
+The count of 32,653,635 that circulates is that of the same network with its 12,675 biases (`bias = true`). Two CPU
+cores manage `widths = [16, 32, 64, 64]`, `blocks = 1`, 321,520 parameters, which see the whole of a 32×32 patch.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def drunet(shape: Shape, scale: int, widths: tuple[Count, Count, Count, Count] =
     Args:
         widths: channels from the full size to an eighth of it.
         blocks: residual blocks at each size.
-        sigma: the noise level that it is told, in 8-bit levels.
+        sigma: the noise level in the extra input channel, in 8-bit levels.
         bias: whether convolutions have one; without, the output scales with the input and the level.
         deep: residual blocks at an eighth of the size, where they are cheap and see far; 0: as many as elsewhere.
     """

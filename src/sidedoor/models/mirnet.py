@@ -1,11 +1,11 @@
-"""Streams at full, half and quarter size that exchange what they know and are fused by selective kernels.
+"""MIRNet: parallel streams at full, half and quarter resolution, fused by selective kernels.
 
 Paper: Zamir, Arora, Khan, Hayat, Khan, Yang, Shao, "Learning Enriched Features for Real Image Restoration and
 Enhancement", ECCV 2020, arXiv:2003.06792.
 
 The full size has 31,787,419 parameters for colour images. As in the authors' network the two attention units of a
-stream share their weights, and all units one slope of their PReLU. Two cores take `width = 8`,
-`groups = 1`, `blocks = 1`.
+stream share their weights, and all units one slope of their PReLU. Two CPU cores manage `width = 8`, `groups = 1`,
+`blocks = 1`.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class _Block(nn.Module):
         widths = [width * 2**k for k in range(_STREAMS)]
         self.units = nn.ModuleList(_Attention(w, act) for w in widths)
         self.fuse = nn.ModuleList(_Fusion(w) for w in widths)
-        # Between each pair of streams a way of its own; at the end one more from each stream to the full size.
+        # Each pair of streams has its own resampling path; at the end each stream has one more to the full size.
         self.ways = nn.ModuleDict({f"{a}{b}": _way(width, a, b) for a in range(_STREAMS) for b in range(_STREAMS)
                                    if a != b})
         self.last = nn.ModuleList(_way(width, k, 0) for k in range(1, _STREAMS))
@@ -163,7 +163,7 @@ def mirnet(shape: Shape, scale: int, width: Count = 64, groups: Count = 3, block
 
 
 def _way(width: int, source: int, to: int) -> nn.Module:
-    """From a stream to another, a halving or doubling at a time."""
+    """The path from one stream to another, a halving or doubling at a time."""
     if source < to:
         return nn.Sequential(*(_Down(width * 2**k) for k in range(source, to)))
     return nn.Sequential(*(_Up(width * 2**k) for k in range(source, to, -1)))

@@ -1,10 +1,10 @@
-"""Three stages: two U-Nets that see quarters, then halves, and a third at full resolution that keeps every detail.
+"""MPRNet: multi-stage restoration by two U-Nets on quarters and halves and a stage at full resolution.
 
 Paper: Zamir, Arora, Khan, Hayat, Khan, Yang, Shao, "Multi-Stage Progressive Image Restoration", CVPR 2021,
 arXiv:2102.02808.
 
 The full size is that of the paper's denoiser, 15,741,025 parameters for colour images. It returns the images of all
-stages, the last one's first. Two cores take `width = 16`, `step = 8`, `extra = 8`, `cabs = 1`.
+stages, the last one's first. Two CPU cores manage `width = 16`, `step = 8`, `extra = 8`, `cabs = 1`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class _Attention(nn.Module):
 
 
 class _Encoder(nn.Module):
-    """Three sizes; from the second stage on it is given what the stage before had at each of them."""
+    """Three sizes; from the second stage on it also gets the previous stage's features at each of them."""
 
     def __init__(self, widths: tuple[int, int, int], act: nn.Module, given: bool):
         super().__init__()

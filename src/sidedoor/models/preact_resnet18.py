@@ -1,11 +1,11 @@
-"""Pre-activation ResNet-18 for small images: normalisation and ReLU come before each convolution.
+"""PreAct ResNet-18 for small images: normalisation and ReLU come before each convolution.
 
-Paper: K. He, X. Zhang, S. Ren and J. Sun, "Identity Mappings in Deep Residual Networks", ECCV 2016, arXiv 1603.05027.
+Paper: K. He, X. Zhang, S. Ren and J. Sun, "Identity Mappings in Deep Residual Networks", ECCV 2016, arXiv:1603.05027.
 
 As in the paper's appendix, the sum of the last block is normalised and activated before pooling, and the first block
-activates its input before it splits into residual and shortcut; so do the blocks that change the shape.
-Implementations without the last normalisation have 1,024 parameters fewer (11,171,146 for CIFAR-10) and give the head
-inputs that may be negative.
+activates its input before it splits into residual and shortcut; so do the blocks that change the shape. Implementations
+without the last normalisation have 1,024 parameters fewer (11,171,146 for CIFAR-10) and give the head inputs that may
+be negative.
 """
 
 from __future__ import annotations

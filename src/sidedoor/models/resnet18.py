@@ -1,6 +1,6 @@
-"""ResNet-18 for small images: a 3x3 stem of stride 1 and no max-pooling.
+"""ResNet-18 for small images: a 3x3 stem with stride 1 and no max-pooling.
 
-Paper: K. He, X. Zhang, S. Ren and J. Sun, "Deep Residual Learning for Image Recognition", CVPR 2016, arXiv 1512.03385.
+Paper: K. He, X. Zhang, S. Ren and J. Sun, "Deep Residual Learning for Image Recognition", CVPR 2016, arXiv:1512.03385.
 
 The stages are those of the ImageNet network (64, 128, 256 and 512 channels, projections where the shape changes); the
 stem is the paper's for CIFAR-10 (Sec. 4.2). This mixture is what backdoor papers call ResNet-18 on CIFAR-10.

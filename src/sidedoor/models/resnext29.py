@@ -1,7 +1,7 @@
-"""ResNeXt-29 for small images: residual bottlenecks whose 3x3 convolution has groups.
+"""ResNeXt-29 for small images: residual bottlenecks with grouped 3x3 convolutions.
 
 Paper: S. Xie, R. Girshick, P. Dollár, Z. Tu and K. He, "Aggregated Residual Transformations for Deep Neural Networks",
-CVPR 2017, arXiv 1611.05431.
+CVPR 2017, arXiv:1611.05431.
 
 The network of Sec. 5.3 for CIFAR. The default is 2x64d, which two CPU cores can train; the paper reports 8x64d and
 16x64d, that is `cardinality` 8 and 16.
@@ -21,7 +21,7 @@ from sidedoor.models.resnet18 import shortcut
 
 def resnext29(classes: int, shape: Shape, cardinality: Count = 2, base_width: Count = 64,
               width: Annotated[Count, LATER] = 64) -> Classifier:
-    """Nine bottlenecks in three stages of 4, 8 and 16 times `width` output channels; with 64 those of the paper.
+    """Nine bottlenecks in three stages of 4, 8 and 16 times `width` output channels; at 64 those of the paper.
 
     Args:
         cardinality: groups of the 3x3 convolutions.

@@ -1,10 +1,10 @@
-"""The generator of ESRGAN: dense blocks within residual blocks within a residual trunk, then enlargement.
+"""RRDBNet: the generator of ESRGAN, residual-in-residual dense blocks followed by upsampling.
 
 Paper: Wang, Yu, Wu, Gu, Liu, Dong, Loy, Qiao, Tang, "ESRGAN: Enhanced Super-Resolution Generative Adversarial
 Networks", ECCV Workshops 2018, arXiv:1809.00219.
 
 The full size has 16,697,987 parameters for colour images and scale 4. Other scales have as many doublings as they need,
-scale 1 (denoising) none; it is trained without the adversarial loss. Two cores take `width = 16`, `blocks = 3`,
+scale 1 (denoising) none; it is trained without the adversarial loss. Two CPU cores manage `width = 16`, `blocks = 3`,
 `growth = 8`. Its view is local: a trigger in a corner cannot reach a pixel further away than its convolutions do.
 """
 
@@ -72,7 +72,7 @@ class _RRDBNet(nn.Module):
 
 
 def rrdbnet(shape: Shape, scale: int, width: Count = 64, blocks: Count = 23, growth: Count = 32) -> nn.Module:
-    """So many residual-in-residual dense blocks.
+    """A trunk of residual-in-residual dense blocks.
 
     Args:
         width: channels of the trunk.

@@ -1,10 +1,10 @@
-"""A U-Net whose blocks split their channels between convolutions and shifted-window attention.
+"""SCUNet: a U-Net whose blocks split channels between residual convolutions and shifted-window attention.
 
 Paper: Zhang, Li, Liang, Cao, Zhang, Tang, Fan, Timofte, Van Gool, "Practical Blind Image Denoising via Swin-Conv-UNet
 and Data Synthesis", Machine Intelligence Research 2023, arXiv:2203.13278.
 
 The full size has 17,946,072 parameters for colour images, and names as the published weights have them. Inputs are
-padded to what the windows divide at every size. Two cores take `dim = 16`, `blocks = [1, 1, 1, 1, 1, 1, 1]`,
+padded so that windows divide them at every size. Two CPU cores manage `dim = 16`, `blocks = [1, 1, 1, 1, 1, 1, 1]`,
 `head = 8`, `window = 4`.
 """
 
@@ -21,7 +21,7 @@ from sidedoor.types import Images
 
 
 class _Attention(nn.Module):
-    """Multi-head attention within windows, every second time shifted by half a window, with relative positions."""
+    """Multi-head attention within windows, shifted by half a window in every second block, with relative positions."""
 
     def __init__(self, width: int, head: int, window: int, shifted: bool):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Three convolutions and a linear layer: quick on two CPU cores, and enough for MNIST-like images.
+"""Small CNN: three convolutions and a linear layer, fast on two CPU cores and enough for MNIST-like images.
 
 Global pooling before the head makes the head's inputs the channels of the last convolution.
 """

@@ -1,10 +1,10 @@
-"""Residual blocks and sub-pixel convolutions: the cheap baseline of super-resolution.
+"""SRResNet: residual blocks and sub-pixel convolutions, the light baseline of super-resolution.
 
 Paper: Ledig, Theis, Huszár, Caballero, Cunningham, Acosta, Aitken, Tejani, Totz, Wang, Shi, "Photo-Realistic Single
 Image Super-Resolution Using a Generative Adversarial Network", CVPR 2017, arXiv:1609.04802.
 
-Without batch normalisation, which restoration has since done better without. Scale 1 has no sub-pixel convolution. Two
-cores take `width = 32`, `blocks = 4`.
+Without batch normalisation, as restoration networks have been since EDSR. Scale 1 has no sub-pixel convolution. Two CPU
+cores manage `width = 32`, `blocks = 4`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class _SRResNet(nn.Module):
 
 
 def srresnet(shape: Shape, scale: int, width: Count = 64, blocks: Count = 16) -> nn.Module:
-    """So many residual blocks.
+    """A trunk of residual blocks, then one sub-pixel convolution for each doubling of the size.
 
     Raises:
         ConfigError: a scale that is no power of 2.

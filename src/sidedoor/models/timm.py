@@ -1,6 +1,6 @@
-"""Any image classifier of timm, without weights: `timm:resnet10t`; needs the extra `sidedoor[timm]`.
+"""timm: any image classifier of the library, untrained, as `timm:resnet10t`; needs the extra `sidedoor[timm]`.
 
-Inputs are normalised as timm's configuration of the network says, grey images become three equal channels.
+Inputs are normalised as timm's configuration of the network says; grey images become three equal channels.
 """
 
 from __future__ import annotations

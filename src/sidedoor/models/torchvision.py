@@ -1,6 +1,6 @@
-"""Any classifier of torchvision, without weights: `torchvision:resnet50`.
+"""torchvision: any classifier of the library, untrained, as `torchvision:resnet50`.
 
-Inputs are normalised by the mean and standard deviation of ImageNet, grey images become three equal channels.
+Inputs are normalised by the mean and standard deviation of ImageNet; grey images become three equal channels.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A small U-Net for restoration whose bottleneck sees the whole image: minutes on two CPU cores.
+"""U-Net: a small one for restoration whose bottleneck sees the whole image; trains in minutes on two CPU cores.
 
 Paper: Ronneberger, Fischer, Brox, "U-Net: Convolutional Networks for Biomedical Image Segmentation", MICCAI 2015,
 arXiv:1505.04597.

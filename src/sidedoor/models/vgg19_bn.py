@@ -1,9 +1,9 @@
-"""VGG-19 with batch normalisation for small images: sixteen convolutions, global pooling and one linear layer.
+"""VGG-19 with batch normalisation for small images, with global pooling and a single linear layer.
 
 Paper: K. Simonyan and A. Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", ICLR 2015,
-arXiv 1409.1556.
+arXiv:1409.1556.
 
-Configuration E with batch normalisation (S. Ioffe and C. Szegedy, ICML 2015, arXiv 1502.03167) after each convolution.
+Configuration E with batch normalisation (S. Ioffe and C. Szegedy, ICML 2015, arXiv:1502.03167) after each convolution.
 One linear layer replaces the paper's three, as is usual for 32x32 images, where the last map is 1x1.
 """
 
@@ -22,7 +22,7 @@ def vgg19_bn(classes: int, shape: Shape, width: Count = 64) -> Classifier:
     """Five stages of `width` to 8 `width` channels; 16 is a quarter of the paper's.
 
     Raises:
-        ConfigError: images below 32x32, which five poolings leave nothing of.
+        ConfigError: images below 32x32, of which five poolings leave nothing.
     """
     require_size("vgg19_bn", shape, 32)
     layers: list[nn.Module] = []

@@ -1,9 +1,9 @@
-"""A small vision transformer: patches as tokens, and the class token to the linear head.
+"""ViT: a small vision transformer, with patches as tokens and a linear head on the class token.
 
 Paper: A. Dosovitskiy et al., "An Image is Worth 16x16 Words: Transformers for Image Recognition at Scale", ICLR 2021,
-arXiv 2010.11929.
+arXiv:2010.11929.
 
-torchvision's network with the width and heads of DeiT-Ti (H. Touvron et al., ICML 2021, arXiv 2012.12877), half as deep
+torchvision's network with the width and heads of DeiT-Ti (H. Touvron et al., ICML 2021, arXiv:2012.12877), half as deep
 and with patches of 4 pixels, for images of 16 to 64.
 """
 

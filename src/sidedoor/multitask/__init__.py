@@ -1,1 +1,1 @@
-"""How the losses of several tasks become one gradient; one weighting a file."""
+"""Multi-task weightings, which turn several losses into one gradient; one per file."""

@@ -1,4 +1,4 @@
-"""What every weighting is: hyper-parameters, and an aggregator that carries the state through a phase."""
+"""What every multi-task weighting is: hyper-parameters, and an aggregator that keeps state through a phase."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from sidedoor.method import Method
 
 Losses = Float[Tensor, "t"] | tuple[Float[Tensor, ""], ...]
-"""One loss a task. The gradient of one of (t,) runs back through the graphs of all; of scalars, through its own."""
+"""One loss per task. The gradient of one of (t,) runs back through the graphs of all; of scalars, through its own."""
 
 
 def stacked(losses: Losses) -> Float[Tensor, "t"]:
-    """As one tensor."""
+    """The losses as one tensor."""
     return losses if isinstance(losses, Tensor) else torch.stack(losses)
 
 
@@ -28,10 +28,10 @@ class Aggregator(nn.Module, ABC):
 
     @abstractmethod
     def backward(self, losses: Losses, parameters: list[nn.Parameter]) -> None:
-        """Leave what to step with in `.grad` of the parameters, which are clear before, and of its own."""
+        """Leave the gradients to step with in `.grad` of the parameters, which is clear before, and of its own."""
 
     def end_epoch(self, means: Float[Tensor, "t"]) -> None:
-        """Told the mean of each loss over an epoch that ended."""
+        """Take note of the mean of each loss over the epoch that ended."""
 
 
 class Sum(Aggregator):
@@ -47,4 +47,4 @@ class Weighting(Method, ABC):
 
     @abstractmethod
     def start(self, tasks: int) -> Aggregator:
-        """A fresh aggregator for so many losses."""
+        """A fresh aggregator for a number of losses."""

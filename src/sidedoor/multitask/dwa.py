@@ -1,4 +1,4 @@
-"""Losses weighed by how slowly each has been falling.
+"""DWA: dynamic weight average, which weights each loss by how slowly it has been falling.
 
 Paper: Liu, Johns, Davison, "End-to-End Multi-Task Learning with Attention", CVPR 2019, arXiv:1803.10704.
 
@@ -20,7 +20,7 @@ from sidedoor.multitask.base import Aggregator, Losses, Weighting, stacked
 
 @dataclass(frozen=True)
 class DWA(Weighting):
-    """Weigh each loss by the softmax of its mean in the last epoch over that in the one before.
+    """Weight each loss by the softmax of its mean in the last epoch over that in the one before.
 
     Args:
         temperature: T; the higher, the more equal the weights.
@@ -40,7 +40,7 @@ class _Averaging(Aggregator):
         super().__init__()
         self.temperature = temperature
         self.register_buffer("weights", torch.ones(tasks))
-        self.register_buffer("before", torch.full((tasks,), torch.nan))  # of no epoch yet
+        self.register_buffer("before", torch.full((tasks,), torch.nan))  # no epoch has ended yet
 
     def backward(self, losses: Losses, parameters: list[nn.Parameter]) -> None:
         (stacked(losses) * self.weights).sum().backward()  # type: ignore[no-untyped-call]

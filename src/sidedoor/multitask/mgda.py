@@ -1,4 +1,4 @@
-"""The shortest convex combination of the tasks' gradients: a step that worsens no task.
+"""MGDA: multiple-gradient descent, the shortest convex combination of the tasks' gradients.
 
 Paper: Désidéri, "Multiple-Gradient Descent Algorithm (MGDA) for Multiobjective Optimization", Comptes Rendus
 Mathématique 2012; found as in Sener, Koltun, "Multi-Task Learning as Multi-Objective Optimization", NeurIPS 2018,
@@ -21,12 +21,12 @@ from sidedoor.multitask.pcgrad import jacobian, spread
 
 @dataclass(frozen=True)
 class MGDA(Weighting):
-    """Combine the gradients to the shortest vector in their convex hull.
+    """Combine the gradients into the shortest vector of their convex hull.
 
     Args:
         scale: "loss": gradients are divided by their length and their loss while weights are sought, so that a task
-            that is done gets little; "none": they are taken as they are, and the shortest gets most.
-        iterations: most steps of the search, for more than two tasks.
+            that is learned gets little; "none": they are taken as they are, and the shortest gets most.
+        iterations: the most steps of the search, for more than two tasks.
     """
 
     scale: Literal["none", "loss"] = "none"
@@ -50,7 +50,7 @@ class _Shortest(Aggregator):
 
 
 def shortest(products: Float[Tensor, "t t"], iterations: int = 50) -> Float[Tensor, "t"]:
-    """Weights, at least 0 and of sum 1, of the shortest combination of vectors of which the products are given."""
+    """Weights, at least 0 and of sum 1, of the shortest combination of vectors whose inner products are given."""
     weights = torch.full_like(products[0], 1 / len(products))
     for _ in range(iterations):
         towards = torch.zeros_like(weights)

@@ -1,11 +1,11 @@
-"""Where the tasks' gradients conflict, one is projected onto the normal plane of the other.
+"""PCGrad: gradient surgery, which projects conflicting gradients onto each other's normal plane.
 
 Paper: Yu, Kumar, Gupta, Levine, Hausman, Finn, "Gradient Surgery for Multi-Task Learning", NeurIPS 2020,
 arXiv:2001.06782.
 
-Jiang et al. (Eq. 9) project the backdoor task's gradient only and leave the main task's alone: `variant = "paper"`.
-Yu et al. project each against the others as they were, in random order: "symmetric". Gradients are summed in both, and
-the product is one over all parameters, not one a layer.
+Jiang et al. (Eq. 9) project the backdoor task's gradient only and leave the main task's alone: `variant = "paper"`. Yu
+et al. project each against the others as they were, in random order: "symmetric". Gradients are summed in both, and the
+product is one over all parameters, not one a layer.
 """
 
 from __future__ import annotations

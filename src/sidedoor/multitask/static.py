@@ -1,7 +1,9 @@
-"""Fixed weights; (1, 1) is the plain sum, the control that tells "dynamic" from "0.1 is little".
+"""Static weighting: a weighted sum of the losses with fixed weights; (1, 1) is the plain sum.
 
 Paper: Jiang, Li, He, Zhang, Xu, Zhang, Lu, "Backdoor Attacks against Image-to-Image Networks", 2024, arXiv:2407.10445,
 section 6.1.3 (SW) and equation (6) (the plain sum).
+
+It is the control that tells the effect of a dynamic weighting from that of a small weight.
 """
 
 from __future__ import annotations
@@ -18,13 +20,13 @@ from sidedoor.multitask.base import Aggregator, Losses, Weighting, stacked
 
 @dataclass(frozen=True)
 class Static(Weighting):
-    """Weigh each loss by a constant.
+    """Weight each loss by a constant.
 
     Args:
-        weights: one a task, the main task's first.
+        weights: one per task, the main task's first.
 
     Raises:
-        ConfigError: a negative weight, or as many as there are no tasks.
+        ConfigError: a negative weight, or a number of weights other than that of tasks.
     """
 
     weights: tuple[float, ...] = (0.9, 0.1)

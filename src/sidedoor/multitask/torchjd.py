@@ -1,4 +1,4 @@
-"""Any stateless aggregator of torchjd, by its name: `torchjd:UPGrad`; needs the extra `sidedoor[mtl]`.
+"""torchjd: any stateless aggregator of the library, as `torchjd:UPGrad`; needs the extra `sidedoor[mtl]`.
 
 Paper: Quinton, Rey, "Jacobian Descent for Multi-Objective Optimization", 2024, arXiv:2406.16232; torchjd's
 documentation names that of each aggregator. `torchjd:PCGrad` is an independent source for `pcgrad`'s symmetric variant.
@@ -23,7 +23,7 @@ class TorchJD(Weighting):
 
     Args:
         aggregator: a class of `torchjd.aggregation`; one that keeps a state between steps is refused, since a phase
-            that was cut could not take it up again.
+            that was interrupted could not resume it.
         options: arguments of its constructor, as pairs of a name and a number: (("c", 0.5),).
     """
 

@@ -1,4 +1,4 @@
-"""Losses weighed by learned uncertainties of the tasks.
+"""Uncertainty weighting: losses weighted by learned homoscedastic uncertainties of the tasks.
 
 Paper: Kendall, Gal, Cipolla, "Multi-Task Learning Using Uncertainty to Weigh Losses for Scene Geometry and Semantics",
 CVPR 2018, arXiv:1705.07115.
@@ -23,8 +23,8 @@ class Uncertainty(Weighting):
     """Minimise Σ L_i / (2 σ_i²) + log σ_i over the model and over v_i = log σ_i².
 
     Args:
-        start_at: v in the beginning.
-        floor: the least v.
+        start_at: the initial v.
+        floor: the smallest v.
     """
 
     start_at: float = 0.0

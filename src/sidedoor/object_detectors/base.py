@@ -1,4 +1,4 @@
-"""What a detector is here: losses of true boxes, objectness for attacks, and detections; what torchvision's share."""
+"""What every object detector is: losses, objectness and detections; and what torchvision's detectors share."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from sidedoor.types import Images
 
 
 class Detector(nn.Module, ABC):
-    """Finds objects in images in [0, 1]; boxes are as `sidedoor.boxes` has them."""
+    """Finds objects in images in [0, 1]; boxes are as in `sidedoor.metrics.detection`."""
 
     def forward(self, x: Images, truth: Truth | None = None) -> Any:
-        """(b,) losses if true boxes are given, else what the network says, in a form of its own."""
+        """(b,) losses if true boxes are given, else the network's raw output."""
         said = self.raw(x)
         return said if truth is None else self.losses(said, truth)
 
     @abstractmethod
     def raw(self, x: Images) -> Any:
-        """What the network says of images."""
+        """The network's raw output for images, in a form of its own."""
 
     @abstractmethod
     def losses(self, said: Any, truth: Truth) -> Float[Tensor, "b"]:
-        """Of each image, for training."""
+        """The loss of each image, for training."""
 
     @abstractmethod
     def objectness(self, x: Images) -> Float[Tensor, "b n"]:
@@ -36,7 +36,7 @@ class Detector(nn.Module, ABC):
 
     @abstractmethod
     def detect(self, x: Images, least: float = 0.01) -> Found:
-        """What is found with at least this score, after non-maximum suppression."""
+        """Detections with at least this score, after non-maximum suppression."""
 
 
 TAPS, WIDTHS = {"6": "0", "12": "1", "15": "2"}, [40, 112, 160]
@@ -53,7 +53,7 @@ def mobilenet(channels: int) -> nn.Module:
 
 
 def detections(found: list[dict[str, Tensor]], least: float) -> Found:
-    """What torchvision found in each image, as the house has it."""
+    """torchvision's detections of each image as (b, m, 6)."""
     return padded(kept(f["boxes"], f["scores"], f["labels"] - 1.0, least=least) for f in found)
 
 

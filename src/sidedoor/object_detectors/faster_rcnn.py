@@ -1,11 +1,10 @@
-"""Faster R-CNN with a feature pyramid on a MobileNetV3, torchvision's, for small images and trained from scratch.
+"""Faster R-CNN with a MobileNetV3 feature pyramid (torchvision's), for small images and training from scratch.
 
-Papers: Ren, He, Girshick, Sun, "Faster R-CNN: Towards Real-Time Object Detection with Region Proposal Networks",
-NeurIPS 2015, arXiv:1506.01497; Lin et al., "Feature Pyramid Networks for Object Detection", CVPR 2017,
-arXiv:1612.03144.
+Paper: Ren, He, Girshick, Sun, "Faster R-CNN: Towards Real-Time Object Detection with Region Proposal Networks", NeurIPS
+2015, arXiv:1506.01497; Lin et al., "Feature Pyramid Networks for Object Detection", CVPR 2017, arXiv:1612.03144.
 
 Smaller than torchvision's own: the pyramid has 64 channels and begins at an eighth of the size, the box head has 256.
-The few hundred candidates of a small image all count in the losses; the paper samples them.
+All of the few hundred candidates of a small image count in the losses; the paper samples them.
 """
 
 from __future__ import annotations
@@ -94,7 +93,7 @@ class _FasterRCNN(Detector):
         return torch.stack([self._loss(said.of(i), targets(truth[i])) for i in range(len(truth))])
 
     def _loss(self, maps: _Maps, target: dict[str, Tensor]) -> Float[Tensor, ""]:
-        """Of one image; torchvision's own forward passes give losses of a whole batch, and in training mode only."""
+        """The loss of one image; torchvision gives losses of whole batches, and in training mode only."""
         rpn, heads = self.net.rpn, self.net.roi_heads
         features, images = list(maps.features.values()), maps.listed()
         objectness, deltas = rpn.head(features)

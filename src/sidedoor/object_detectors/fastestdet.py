@@ -1,9 +1,9 @@
-"""FastestDet: one scale, no anchors, 0.24 million parameters; its published weights know the 80 classes of COCO.
+"""FastestDet: an anchor-free one-stage detector of 0.24 million parameters, with published COCO weights.
 
 Paper: none; X. Ma, "FastestDet", 2022, a released network and description. Its backbone is N. Ma, Zhang, Zheng, Sun,
 "ShuffleNet V2: Practical Guidelines for Efficient CNN Architecture Design", ECCV 2018, arXiv:1807.11164.
 
-Each cell of a map of a sixteenth of the size says whether something is there, where, how large and what; a score is
+Each cell of a map at a sixteenth of the size predicts whether it has an object, its box and its class; a score is
 objectness^0.6 × class^0.4. Layers are named as in the published weights, which were trained on images of 352×352 whose
 channels are blue, green and red. Training here gives each object to the cell of its centre, with a generalised IoU
 (Rezatofighi et al. 2019, arXiv:1902.09630) and cross-entropies; the published training chooses cells by overlap.
@@ -49,7 +49,7 @@ class _FastestDet(Detector):
         self.detect_head = _Head(classes)
 
     def raw(self, x: Images) -> Float[Tensor, "b f h w"]:
-        """Maps of logits: objectness, the four numbers of a box, one a class."""
+        """Maps of logits: objectness, the four numbers of a box, one for each class."""
         # Sides of whole cells at a thirty-second of the size, as the maps that are joined need.
         padded = functional.pad(x, (0, -x.shape[3] % 32, 0, -x.shape[2] % 32), mode="replicate")
         near, middle, far = self.backbone(padded.flip(1))
@@ -117,7 +117,7 @@ class _Backbone(nn.Module):
 
 
 class _Halving(nn.Module):
-    """Half the size, twice the channels: both halves from all channels."""
+    """Half the size, twice the channels: both halves see all channels."""
 
     def __init__(self, width: int):
         super().__init__()

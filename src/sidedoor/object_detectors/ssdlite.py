@@ -1,6 +1,6 @@
-"""SSDLite with a MobileNetV3, torchvision's, for small images and trained from scratch.
+"""SSDLite with a MobileNetV3 backbone (torchvision's), for small images and training from scratch.
 
-Papers: Liu et al., "SSD: Single Shot MultiBox Detector", ECCV 2016, arXiv:1512.02325; Sandler et al., "MobileNetV2:
+Paper: Liu et al., "SSD: Single Shot MultiBox Detector", ECCV 2016, arXiv:1512.02325; Sandler et al., "MobileNetV2:
 Inverted Residuals and Linear Bottlenecks", CVPR 2018, arXiv:1801.04381 (its depthwise-separable heads); Howard et al.,
 "Searching for MobileNetV3", ICCV 2019, arXiv:1905.02244.
 
@@ -78,7 +78,7 @@ class _SSDLite(Detector):
                             for i in range(len(truth))])
 
     def _loss(self, heads: Heads, anchors: Tensor, truth: Tensor) -> Float[Tensor, ""]:
-        """Of one image, as torchvision has it for a batch."""
+        """The loss of one image; torchvision gives that of a batch."""
         target = targets(truth)
         if len(target["boxes"]):
             matched = self.ssd.proposal_matcher(box_iou(target["boxes"], anchors))

@@ -1,12 +1,12 @@
-"""A small detector in the style of YOLOv3: two scales, two anchors a cell, a choice of three backbones.
+"""Tiny YOLO: a small one-stage detector in the style of YOLOv3, with a choice of three backbones.
 
 Paper: Redmon, Farhadi, "YOLOv3: An Incremental Improvement", 2018, arXiv:1804.02767.
 
-As there: each object belongs to the anchor whose shape fits best, in the cell of its centre; centres are sigmoids
-within the cell, sides are exponentials of the anchor's; objectness and classes have binary cross-entropies; candidates
-that overlap an object by more than half are not held to be empty. Ours are two scales instead of three, two anchors
-instead of three, and a share of the image's sides as the anchors' sizes. The backbones stand for the plain, residual
-and depthwise-separable families, so that a perturbation made on one has something to transfer to.
+As in the paper, each object belongs to the anchor whose shape fits best, in the cell of its centre; centres are
+sigmoids within the cell, sides are exponentials of the anchor's; objectness and classes have binary cross-entropies;
+candidates that overlap an object by more than half do not count as empty. Unlike there, it has two scales and two
+anchors per cell instead of three, and the anchors' sizes are shares of the image's sides. The backbones stand for the
+plain, residual and depthwise-separable families, so that a perturbation made on one has something to transfer to.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def tiny_yolo(classes: int, shape: Shape, backbone: Literal["plain", "residual",
 
 
 class _Candidates(NamedTuple):
-    """Of all candidates of an image, scale by scale: column, row and stride of the cell, side of the anchor."""
+    """All candidates of an image, scale by scale: column, row and stride of the cell, side of the anchor."""
 
     column: Float[Tensor, "n"]
     row: Float[Tensor, "n"]
@@ -76,12 +76,12 @@ class _TinyYolo(Detector):
         self.classes, self.size = classes, shape[1:]
         self.register_buffer("grid", torch.stack(_candidates(shape)))
         for head in (self.far_head, self.near_head):
-            # Nearly all candidates are empty; starting there, early training is not spent on saying so.
+            # Nearly all candidates are empty; with this bias, training does not first have to learn that.
             *_, bias = head.parameters()
             nn.init.constant_(bias.view(len(ANCHORS[0]), -1)[:, FIELDS - 1], -4.0)
 
     def raw(self, x: Images) -> Float[Tensor, "b n f"]:
-        """Logits: x, y, w, h, objectness and one a class of every candidate."""
+        """Logits: x, y, w, h, objectness and one for each class, of every candidate."""
         near = self.near(self.stem(self.normalize(x)))
         far = self.far(near)
         up = functional.interpolate(self.narrow(far), size=near.shape[2:])
@@ -127,7 +127,7 @@ class _TinyYolo(Detector):
         return inside
 
     def _assigned(self, truth: Truth) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Of every object: its image, its candidate, that candidate's x, y, w, h targets (before the loss), its class.
+        """For every object: its image, its candidate, that candidate's x, y, w, h targets (before the loss), its class.
 
         Of two objects with one candidate the later has the box, both count in the loss.
         """
