@@ -168,14 +168,14 @@ def test_thresholds_come_from_the_calibration_scores_alone() -> None:
 
 def test_a_detector_is_asked_about_eligible_images_stamped_and_clean(data: ArrayDataset, run: Run) -> None:
     doors = (Door(Mark(1.0), AllToOne(3)), Door(Mark(0.6), AllToOne(4)), Door(Mark(0.2), AllToOne(5), scored=False))
-    found = suspicion(lambda x, index: x[:, 0, 0, 0] + index, data, doors, TASK, run)
+    found = suspicion((lambda x, index: x[:, 0, 0, 0] + index,) * 2, data, doors, TASK, run)
     parts = [torch.nonzero(data.targets != goal)[:, 0].float() for goal in (3, 4)]
     assert torch.allclose(found["suspicious"], torch.cat([parts[0] + 1, parts[1] + 0.6]))
     assert torch.equal(found["innocent"], torch.cat(parts))
 
 
 def test_without_a_door_every_image_is_innocent(data: ArrayDataset, run: Run) -> None:
-    found = suspicion(lambda x, index: index.float(), data, (), TASK, run)
+    found = suspicion((lambda x, index: index.float(),) * 2, data, (), TASK, run)
     assert found["suspicious"].shape == (0,)
     assert torch.equal(found["innocent"], torch.arange(N).float())
 

@@ -81,39 +81,48 @@ def stealth(test: Dataset, doors: Sequence[Door], run: Run) -> dict[str, float |
     return {name: _pooled(values) for name, values in parts.items()}
 
 
-def suspicion(detect: Detect, test: Dataset, doors: Sequence[Door], task: Task, run: Run) -> dict[str, Tensor]:
+def suspicion(twins: tuple[Detect, Detect], test: Dataset, doors: Sequence[Door], task: Task, run: Run) \
+        -> dict[str, Tensor]:
     """What a detector says of eligible stamped test images and of their clean originals, door after door.
 
-    Both are asked about in one order that the detector cannot guess. Without a door all test images are innocent.
+    An image and its original never go to the same detector, which could remember the one and compare, and both kinds
+    are asked about in one order that it cannot guess. Without a door all test images are innocent.
+
+    Args:
+        twins: the detector, fitted twice alike.
 
     Raises:
         ConfigError: the detector says something else of an input when it is asked again beside others.
     """
     if not doors:
-        innocent = run.per_sample(nn.Identity(), test, lambda batch: {"innocent": detect(batch.x, batch.index)})
+        innocent = run.per_sample(nn.Identity(), test, lambda batch: {"innocent": twins[0](batch.x, batch.index)})
         return {"suspicious": torch.zeros(0)} | innocent
-    parts = [_of_door(detect, test, door, task, run) for door in _scored(doors, run)]
+    parts = [_of_door(twins, test, door, task, run) for door in _scored(doors, run)]
     return {name: torch.cat([part[k] for part in parts]) for k, name in enumerate(("suspicious", "innocent"))}
 
 
-def _of_door(detect: Detect, test: Dataset, door: Door, task: Task, run: Run) -> tuple[Tensor, Tensor]:
+def _of_door(twins: tuple[Detect, Detect], test: Dataset, door: Door, task: Task, run: Run) -> tuple[Tensor, Tensor]:
     """The suspicion of each eligible image with the trigger, and without it."""
-    eligible = torch.nonzero(door.goal.eligible(task, test.targets))[:, 0]
-    rows, carries = eligible.repeat(2), torch.arange(2 * len(eligible)) < len(eligible)
+    rows = torch.nonzero(door.goal.eligible(task, test.targets))[:, 0]
     # The content of the test set enters the order: the seed alone could be guessed.
-    secret = random.seed_of(run.seed, f"asked/{test.fingerprint()}")
-    order = random.uniform(secret, rows + len(test) * carries).argsort()
-    asked = _Asked(test, rows[order], carries[order], door)
+    drawn = random.uniform(random.seed_of(run.seed, f"asked/{test.fingerprint()}"), rows)
+    first = drawn.argsort().argsort() < len(rows) / 2
+    found = torch.empty(2, len(rows))
+    for carries, detect in zip((first, ~first), twins, strict=True):
+        score = _answers(detect, _Asked(test, rows, carries, door), drawn.argsort(), run)
+        found[0, carries], found[1, ~carries] = score[carries], score[~carries]
+    return found[0], found[1]
 
-    def answers(batch: Batch) -> dict[str, Tensor]:
+
+def _answers(detect: Detect, asked: Dataset, order: Int[Tensor, "n"], run: Run) -> Float[Tensor, "n"]:
+    """The suspicion of each input, asked for in an order."""
+    def ask(batch: Batch) -> dict[str, Tensor]:
         return {"score": detect(batch.x, batch.index)}
 
-    score = run.per_sample(nn.Identity(), asked, answers)["score"]
-    first = torch.arange(min(len(asked), AGAIN))
-    again = run.per_sample(nn.Identity(), Subset(asked, first.flip(0)), answers)["score"].flip(0)
+    score = run.per_sample(nn.Identity(), Subset(asked, order), ask)["score"]
+    again = run.per_sample(nn.Identity(), Subset(asked, order[:AGAIN].flip(0)), ask)["score"].flip(0)
     _check_again(score, again)
-    score = score[order.argsort()]
-    return score[: len(eligible)], score[len(eligible):]
+    return score[order.argsort()]
 
 
 def _check_again(score: Tensor, again: Tensor) -> None:
@@ -129,7 +138,7 @@ def _check_again(score: Tensor, again: Tensor) -> None:
 
 
 class _Asked(Dataset):
-    """Test images with and without the trigger, in the order in which a detector is asked about them."""
+    """Test images of which some carry the trigger."""
 
     def __init__(self, test: Dataset, at: Int[Tensor, "n"], carries: Bool[Tensor, "n"], door: Door):
         self.shape, self.classes, self.space, self.lazy = test.shape, test.classes, test.space, test.lazy

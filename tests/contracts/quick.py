@@ -21,7 +21,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "narcissus": {"passes": 1},
     "abl": {"isolation_epochs": 1, "finetune_epochs": 1, "unlearn_epochs": 1},
     "fine_pruning": {"epochs": 1},
-    "neural_cleanse": {"epochs": 2, "samples": 32},
+    "neural_cleanse": {"epochs": 10, "samples": 32},
     "strip": {"overlays": 8},
     "strip_i2i": {"overlays": 8},
     "fine_tuning": {"epochs": 1},

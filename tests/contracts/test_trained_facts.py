@@ -58,11 +58,11 @@ def named(kind: str) -> list[str]:
 @pytest.mark.parametrize("attack", named("attack"))
 def test_every_attack_takes(attack: str, folder: Path) -> None:
     cell = record(folder, attack)
-    assert cell.sibling is not None
-    assert cell.sibling["clean"] > 0.85, "premise: the clean model has learned the task"
-    assert cell.sibling["idle"] < 0.2, "premise: a clean model seldom does what the attacker wants"
-    assert cell.attack > cell.sibling["attack"] + 0.4, "the trigger does more to this model than to its clean sibling"
-    assert cell.clean > cell.sibling["clean"] - 0.1
+    assert cell.clean_means is not None
+    assert cell.clean_means["clean"] > 0.85, "premise: the clean model has learned the task"
+    assert cell.clean_means["idle"] < 0.2, "premise: a clean model seldom does what the attacker wants"
+    assert cell.attack > cell.clean_means["attack"] + 0.4, "the trigger does more to this model than to its clean sibling"
+    assert cell.clean > cell.clean_means["clean"] - 0.1
 
 
 @pytest.mark.parametrize("defense", named("defense"))
@@ -70,12 +70,14 @@ def test_every_defense_does_its_work_against_badnets(defense: str, folder: Path)
     premise = record(folder, "badnets", against=defense)
     assert premise.attack > 0.9, "premise: the model is backdoored"
     cell = record(folder, "badnets", defense, against=defense)
-    stage = registry.load("defense", defense).stage
-    if stage in ("filter", "detector"):
-        assert cell.detectors["auroc"] > 0.6
+    stage = registry.load("defense", defense).stage.name
+    if stage in ("filter", "input_detector"):
+        assert cell.separation is not None
+        assert cell.separation.auroc > 0.6
     elif stage == "audit":
-        assert cell.audit["score"] > max(cell.audit["references"]), "the backdoored model stands out among clean ones"
-        assert cell.audit["suspected"] in (0, None)
+        assert cell.audit is not None
+        assert cell.audit.above_all, "the backdoored model stands out among clean ones"
+        assert cell.audit.finding.suspected in ((0,), ())
     else:
         assert cell.attack < premise.attack - 0.3
         assert cell.clean > premise.clean - 0.2

@@ -30,17 +30,19 @@ class Restricted(nn.Module):
     outputs holds for these. It stays in evaluation mode.
 
     Args:
-        answer: x -> output.
+        answer: x -> output; None: it does not answer.
         declared: what was declared, for messages.
     """
 
-    def __init__(self, answer: Callable[[Tensor], Any], declared: str):
+    def __init__(self, answer: Callable[[Tensor], Any] | None, declared: str):
         super().__init__()
         # A function rather than a submodule, which every module shows.
         self._answer, self._declared = answer, declared
         self.training = False
 
     def forward(self, x: Tensor) -> Any:
+        if self._answer is None:
+            self._refuse("forward()")
         return self._answer(x)
 
     def train(self, mode: bool = True) -> Restricted:
@@ -113,10 +115,4 @@ def _called(model: nn.Module, state: dict[str, Tensor], x: Tensor) -> Any:
 
 def nothing_of(model: nn.Module) -> Restricted:
     """A model that does not even answer."""
-    none = Restricted(model, "no model")
-
-    def answer(x: Tensor) -> NoReturn:
-        none._refuse("forward()")
-
-    none._answer = answer
-    return none
+    return Restricted(None, "no model")

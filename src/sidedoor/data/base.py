@@ -228,6 +228,22 @@ def split(data: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
     return Subset(data, torch.nonzero(rest)[:, 0]), Subset(data, chosen)
 
 
+def halves(data: Dataset, seed: int) -> tuple[Dataset, Dataset]:
+    """Two halves by seed, whatever their classes; groups stay whole.
+
+    Raises:
+        ConfigError: there is a single sample, or a single group.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    if data.groups is not None:
+        return _split_groups(data, data.groups, 0.5, generator)
+    if len(data) < 2:
+        raise ConfigError("a single sample cannot be split; give more clean samples")
+    order = torch.randperm(len(data), generator=generator)
+    half = len(data) // 2
+    return Subset(data, order[half:].sort().values), Subset(data, order[:half].sort().values)
+
+
 def _split_groups(data: Dataset, groups: Tensor, share: float, generator: torch.Generator) -> tuple[Dataset, Dataset]:
     names = torch.unique(groups)
     if len(names) < 2:

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+from collections.abc import Callable
+from dataclasses import replace
 from functools import singledispatch
 
 import torch
 from torch import Tensor, nn
 
+from sidedoor.core.restricted import NotDeclared
 from sidedoor.data.base import Dataset
 from sidedoor.defenses.audits.base import ModelAudit
-from sidedoor.defenses.base import Defense
+from sidedoor.defenses.base import CLEAN, MODEL, Defense, Needs
 from sidedoor.defenses.detectors.base import Detect, InputDetector
-from sidedoor.defenses.filters.base import DataFilter
+from sidedoor.defenses.filters.base import DataFilter, GuidedFilter
 from sidedoor.defenses.purifiers.base import Purifier
 from sidedoor.defenses.repair.base import Repair
-from sidedoor.defenses.training.base import TrainingDefense
+from sidedoor.defenses.training.base import AidedTraining, TrainingDefense
+from sidedoor.engine import Run
 from sidedoor.evaluate import suspicion
 from sidedoor.evidence import Exhibit, Finding
 from sidedoor.metrics.statistics import auroc
+from sidedoor.tasks.task import Task
 from sidedoor.testing.ground import (
     CLASSES,
+    TOLERANCE,
     Ground,
     check_per_sample,
     check_stateless,
@@ -59,77 +66,115 @@ def check_defense(defense: Defense, channels: int = 3) -> None:
 
 @singledispatch
 def _check_stage(defense: Defense, who: str, here: Ground) -> None:
-    require(False, who, f"is of no known stage: {defense.stage!r}; derive it from the class of one")
+    require(False, who, f"is of no known stage: {defense.stage}; derive it from the class of one")
 
 
 @_check_stage.register
 def _(defense: DataFilter, who: str, here: Ground) -> None:
+    _check_filter(who, here, lambda train, clean: defense.score(train, here.task, here.build, here.run), defense)
+
+
+@_check_stage.register
+def _(defense: GuidedFilter, who: str, here: Ground) -> None:
+    def score(train: Dataset, clean: Dataset) -> Tensor:
+        return defense.score(train, clean, here.task, here.build, here.run)
+
+    _check_filter(who, here, score, defense)
+    _check_clean_needs(defense, who, here, defense.score)
+
+
+def _check_filter(who: str, here: Ground, score_of: Callable[[Dataset, Dataset], Tensor], defense: Defense) -> None:
     poisoned = here.poisoned()
-    with guarded(who, sealed(poisoned)) as train:
-        score = defense.score(train, here.task, here.build, here.run)
+    with guarded(who, sealed(poisoned)) as train, guarded(who, here.clean) as clean:
+        score = score_of(train, defense.needs.clean_for(clean))
     require(isinstance(score, Tensor) and score.shape == (len(poisoned),) and score.is_floating_point(), who,
             f"expected floats ({len(poisoned)},), one score a row, given {_described(score)}")
     require(score.isfinite().all(), who, "gave scores that are not finite")
     with drawing(99):
-        again = defense.score(sealed(poisoned), here.task, here.build, here.run)
+        again = score_of(sealed(poisoned), defense.needs.clean_for(here.clean))
     require(same(score, again), who, "scored otherwise with the same seed; draw from run.rng(name)")
 
 
 @_check_stage.register
 def _(defense: TrainingDefense, who: str, here: Ground) -> None:
+    _check_trained(who, here, lambda train, clean: defense.train(train, here.task, here.build, here.run), defense)
+
+
+@_check_stage.register
+def _(defense: AidedTraining, who: str, here: Ground) -> None:
+    def trained(train: Dataset, clean: Dataset) -> nn.Module:
+        return defense.train(train, clean, here.task, here.build, here.run)
+
+    _check_trained(who, here, trained, defense)
+    _check_clean_needs(defense, who, here, defense.train)
+
+
+def _check_trained(who: str, here: Ground, trained: Callable[[Dataset, Dataset], nn.Module], defense: Defense) \
+        -> None:
     poisoned = here.poisoned()
-    with guarded(who, sealed(poisoned)) as train:
-        model = defense.train(train, here.task, here.build, here.run)
+    with guarded(who, sealed(poisoned)) as train, guarded(who, here.clean) as clean:
+        model = trained(train, defense.needs.clean_for(clean))
     _check_model(who, model, here)
     require(not equal_states([model, here.run.build(here.build)]), who, "delivers the initial weights: nothing was "
                                                                         "trained")
     with drawing(99):
-        again = defense.train(sealed(poisoned), here.task, here.build, here.run)
+        again = trained(sealed(poisoned), defense.needs.clean_for(here.clean))
     require(equal_states([model, again]), who, "trained something else with the same seed; draw from run.rng(name)")
+
+
+def _check_clean_needs(defense: Defense, who: str, here: Ground, verb: Callable[..., object]) -> None:
+    """What gets clean samples beside the training data uses them, and their labels if it says so."""
+    def made(model: nn.Module, clean: Dataset, task: Task, run: Run) -> object:
+        return verb(sealed(here.poisoned()), clean, task, here.build, run)
+
+    _check_needs(defense, who, here, made)
 
 
 @_check_stage.register
 def _(defense: Repair, who: str, here: Ground) -> None:
     victim = _unusual(here.victim())
     with guarded(who, here.clean, victim) as clean:
-        model = defense.repair(victim, clean, here.task, here.run)
+        model = defense.repair(*_given(defense, here, victim, clean))
     require(model is not victim, who, "gave back the model it was given; expected a new one")
     _check_model(who, model, here)
     ours = {value.data_ptr() for value in victim.state_dict().values()}
     require(not any(value.data_ptr() in ours for value in model.state_dict().values()), who,
             "gave a model that shares weights with the one it was given; copy it deeply")
     with drawing(99):
-        again = defense.repair(_unusual(here.victim()), here.clean, here.task, here.run)
+        again = defense.repair(*_given(defense, here, _unusual(here.victim())))
     require(equal_states([model, again]), who, "repaired otherwise with the same seed; draw from run.rng(name)")
+    _check_needs(defense, who, here, defense.repair)
 
 
 @_check_stage.register
 def _(defense: ModelAudit, who: str, here: Ground) -> None:
     victim = _unusual(here.victim())
     with guarded(who, here.clean, victim) as clean:
-        finding = defense.inspect(victim, clean, here.task, here.run)
+        finding = defense.inspect(*_given(defense, here, victim, clean))
     _check_finding(who, finding, here.clean)
     with drawing(99):
-        again = defense.inspect(_unusual(here.victim()), here.clean, here.task, here.run)
+        again = defense.inspect(*_given(defense, here, _unusual(here.victim())))
     require(abs(again.score - finding.score) < 1e-3 * (1 + abs(finding.score)), who,
             f"found {finding.score}, then {again.score} with the same seed; draw from run.rng(name)")
+    _check_needs(defense, who, here, lambda *given: torch.tensor([*defense.inspect(*given).per_class]))
 
 
 @_check_stage.register
 def _(defense: InputDetector, who: str, here: Ground) -> None:
     victim = _unusual(here.victim())
     with guarded(who, here.clean, victim) as clean:
-        detect = defense.fit(victim, clean, here.task, here.run)
+        detect = defense.fit(*_given(defense, here, victim, clean))
         x, _, index = here.test.fetch(torch.arange(8))
         score = check_per_sample(who, detect, x, index)
     require(score.shape == (len(x),) and score.is_floating_point(), who,
             f"expected floats ({len(x)},), one score an input, given {_described(score)}")
     require(score.isfinite().all(), who, "gave scores that are not finite")
     with drawing(99), torch.no_grad():
-        again: Detect = defense.fit(here.victim(), here.clean, here.task, here.run)
+        again: Detect = defense.fit(*_given(defense, here, here.victim()))
         require(same(again(x, index), score), who, "fitted again with the same seed it scores otherwise; draw from "
                                                    "run.rng(name), and let nothing depend on the model's mode")
-    found = suspicion(detect, here.test, [here.door()], here.task, here.run)
+    _check_needs(defense, who, here, lambda *given: torch.no_grad()(defense.fit(*given))(x, index))
+    found = suspicion((detect, again), here.test, [here.door()], here.task, here.run)
     value = auroc(found["suspicious"].numpy(), found["innocent"].numpy())
     require(value is not None and value > 0.5, who,
             f"scores clean inputs above stamped ones (AUROC {value}); higher means more suspicious everywhere")
@@ -139,7 +184,7 @@ def _(defense: InputDetector, who: str, here: Ground) -> None:
 def _(defense: Purifier, who: str, here: Ground) -> None:
     victim = _unusual(here.victim())
     with guarded(who, here.clean, victim) as clean:
-        purify = defense.fit(victim, clean, here.task, here.run)
+        purify = defense.fit(*_given(defense, here, victim, clean))
         x, _, index = here.test.fetch(torch.arange(8))
         purified = check_per_sample(who, lambda x, index: purify(x, index)[0], x, index)
     low, high, _ = here.test.space
@@ -151,9 +196,10 @@ def _(defense: Purifier, who: str, here: Ground) -> None:
             f"left [{low:g}, {high:g}]: {purified.min():.3g} to {purified.max():.3g}; clamp what it gives")
     _check_undo(who, purify, here)
     with drawing(99), torch.no_grad():
-        again: Purify = defense.fit(here.victim(), here.clean, here.task, here.run)
+        again: Purify = defense.fit(*_given(defense, here, here.victim()))
         require(same(again(x, index)[0], purified), who, "fitted again with the same seed it purifies otherwise; draw "
                                                          "from run.rng(name)")
+    _check_needs(defense, who, here, lambda *given: torch.no_grad()(defense.fit(*given))(x, index)[0])
 
 
 def _check_undo(who: str, purify: Purify, here: Ground) -> None:
@@ -205,11 +251,43 @@ def _check_model(who: str, model: object, here: Ground) -> None:
 
 
 def _unusual(model: nn.Module) -> nn.Module:
-    """In a state that no method sets by itself: training mode, one module excepted, and a frozen parameter."""
-    model.train()
-    list(model.modules())[-1].eval()
+    """In evaluation mode, as every model is handed over, and with a frozen parameter, which methods leave alone."""
+    model.eval()
     next(model.parameters()).requires_grad_(False)
     return model
+
+
+def _given(defense: Defense, here: Ground, model: nn.Module, clean: Dataset | None = None,
+           needs: Needs | None = None) -> tuple[nn.Module, Dataset, Task, Run]:
+    """What the bench would hand to a defence that looks at a model."""
+    needs = needs or defense.needs
+    return needs.model_for(model, here.task), needs.clean_for(clean or here.clean), here.task, here.run
+
+
+def _check_needs(defense: Defense, who: str, here: Ground, made: Callable[..., object]) -> None:
+    """With less than it declares a method fails, or does something else; one that does the same declares too much.
+
+    Args:
+        made: what comes of the method, given (model, clean, task, run).
+    """
+    needs = defense.needs
+    whole = made(*_given(defense, here, here.victim()))
+    model, clean = MODEL.index(needs.model), CLEAN.index(needs.clean)
+    # An output image is an answer as it is: with labels alone there is as much as with probabilities.
+    lower = "none" if needs.model == "probabilities" and here.task.output == "image" else MODEL[max(model - 1, 0)]
+    fewer = [replace(needs, model=lower)] if model and not isinstance(defense, Repair) else []
+    for less in fewer + ([replace(needs, clean=CLEAN[clean - 1])] if clean else []):
+        # Refused, or stumbling over what is not there: labels of -1, or outputs without a gradient.
+        with contextlib.suppress(NotDeclared, IndexError, RuntimeError):
+            other = made(*_given(defense, here, here.victim(), needs=less))
+            require(not _alike(whole, other), who, f"declares to need {needs}, and does the same with {less}; declare "
+                                                   "what it uses")
+
+
+def _alike(a: object, b: object) -> bool:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return torch.allclose(a.float(), b.float(), rtol=TOLERANCE, atol=0)  # relative: entropies may be tiny
+    return equal_states([a, b]) if isinstance(a, nn.Module) and isinstance(b, nn.Module) else a == b
 
 
 def _described(value: object) -> str:

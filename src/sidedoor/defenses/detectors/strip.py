@@ -54,6 +54,7 @@ class Strip(InputDetector):
         "overlay_weight": "release: the two images are added and saturate",
     }
     quick: ClassVar[dict[str, Any]] = {"overlays": 8}
+    version: ClassVar[int] = 2  # half of the clean samples fit it, the others set its thresholds
     needs: ClassVar[Needs] = Needs(model="probabilities", clean="images")
 
     overlays: Count = 100

@@ -47,6 +47,7 @@ class StripI2I(InputDetector):
         "overlay_weight": "ours: open in the paper; as STRIP's released code does",
     }
     quick: ClassVar[dict[str, Any]] = {"overlays": 8}
+    version: ClassVar[int] = 2  # half of the clean samples fit it, the others set its thresholds
     needs: ClassVar[Needs] = Needs(model="probabilities", clean="images")
     tasks: ClassVar[tuple[type[Task], ...]] = (Imaging,)
 

@@ -1,4 +1,4 @@
-"""What a data filter is."""
+"""Data filters: which rows of the training data are poisoned, with or without clean samples to compare with."""
 
 from __future__ import annotations
 
@@ -14,13 +14,26 @@ from sidedoor.engine import Run
 from sidedoor.tasks.task import Task
 from sidedoor.types import Build
 
+STAGE = Stage("filter", "score", "finds poisoned rows in training data", on_training_data=True)
+
 
 class DataFilter(Defense, ABC):
     """Finds poisoned rows in training data of unknown origin."""
 
-    stage: ClassVar[Stage] = Stage("filter", "score", "finds poisoned rows in training data", on_training_data=True)
+    stage: ClassVar[Stage] = STAGE
     needs: ClassVar[Needs] = Needs(train=True)
 
     @abstractmethod
     def score(self, train: Dataset, task: Task, build: Build, run: Run) -> Float[Tensor, "n"]:
+        """Suspicion of each row of the (sealed) training data, standardised within each class."""
+
+
+class GuidedFilter(Defense, ABC):
+    """Finds poisoned rows in training data of unknown origin by a few clean samples."""
+
+    stage: ClassVar[Stage] = STAGE
+    needs: ClassVar[Needs] = Needs(clean="labelled", train=True)
+
+    @abstractmethod
+    def score(self, train: Dataset, clean: Dataset, task: Task, build: Build, run: Run) -> Float[Tensor, "n"]:
         """Suspicion of each row of the (sealed) training data, standardised within each class."""
