@@ -29,13 +29,13 @@ def test_every_stored_value_survives_the_way_to_floats_and_back() -> None:
 
 
 def test_unit_spans_the_space() -> None:
-    ends = torch.tensor([0, 255], dtype=torch.uint8)
-    assert unit(ends, PHOTO).tolist() == [0.0, 1.0]
-    assert unit(ends, Space(-1.0, 1.0, 255)).tolist() == pytest.approx([-1.0, 1.0])
+    ends = torch.tensor([0, 255], dtype=torch.uint8).reshape(1, 1, 1, 2)
+    assert unit(ends, PHOTO).flatten().tolist() == [0.0, 1.0]
+    assert unit(ends, Space(-1.0, 1.0, 255)).flatten().tolist() == pytest.approx([-1.0, 1.0])
 
 
 def test_measurements_have_no_8_bit_form_and_floats_pass_as_they_are() -> None:
-    x = torch.tensor([[-3.5, 7.25]])
+    x = torch.tensor([[[[-3.5, 7.25]]]])
     assert torch.equal(unit(x, MEASUREMENT), x)
     with pytest.raises(ConfigError, match="no 8-bit form"):
         stored(x, MEASUREMENT)

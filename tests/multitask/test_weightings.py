@@ -150,7 +150,7 @@ def test_dwa_is_plain_for_two_epochs_and_then_the_softmax_of_equation_8() -> Non
 
 
 def test_the_gradient_of_one_of_several_scalars_runs_through_its_own_graph_only() -> None:
-    w, ran = torch.ones(2, requires_grad=True), []
+    w, ran = nn.Parameter(torch.ones(2)), []
     ones = [w * 1.0, w * 2.0]
     for i, branch in enumerate(ones):
         branch.register_hook(lambda _, i=i: ran.append(i))

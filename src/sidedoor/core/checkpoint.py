@@ -72,7 +72,7 @@ class Shelf:
             checkpoint.unlink()
 
 
-def save_state(path: Path, state: dict[str, Any]) -> None:
+def save_state(path: Path, state: dict[Any, Any]) -> None:
     """Write a tree of dicts, lists, tensors and JSON values as one safetensors file, its structure in the header."""
     tensors: dict[str, Tensor] = {}
     structure = _flatten(state, "", tensors)
@@ -80,7 +80,7 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
         save_file(tensors, str(temporary), metadata={"structure": json.dumps(structure)})
 
 
-def load_state(path: Path) -> dict[str, Any]:
+def load_state(path: Path) -> dict[Any, Any]:
     """Read what `save_state` wrote.
 
     Raises:
