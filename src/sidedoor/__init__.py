@@ -30,10 +30,13 @@ if TYPE_CHECKING:
     from sidedoor.data.base import split as split
     from sidedoor.data.base import wrap as wrap
     from sidedoor.defenses.audits.base import ModelAudit as ModelAudit
+    from sidedoor.defenses.base import Needs as Needs
     from sidedoor.defenses.detectors.base import InputDetector as InputDetector
     from sidedoor.defenses.filters.base import DataFilter as DataFilter
+    from sidedoor.defenses.filters.base import GuidedFilter as GuidedFilter
     from sidedoor.defenses.purifiers.base import Purifier as Purifier
     from sidedoor.defenses.repair.base import Repair as Repair
+    from sidedoor.defenses.training.base import AidedTraining as AidedTraining
     from sidedoor.defenses.training.base import TrainingDefense as TrainingDefense
     from sidedoor.engine import Objective as Objective
     from sidedoor.engine import Player as Player
@@ -80,9 +83,10 @@ _HOMES = {
     "backdoor.dataset": ("PoisonedDataset", "seal"), "bench.machine": ("Machine",), "bench.record": ("Record",),
     "bench.run": ("run",), "bench.spec": ("Spec",), "bench.store": ("Store",), "bench.sweep": ("sweep",),
     "data.base": ("Dataset", "split", "wrap"), "defenses.audits.base": ("ModelAudit",),
-    "defenses.detectors.base": ("InputDetector",), "defenses.filters.base": ("DataFilter",),
+    "defenses.detectors.base": ("InputDetector",),
+    "defenses.base": ("Needs",), "defenses.filters.base": ("DataFilter", "GuidedFilter"),
     "defenses.purifiers.base": ("Purifier",), "defenses.repair.base": ("Repair",),
-    "defenses.training.base": ("TrainingDefense",), "engine": ("Objective", "Player", "Recipe", "Run"),
+    "defenses.training.base": ("AidedTraining", "TrainingDefense"), "engine": ("Objective", "Player", "Recipe", "Run"),
     "errors": ("CannotComplete", "ConfigError", "NotApplicable"), "evaluate": ("evaluate",),
     "evidence": ("Exhibit", "Finding", "Localisation", "Rule", "Verdict"), "goals.all_to_one": ("AllToOne",),
     "goals.base": ("Door", "Goal"),
