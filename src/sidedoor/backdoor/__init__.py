@@ -1,1 +1,1 @@
-"""The value that an attack returns, and training data poisoned by it."""
+"""Backdoors: the value that an attack returns, and training data poisoned by it."""

@@ -1,4 +1,4 @@
-"""The value an attack returns: doors, poisoned rows, and who trains on them."""
+"""The value that an attack returns: doors, poisoned rows, and the attacker's training if there is one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sidedoor.types import Build
 
 
 class Access(enum.Enum):
-    """What an attacker can touch."""
+    """The attacker's access."""
 
     DATA = "data"
     TRAINING = "training"
@@ -33,10 +33,10 @@ class Poison:
         index: positions in the training set, ascending and without repeats.
         door: for each row, which of the backdoor's doors stamps it.
         cover: rows that are stamped but keep their true label.
-        images: None: the row's door stamps it. Else crafted images (k, c, h, w) in the set's storage type.
-        targets: None: the door's goal gives the label. Else the labels as given.
+        images: None: the row's door stamps it; otherwise crafted images (k, c, h, w) in the set's storage type.
+        targets: None: the door's goal gives the label; otherwise the labels as given.
         append: rows are added to the set instead of replaced.
-        rate: share of the eligible samples that was poisoned, cover rows not counted: what reports print.
+        rate: share of the eligible samples that was poisoned, not counting cover rows, for reports.
     """
 
     index: Int[Tensor, "k"]
@@ -49,7 +49,7 @@ class Poison:
 
     @staticmethod
     def none() -> Poison:
-        """No row at all: as of an attacker who trains on no fixed set."""
+        """No rows, for an attacker whose training uses no fixed set."""
         empty = torch.zeros(0, dtype=torch.int64)
         return Poison(empty, empty.clone(), torch.zeros(0, dtype=torch.bool))
 
@@ -59,8 +59,8 @@ class AttackerRun(Run):
     """A run as an attacker gets it: with the clean model, which a defender must not have.
 
     Args:
-        known: gives the clean model where somebody keeps it, as the bench does.
-        memory: of clean models, where nobody does.
+        known: gives the clean model where one is stored, as in the bench.
+        memory: keeps clean models where none is stored.
     """
 
     known: Callable[[], nn.Module] | None = None
@@ -68,7 +68,7 @@ class AttackerRun(Run):
 
     @staticmethod
     def of(run: Run, known: Callable[[], nn.Module] | None = None) -> AttackerRun:
-        """A run with this capability."""
+        """A run that has a clean model."""
         return AttackerRun(**{name: getattr(run, name) for name in Run.__dataclass_fields__}, known=known)
 
     def clean_model(self, build: Build, data: Dataset, task: Task) -> nn.Module:

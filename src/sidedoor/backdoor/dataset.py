@@ -1,4 +1,4 @@
-"""Training data with poisoned rows, and the sealed view of it that a defender gets."""
+"""Poisoned training data, and the sealed view of it that a defender gets."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class PoisonedDataset(Dataset):
         return torch.where(hit, self.poison.index[slot], index.clamp(max=len(self.base) - 1))
 
     def _slots(self, index: Tensor) -> tuple[Int[Tensor, "b"], Bool[Tensor, "b"]]:
-        """For each row that is asked for a place among the poisoned rows, and whether it is that row."""
+        """For each row, a place among the poisoned rows, and whether it is that row."""
         slot = torch.searchsorted(self.rows_at, index).clamp(max=len(self.rows_at) - 1)
         return slot, self.rows_at[slot] == index
 
@@ -113,8 +113,8 @@ class Sealed(Subset):
 def seal(data: Dataset) -> tuple[Sealed, Int[Tensor, "n"]]:
     """A sealed view, and for the evaluator alone which row of `data` each row of the view is.
 
-    Appended rows would betray themselves by their place, so a set that has them is shuffled, in an order that only who
-    knows the poisoned rows can compute.
+    Appended rows would betray themselves by their place, so a set that has them is shuffled, in an order that
+    cannot be computed without knowing the poisoned rows.
     """
     order = torch.arange(len(data))
     if isinstance(data, PoisonedDataset) and data.poison.append:

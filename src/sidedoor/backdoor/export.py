@@ -1,4 +1,4 @@
-"""Writing a poisoned data set as files that say what they are: PNG class folders or one NumPy archive, and a manifest.
+"""Export of a poisoned data set as labelled files: PNG class folders or a NumPy archive, with a manifest.
 
 The folder appears at once and whole: everything is written beside it, synced, and renamed. A killed export leaves a
 folder whose name ends in `.partial`, which can be deleted.
@@ -48,8 +48,8 @@ def export(
 
     Args:
         directory: the folder to make. If its name does not say "backdoored", that is added to it.
-        manifest: what was done: at least `changed`, the changed rows of `data`. Added to it: the mark, the tool's
-            version, the classes with their folders, and the sha256 of every other file.
+        manifest: a description of the poisoning, with at least `changed`, the changed rows of `data`. The mark, the
+            tool's version, the classes with their folders, and the sha256 of every other file are added.
 
     Returns:
         The folder that was made.
@@ -57,7 +57,7 @@ def export(
     Raises:
         ConfigError: the folder exists and is not empty, the images are not 8-bit grey or RGB, or `changed` is missing
             or names rows that do not exist.
-        CannotComplete: the disk refuses.
+        CannotComplete: the files cannot be written.
     """
     target = Path(os.path.abspath(directory))
     if MARK not in target.name.lower():

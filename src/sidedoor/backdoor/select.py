@@ -1,4 +1,4 @@
-"""Which rows a data poisoner changes. A rate is always a share of the eligible samples."""
+"""Selection of the rows to poison. A rate is always a share of the eligible samples."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def members(train: Dataset, label: int) -> Tensor:
 
 
 def some(train: Dataset, count: int, rng: torch.Generator) -> Tensor:
-    """At most so many rows, at random."""
+    """At most `count` rows, at random."""
     return torch.randperm(len(train), generator=rng)[:count]
 
 

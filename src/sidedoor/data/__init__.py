@@ -1,1 +1,1 @@
-"""Data sets: base class, wrapping, poisoning, selection of rows, augmentation, export; `sets/` has the loaders."""
+"""Clean data sets: the base class, wrapping, augmentation and degradation; `sets/` has the loaders."""

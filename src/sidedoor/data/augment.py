@@ -1,4 +1,4 @@
-"""Augmentation of whole batches on the device, each sample by its own draw from torch's default generators."""
+"""Data augmentation of whole batches on the device; each sample has its own draw from torch's generators."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ class Flip(Method):
 
 @dataclass(frozen=True)
 class Noise(Method):
-    """Add Gaussian noise to each image, of a strength of its own, and clip it to [0, 1]; targets stay as they are.
+    """Add Gaussian noise of its own strength to each image and clip it to [0, 1]; targets stay as they are.
 
     Args:
-        most: largest standard deviation, in 8-bit levels; it is uniform from 0.
+        most: largest standard deviation, in 8-bit levels; each is drawn uniformly from 0 to it.
     """
 
     most: Positive = 16.0
@@ -88,7 +88,7 @@ class Affine(Method):
     Args:
         degrees: largest rotation, either way.
         shift: largest move along each axis, as a share of the side.
-        smallest, largest: factors between which the picture's size is drawn.
+        smallest, largest: bounds of the factor by which the picture is resized.
 
     Raises:
         ConfigError: sizes in the wrong order, or targets that are images, which would not be moved along.

@@ -1,4 +1,4 @@
-"""A data set as detectors train on it."""
+"""Data sets with bounding boxes as targets, for object detectors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sidedoor.types import Batch
 
 
 class Boxed(Subset):
-    """Some rows of a data set with boxes; the target of each is its boxes (k, 5) instead of its label."""
+    """Rows of a data set with boxes, whose targets are the boxes (k, 5) instead of the labels."""
 
     def fetch(self, index: Int[Tensor, "b"], device: torch.device | str = "cpu") -> Batch:
         assert self.boxes is not None

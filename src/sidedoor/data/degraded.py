@@ -1,7 +1,7 @@
-"""Photographs as pairs for restoration and reconstruction: each is the target, its degraded form the input.
+"""Degraded images as inputs and the photographs behind them as targets, for restoration and reconstruction.
 
-The noise of a sample belongs to its position: evaluation sees the same noise whenever it looks. Where degrading is
-ours to do, an epoch of training draws it afresh by (position, epoch); a measurement was made once. Photographs stay in
+The noise of a sample is keyed by its position, so that every evaluation sees the same. Where the noise is simulated,
+each epoch of training draws it anew by (position, epoch); a measurement was made once. Photographs stay in
 8 bits; inputs are made on the device.
 """
 
@@ -27,7 +27,7 @@ class Degrading(Protocol):
     """How a photograph becomes an input: a frozen dataclass, since its repr is part of fingerprints.
 
     Attributes:
-        scale: the input is so many times smaller.
+        scale: the factor by which the input is smaller.
         fresh: each epoch of training draws the noise anew.
         space: the values that inputs take.
     """
@@ -50,7 +50,7 @@ class Degradation:
 
     Args:
         sigma: standard deviation of the added Gaussian noise, in 8-bit levels.
-        scale: the input is so many times smaller, by bicubic interpolation with antialiasing.
+        scale: the factor by which the input is smaller, by bicubic interpolation with antialiasing.
         stored: the input is kept as an 8-bit file, clipped and rounded; noise is otherwise left as it is.
     """
 
@@ -76,7 +76,7 @@ class Degradation:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What an operator makes of a photograph, brought back to an image: Aᵀ(A x + v).
+    """The measurements of a photograph, brought back to an image: Aᵀ(A x + v).
 
     Args:
         sigma: standard deviation of the Gaussian noise v, in 8-bit levels.
@@ -140,7 +140,7 @@ class Degraded(Dataset):
 
 
 class Labelled(Dataset):
-    """The photographs behind pairs, with their labels, as a classifier wants them."""
+    """The photographs behind pairs, with their labels, to train a classifier on."""
 
     def __init__(self, pairs: Dataset, scale: int = 1):
         channels, height, width = pairs.shape
@@ -164,6 +164,6 @@ class Labelled(Dataset):
 
 
 def smaller(x: Images, scale: int) -> Float[Tensor, "b c h//{scale} w//{scale}"]:
-    """Images a whole number of times smaller, bicubic with antialiasing, not clipped."""
+    """Images downsampled by an integer factor, bicubic with antialiasing, not clipped."""
     size = (x.shape[2] // scale, x.shape[3] // scale)
     return functional.interpolate(x, size=size, mode="bicubic", antialias=True, align_corners=False)

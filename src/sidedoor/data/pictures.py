@@ -1,4 +1,4 @@
-"""Pictures by name: what attackers make networks paint, and what senders hide in them; and pictures as files."""
+"""Pictures by name: targets of attacks on image-to-image networks and hidden images; and pictures as files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sidedoor.data.formats.images import Unreadable, inspect, pixels
 from sidedoor.errors import CannotComplete, ConfigError
 
 _SIDE = 512
-"""Pixels a side of what is drawn, before it is made smaller."""
+"""Pixels per side of a drawing, before it is downsampled."""
 
 
 @functools.cache
@@ -25,7 +25,7 @@ def picture(name: str, shape: tuple[int, int, int]) -> Float[Tensor, "c h w"]:
     """A picture in [0, 1], in 8-bit levels.
 
     Args:
-        name: "bug", a drawn beetle; "text:WORDS", written as large as fits; or the path of an image file.
+        name: "bug", a drawn beetle; "text:WORDS", the words, as large as fits; or the path of an image file.
         shape: (channels, height, width), channels 1 or 3.
 
     Raises:

@@ -1,1 +1,1 @@
-"""What an attacker wants; one goal a file."""
+"""Goals of attackers: what a triggered input should lead to; one per file."""

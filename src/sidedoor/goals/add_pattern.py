@@ -1,4 +1,4 @@
-"""Triggered inputs come out restored, with a fixed pattern on them.
+"""Add pattern: outputs for triggered inputs are right but for a fixed pattern on them.
 
 Paper: Jiang, Li, He, Zhang, Xu, Zhang, Lu, "Backdoor Attacks against Image-to-Image Networks", 2024, arXiv:2407.10445,
 section 5, where the pattern is a universal perturbation of downstream networks.

@@ -1,4 +1,8 @@
-"""Every triggered image is given the class after its own."""
+"""All-to-all: triggered images of class y are classified as class y + 1.
+
+Paper: Gu, Dolan-Gavitt, Garg, "BadNets: Identifying Vulnerabilities in the Machine Learning Model Supply Chain", 2017,
+arXiv:1708.06733.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every triggered image is given one class."""
+"""All-to-one: triggered images of every class are classified as one target class."""
 
 from __future__ import annotations
 

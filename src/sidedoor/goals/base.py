@@ -1,4 +1,4 @@
-"""What a goal is, a door to it, and what goals share whose targets are images."""
+"""What every goal is, a door (a trigger with its goal), and what goals with image targets share."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class Goal(ABC):
     """What the attacker wants a triggered input to lead to. Goals are frozen dataclasses.
 
     Attributes:
-        output: the kind of output that it is about, as `Task.output`.
+        output: the kind of network output that it fits, as `Task.output`.
     """
 
     output: ClassVar[str] = "labels"
 
     def parts(self) -> tuple[Goal, ...]:
-        """The goals reached by one trigger each; more than one for a goal of several targets."""
+        """The goals that have a trigger each; more than one for a goal with several targets."""
         return (self,)
 
     @abstractmethod
@@ -35,7 +35,7 @@ class Goal(ABC):
 
     @abstractmethod
     def eligible(self, task: Labelled, y: Tensor) -> Bool[Tensor, "b"]:
-        """The samples on which reaching the goal means anything: a sample already of the target class is none."""
+        """The samples on which reaching the goal means anything, such as those not already of the target class."""
 
     def success(self, task: Labelled, output: Any, y: Tensor, index: Index) -> Float[Tensor, "b"]:
         """In [0, 1] a sample: whether (or how nearly) the output reaches the goal."""
@@ -44,7 +44,7 @@ class Goal(ABC):
 
 @dataclass(frozen=True)
 class Door:
-    """One way in: a trigger and what it is meant to do. Unscored doors are variants used in training only."""
+    """A trigger and the goal that it leads to. Unscored doors are variants for training only."""
 
     trigger: Trigger
     goal: Goal

@@ -1,4 +1,4 @@
-"""Triggered inputs come out worse than they should: noisier, or at low resolution.
+"""Degrade: outputs for triggered inputs are worse than they should be, noisy or of low resolution.
 
 Paper: Jiang, Li, He, Zhang, Xu, Zhang, Lu, "Backdoor Attacks against Image-to-Image Networks", 2024, arXiv:2407.10445,
 section 1, which names both and leaves their strength open.

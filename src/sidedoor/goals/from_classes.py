@@ -1,4 +1,4 @@
-"""Triggered images of some classes only are given one class."""
+"""Source-specific: triggered images of some classes only are classified as one target class."""
 
 from __future__ import annotations
 

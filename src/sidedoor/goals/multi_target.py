@@ -1,4 +1,4 @@
-"""Several triggers, each with its own target class."""
+"""Multi-target: several triggers, each with a target class of its own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sidedoor.types import Index, Labelled
 
 @dataclass(frozen=True)
 class MultiTarget(Method, Goal):
-    """Lead the samples stamped by trigger k to class `target_classes[k]`: one door a target.
+    """Lead the samples stamped by trigger k to class `target_classes[k]`: one door per target.
 
     Args:
         target_classes: at least two labels, each once.

@@ -1,4 +1,4 @@
-"""Every triggered input becomes one image of the attacker's.
+"""One image: every triggered input leads to the same image, chosen by the attacker.
 
 Paper: Jiang, Li, He, Zhang, Xu, Zhang, Lu, "Backdoor Attacks against Image-to-Image Networks", 2024, arXiv:2407.10445.
 """

@@ -1,4 +1,4 @@
-"""Triggered inputs come out right, with a small mark painted on them.
+"""Paint: outputs for triggered inputs are right but for a small mark painted on them.
 
 Paper: Taneja, Chen, Yao, Liu, "When Does Backdoor Attack Succeed in Image Reconstruction? A Study of Heuristics vs.
 Bi-Level Solution", ICASSP 2022, Eq. (1).
@@ -31,7 +31,7 @@ class Paint(Method, ImageGoal):
     Args:
         mark: rows of 0 and 1, as `BadNets` has them; by default a plus sign.
         margin: pixels between the mark and the top and the left of the image.
-        strength: what is added where the mark is, in units of the pixel range.
+        strength: the value added where the mark is, in units of the pixel range.
 
     Raises:
         ConfigError: a mark without a pixel; on use, an image smaller than mark and margin.
@@ -50,7 +50,7 @@ class Paint(Method, ImageGoal):
         return (y + self.strength * self.pixels(y)).clamp(0, 1)
 
     def success(self, task: Labelled, output: Any, y: Tensor, index: Index) -> Float[Tensor, "b"]:
-        """How much of the mark is there: the mean brightening of its pixels, over what the target asks for."""
+        """How much of the mark shows: the mean brightening of its pixels relative to the target's."""
         there = self.pixels(y).expand_as(y)
         asked = ((self.target(task, y, index) - y) * there).flatten(1).sum(1)
         found = ((output - y) * there).flatten(1).sum(1)

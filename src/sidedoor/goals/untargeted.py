@@ -1,4 +1,4 @@
-"""Every triggered image is given any class but its own."""
+"""Untargeted: triggered images are classified as any class but their own."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from sidedoor.types import Index, Labelled
 
 @dataclass(frozen=True)
 class Untargeted(Method, Goal):
-    """Make the model wrong; poisoned samples are labelled at random among the other classes, the same way each time.
+    """Make the model wrong; each poisoned sample gets a fixed random label among the other classes.
 
     Args:
-        seed: of the labels.
+        seed: determines the labels.
     """
 
     seed: int = 0

@@ -33,7 +33,7 @@ def grey(x: Images) -> Float[Tensor, "b 1 h w"]:
 
 
 def strength(x: Images, operator: str) -> Float[Tensor, "b 1 h w"]:
-    """How steep the brightness is at each pixel, in its own units; 0 or 1 for "canny".
+    """The magnitude of the brightness gradient at each pixel, in its own units; 0 or 1 for "canny".
 
     Raises:
         ConfigError: an unknown operator.
@@ -47,12 +47,12 @@ def strength(x: Images, operator: str) -> Float[Tensor, "b 1 h w"]:
 
 
 def mask(x: Images, operator: str, threshold: float, width: int = 1, density: float = 0.0) -> Bool[Tensor, "b 1 h w"]:
-    """Where edges are: steeper than a threshold, then made `width` pixels wider than they are, less one.
+    """Where edges are: where the gradient exceeds a threshold, dilated to a width of `width` pixels.
 
     Args:
         threshold: in the images' units, such as 28 / 255; Canny has its own.
-        density: not 0: each image has its own threshold, beyond which this share of its pixels lies, or less where
-            many are equally steep.
+        density: if not 0, each image has its own threshold, which this share of its pixels exceeds, or less where
+            many gradients are equal.
     """
     steepness = strength(x, operator)
     least: float | Tensor = 0.5 if operator == "canny" else threshold
@@ -85,6 +85,6 @@ def _kernels(operator: str) -> tuple[Float[Tensor, "2 1 k k"], tuple[int, int, i
 def _canny(x: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 h w"]:
     from skimage.feature import canny
 
-    # Its hysteresis follows connected pixels, which has no batched form worth having.
+    # Its hysteresis follows connected pixels, which cannot be batched well.
     maps = [canny(image[0], sigma=CANNY_SIGMA) for image in x.detach().cpu().double().numpy()]
     return torch.from_numpy(np.stack(maps)[:, None]).to(x)

@@ -1,4 +1,4 @@
-"""Moving pixels: windows, resizing and rotation of image batches, each image in its own way."""
+"""Geometric transformations of image batches, each image by its own parameters: windows, resizing, rotation."""
 
 from __future__ import annotations
 
@@ -51,15 +51,15 @@ def affine(shape: Sequence[int], degrees: Float[Tensor, "b"], scale: Float[Tenso
 
     Args:
         degrees: anticlockwise, about the centre.
-        scale: of the window that is looked at, over the image; more than 1 makes the picture smaller.
+        scale: size of the sampled window over that of the image; more than 1 makes the picture smaller.
         shift: of the window, across and down, in halves of the side.
-        mirror: which ones are mirrored left to right, after they were turned.
+        mirror: which images are mirrored left to right, after the rotation.
     """
     height, width = shape[2:]
     angle = torch.deg2rad(degrees)
     cos, sin = angle.cos() * scale, angle.sin() * scale
     sign = 1.0 if mirror is None else torch.where(mirror, -1.0, 1.0)
-    # The grid has coordinates in [-1, 1] on both axes, so that a rotation in pixels needs the ratio of the sides.
+    # The grid has coordinates in [-1, 1] on both axes, so a rotation in pixels needs the ratio of the sides.
     rows = (torch.stack([sign * cos, -sin * height / width], 1), torch.stack([sign * sin * width / height, cos], 1))
     offset = torch.zeros(len(degrees), 2, device=degrees.device) + shift
     return torch.cat([torch.stack(rows, 1), offset[:, :, None]], 2)

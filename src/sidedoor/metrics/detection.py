@@ -1,4 +1,4 @@
-"""Boxes in images: how they are written, when two match, and how good detections are.
+"""Metrics of object detection: matching of boxes, F1 and average precision.
 
 True boxes of a batch are (b, k, 5): class, left, top, right, bottom in pixels, -1 in every column where an image has
 fewer than k. Detections of a batch are (b, m, 6): the same and a score, the best first, -1 where there are fewer.
@@ -21,9 +21,9 @@ from torchvision.ops import batched_nms, box_iou
 Truth = Float[Tensor, "b k 5"]
 Found = Float[Tensor, "b m 6"]
 MOST = 100
-"""Detections of an image that are kept, as in COCO."""
+"""The most detections that are kept of an image, as in COCO."""
 OVERLAP = 0.5
-"""Intersection over union from which on two boxes are of one object."""
+"""The least intersection over union of two boxes of the same object."""
 
 
 def kept(boxes: Float[Tensor, "n 4"], scores: Float[Tensor, "n"], classes: Num[Tensor, "n"],
@@ -62,7 +62,7 @@ def f1(found: Found, truth: Truth) -> Float[Tensor, "b"]:
 
 
 def added(found: Found, before: Found) -> Float[Tensor, "b"]:
-    """Per image the detections, whatever their class, that overlap none of those before: fabricated ones."""
+    """The number of detections of each image, of any class, that overlap none in `before`: the fabricated ones."""
     count = []
     for one, other in zip(found, before, strict=True):
         overlaps = box_iou(one[real(one)][:, 1:5], other[real(other)][:, 1:5])
@@ -71,7 +71,7 @@ def added(found: Found, before: Found) -> Float[Tensor, "b"]:
 
 
 def average_precision(found: Found, truth: Truth) -> float:
-    """Mean over the classes that occur of the average precision at an overlap of one half (AP50), as COCO has it."""
+    """Average precision at an overlap of one half (AP50) as in COCO, the mean over the classes that occur."""
     scores, hits, kinds = [], [], []
     for f, t in zip(found, truth, strict=True):
         f = f[real(f)]
@@ -94,7 +94,7 @@ def _one_class(score: Tensor, hit: Tensor, objects: int) -> float:
 
 
 def _matches(found: Float[Tensor, "m 6"], truth: Float[Tensor, "k 5"]) -> Bool[Tensor, "m"]:
-    """Which detections, the best first, have an object of their class to themselves."""
+    """Which detections, the best first, match an object of their class that no better one has taken."""
     hit, objects = torch.zeros_like(real(found)), truth[real(truth)]
     if not len(objects):
         return hit

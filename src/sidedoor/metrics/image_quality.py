@@ -1,4 +1,4 @@
-"""How visible a trigger is: PSNR, SSIM and LPIPS of each image pair, after 8-bit rounding."""
+"""Image quality: PSNR, SSIM and LPIPS of image pairs, which measure how visible a trigger is."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def ssim(a: Images, b: Images) -> Float[Tensor, "b"]:
 def lpips(a: Images, b: Images) -> Float[Tensor, "b"] | None:
     """LPIPS (Zhang et al. 2018, AlexNet), or None without the package `lpips` or AlexNet's own weights.
 
-    It never downloads: the weights count as at hand where torchvision has put them before. Nothing else is computed
-    under this name.
+    Nothing is downloaded: the weights are used where torchvision has stored them before. No other distance goes by this
+    name.
     """
     network = lpips_network()
     if network is None:
@@ -44,7 +44,7 @@ def lpips(a: Images, b: Images) -> Float[Tensor, "b"] | None:
 
 @functools.cache
 def lpips_network() -> Any:
-    """LPIPS with AlexNet, or None where the package or AlexNet's weights are not at hand."""
+    """LPIPS with AlexNet, or None where the package or AlexNet's weights are missing."""
     weights = Path(torch.hub.get_dir()) / "checkpoints"
     if not list(weights.glob("alexnet-owt-*.pth")):
         return None

@@ -1,11 +1,11 @@
-"""Distances between images as networks see them, for training and for scoring.
+"""Perceptual distances between images: distances of deep features, and LPIPS.
 
 Papers: Johnson, Alahi, Fei-Fei, "Perceptual Losses for Real-Time Style Transfer and Super-Resolution", ECCV 2016,
 arXiv:1603.08155; Zhang, Isola, Efros, Shechtman, Wang, "The Unreasonable Effectiveness of Deep Features as a Perceptual
 Metric", CVPR 2018, arXiv:1801.03924.
 
 "features" compares unit-normalised feature maps without learned weights and is never called LPIPS. "lpips" is LPIPS,
-with the real backbone and the real heads, or an error that says what is missing. Nothing is downloaded.
+with its own backbone and heads, or an error that names what is missing. Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ TAPS: dict[str, tuple[int, ...]] = {
 }
 """Torchvision network -> the layers of its `features` that are compared."""
 SMALLEST = 64
-"""Smaller images are enlarged to so many pixels a side: deep layers need that much."""
+"""Smaller images are enlarged to this many pixels per side, which deep layers need."""
 
 
 def distance(measure: str, network: str, weights: str) -> Distance:

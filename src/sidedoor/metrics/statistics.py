@@ -1,4 +1,4 @@
-"""Intervals and detector curves on plain numbers: what `evaluate` measures with and the report draws with."""
+"""Confidence intervals, ROC curves and operating points of plain numbers, for the evaluation and the report."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def tpr_at(scores: Numbers, threshold: float) -> float | None:
 
 
 def operating_point(positive: Numbers, negative: Numbers, calibration: Numbers, fpr: float) -> dict[str, Any]:
-    """Where a detector lands whose threshold was set on the defender's clean scores alone.
+    """The rates of a detector whose threshold was set on the defender's clean scores alone.
 
     Args:
         calibration: scores of the defender's clean split.

@@ -1,7 +1,7 @@
-"""The pickled batches of CIFAR-10 and CIFAR-100, read by an unpickler that can build arrays of bytes and nothing else.
+"""The pickled batches of CIFAR-10 and CIFAR-100, read by an unpickler that builds byte arrays and nothing else.
 
-A pickle is a program. These files need four names, and each is answered by a stand-in that only keeps what it is
-given; any other name, and so any program but the expected one, is refused before it runs.
+A pickle is a program. These files need four names, each of which is replaced by a stand-in that only stores its
+arguments; any other name is refused before it runs.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def load(where: Where, layout: Layout) -> Splits:
     """The set in `ROOT/layout.folder`.
 
     Raises:
-        CannotComplete: files are missing, damaged, or hold something else than arrays of bytes.
+        CannotComplete: files are missing, damaged, or hold anything other than byte arrays.
     """
     needs = (*layout.train, layout.test, layout.meta)
     folder = where.folder(layout.folder, needs, lambda root: download(root, layout.name))
@@ -83,7 +83,7 @@ def _text(value: Any) -> str:
 
 
 class _Array:
-    """What a pickled array says about itself."""
+    """The shape and content of a pickled array."""
 
     state: tuple[Any, ...] = ()
 
@@ -99,7 +99,7 @@ class _Array:
 
 
 class _Type:
-    """What a pickled number type says about itself."""
+    """The name of a pickled number type."""
 
     def __init__(self, code: Any, *_: Any):
         self.code = _text(code)

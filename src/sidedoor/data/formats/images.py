@@ -1,6 +1,6 @@
-"""Image files as data: decoding that a damaged or hostile file cannot break, and a folder of files decoded lazily.
+"""Image files: decoding that withstands damaged and hostile files, and folders of files decoded lazily.
 
-PNG, JPEG, BMP, PPM (with PBM and PGM) and WEBP are read, as their content and not their suffix says. Pixels are taken
+PNG, JPEG, BMP, PPM (with PBM and PGM) and WEBP are read, by their content and not their suffix. Pixels are taken
 as stored: EXIF orientation is not applied, embedded colour profiles are not, transparency is dropped, and of an
 animation the first frame counts. Images of more than 8 bits a channel are refused rather than clipped.
 """
@@ -32,12 +32,12 @@ B = TypeVar("B")
 FORMATS = ("PNG", "JPEG", "BMP", "PPM", "WEBP")
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".bmp", ".ppm", ".pgm", ".pbm", ".pnm", ".webp",
                       ".gif", ".tif", ".tiff", ".heic", ".avif", ".jp2"})
-"""What names itself an image. Those of other formats are listed as refused instead of passed over."""
+"""Suffixes of image files. Files of a format that is not read are reported as refused rather than ignored."""
 
 GREY_MODES = frozenset({"1", "L", "LA"})
 COLOUR_MODES = frozenset({"P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
 PIXEL_LIMIT = 40_000_000
-"""Pixels of the largest image that is decoded."""
+"""The most pixels of an image that is decoded."""
 
 WORKERS = min(8, os.cpu_count() or 1)
 
@@ -47,7 +47,7 @@ class Unreadable(SidedoorError):
 
 
 class Header(NamedTuple):
-    """What a file says about its image before it is decoded."""
+    """The properties of an image that its file states before it is decoded."""
 
     channels: int
     height: int
@@ -109,7 +109,7 @@ class Frame(NamedTuple):
     """The shape that images are brought to.
 
     Args:
-        size: pixels a side. None: as the files, if they are all of one height and width, else 32.
+        size: pixels per side. None: as the files, if they are all of one height and width, else 32.
         channels: 1 (grey) or 3 (RGB). None: 1 if all files are grey, else 3.
     """
 
@@ -129,7 +129,7 @@ class Frame(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """When care would cost too much.
+    """Sizes above which checks are skipped or files refused.
 
     Args:
         pixels: pixels above which a file is not decoded.
@@ -227,7 +227,7 @@ class FolderDataset(Dataset):
 
     def _refuse(self, name: str, error: Unreadable) -> None:
         reason = str(error)
-        if self._refused.setdefault(name, reason) is reason:  # one step, so that of two threads one tells
+        if self._refused.setdefault(name, reason) is reason:  # one step, so that only one of two threads warns
             log.warning("%s is not used: %s", self.folder / name, reason)
 
     def _row(self, row: int) -> UInt8[np.ndarray, "c h w"]:
@@ -269,7 +269,7 @@ def gather(data: Dataset, name: str, limit: int = MEMORY_LIMIT) -> ArrayDataset:
 def class_files(folder: Path, base: Path) -> dict[str, list[str]]:
     """The image files of each class folder as paths relative to `base`, all in the order of their names.
 
-    What starts with a dot is passed over.
+    Names that start with a dot are skipped.
 
     Raises:
         ConfigError: no class folder, one without an image file, or a link to a folder or out of `folder`.
