@@ -48,7 +48,7 @@ class _FastestDet(Detector):
         self.SPP = _Pyramid(sum(WIDTHS[1:]))
         self.detect_head = _Head(classes)
 
-    def raw(self, x: Images) -> Float[Tensor, "b f h w"]:
+    def raw(self, x: Images) -> Float[Tensor, "b f rows columns"]:
         """Maps of logits: objectness, the four numbers of a box, one for each class."""
         # Sides of whole cells at a thirty-second of the size, as the maps that are joined need.
         padded = functional.pad(x, (0, -x.shape[3] % 32, 0, -x.shape[2] % 32), mode="replicate")
