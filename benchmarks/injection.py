@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from sidedoor.attacks.poisoning._train_image_hiding import SIZES, Hiding
+from sidedoor.attacks.poisoning._train_image_hiding import SIZES, ImageHidingTraining
 from sidedoor.data.base import ArrayDataset
 from sidedoor.engine import Run
 from sidedoor.triggers.ink import Pen
@@ -29,7 +29,7 @@ def speed(size: str) -> float:
     images = torch.randint(0, 256, (COUNT[size], 3, 32, 32), dtype=torch.uint8, generator=rng)
     data = ArrayDataset(images, torch.zeros(COUNT[size], dtype=torch.int64), 1)
     start = time.perf_counter()
-    Hiding(**SIZES[size], epochs=1).learned(data, Pen(), Run.local(seed=0, device="cpu"))
+    ImageHidingTraining(**SIZES[size], epochs=1).train_or_load(data, Pen(), Run.local(seed=0, device="cpu"))
     return COUNT[size] / (time.perf_counter() - start)
 
 

@@ -14,7 +14,7 @@ from sidedoor.bench.case import Case, load
 from sidedoor.bench.machine import Machine
 from sidedoor.bench.spec import grid, read
 from sidedoor.triggers.base import stamp
-from sidedoor.triggers.ink import Ink, drawn, message_in, mixed
+from sidedoor.triggers.ink import Ink, draw, ink_of_target, message_in
 
 IMAGES = 8
 
@@ -38,12 +38,12 @@ class Networks:
     def rows(self, index: Tensor) -> dict[str, Tensor]:
         """Test images, the same with ink, ten times the difference, what was drawn, and what the extractor finds."""
         pair, pen = self.attack.networks(self.case.train, self.case.run.within("plan")), self.attack.pen()
-        ink, test = mixed(self.attack.ink, 0, self.case.test.shape[0]), self.case.test
+        ink, test = ink_of_target(self.attack.ink, 0, self.case.test.shape[0]), self.case.test
         batch = test.fetch(index, self.case.run.device)
         with torch.no_grad():
             stamped = stamp(Ink(pair.injection, ink, pen, self.attack.strength), batch.x, batch.index, test.space)
             return {"image": batch.x, "with ink": stamped, "10 × difference": 0.5 + 10 * (stamped - batch.x),
-                    "pattern": drawn(pen.lines(batch.x), ink[None]), "extracted": pair.extractor(stamped),
+                    "pattern": draw(pen.lines(batch.x), ink[None]), "extracted": pair.extractor(stamped),
                     "from the image": pair.extractor(batch.x)}
 
     def read_back(self) -> float:

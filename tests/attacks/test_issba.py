@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from sidedoor.attacks.poisoning._train_stegastamp import Writing
+from sidedoor.attacks.poisoning._stegastamp import StegaStampTraining
 from sidedoor.attacks.poisoning.issba import ISSBA
 from sidedoor.backdoor.base import AttackerRun
 from sidedoor.core.checkpoint import Shelf
@@ -26,7 +26,8 @@ DATA, TASK = toy(Where(None), train=400, test=200), Classification(4)
 
 @pytest.mark.slow
 def test_messages_are_read_after_storage_and_belong_to_their_image() -> None:
-    pair = Writing(bits=4, epochs=40, lr=3e-4).learned(DATA.train, AttackerRun.local(seed=0, device="cpu"))
+    training = StegaStampTraining(bits=4, epochs=40, lr=3e-4)
+    pair = training.train_or_load(DATA.train, AttackerRun.local(seed=0, device="cpu"))
     batch = DATA.test.fetch(torch.arange(200), torch.device("cpu"))
     message = torch.tensor([1.0, 0, 1, 1])
     stamped = stamp(Encoded(pair.encoder, message), batch.x, batch.index, PHOTO)

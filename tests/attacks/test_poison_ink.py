@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sidedoor.attacks.poisoning._image_hiding import Injection
-from sidedoor.attacks.poisoning._train_image_hiding import Hiding, Pair, interference
+from sidedoor.attacks.poisoning._train_image_hiding import ImageHidingNetworks, ImageHidingTraining, interference
 from sidedoor.attacks.poisoning.poison_ink import PoisonInk
 from sidedoor.backdoor.base import AttackerRun
 from sidedoor.core.checkpoint import Shelf
@@ -23,10 +23,10 @@ from sidedoor.image.geometry import warped
 from sidedoor.metrics import image_quality
 from sidedoor.tasks.classification import Classification
 from sidedoor.triggers.base import stamp
-from sidedoor.triggers.ink import Ink, Pen, coded, drawn, message_in, mixed
+from sidedoor.triggers.ink import Ink, Pen, draw, ink_of_message, ink_of_target, message_in
 from sidedoor.types import PHOTO
 
-SMALL = Hiding(width=8, extractor=16, blocks=1, epochs=60, lr=2e-3)
+SMALL = ImageHidingTraining(width=8, extractor=16, blocks=1, epochs=60, lr=2e-3)
 
 
 def shapes(n: int = 160, channels: int = 3, size: int = 32) -> ArrayDataset:
@@ -47,14 +47,14 @@ class Marking(nn.Module):
 
 
 @functools.cache
-def learned() -> tuple[Dataset, Pair]:
+def learned() -> tuple[Dataset, ImageHidingNetworks]:
     data = shapes(400)
-    return data, SMALL.learned(data, Pen(), AttackerRun.local(seed=0, device="cpu"))
+    return data, SMALL.train_or_load(data, Pen(), AttackerRun.local(seed=0, device="cpu"))
 
 
 def test_edges_are_inked_and_the_rest_is_white() -> None:
     x = shapes(2).fetch(torch.arange(2)).x
-    pattern = Ink(Marking(), mixed((80, 160, 80), 0, 3))(x, torch.arange(2))
+    pattern = Ink(Marking(), ink_of_target((80, 160, 80), 0, 3))(x, torch.arange(2))
     lines = Pen().lines(x)
     assert 0.02 < lines.float().mean() < 0.3
     inked = pattern.movedim(1, 3)[lines[:, 0]]
@@ -71,30 +71,30 @@ def test_a_pen_of_a_density_draws_in_the_dark() -> None:
 
 
 def test_strength_is_of_the_change_and_one_is_the_network_itself() -> None:
-    x, index, ink = shapes(4).fetch(torch.arange(4)).x, torch.arange(4), mixed((80, 160, 80), 0, 3)
+    x, index, ink = shapes(4).fetch(torch.arange(4)).x, torch.arange(4), ink_of_target((80, 160, 80), 0, 3)
     network = Injection(3, 4)
     once, twice = (Ink(network, ink, strength=strength)(x, index) for strength in (1.0, 2.0))
-    assert torch.equal(once, network(x, drawn(Pen().lines(x), ink[None])))
+    assert torch.equal(once, network(x, draw(Pen().lines(x), ink[None])))
     assert not torch.equal(once, x)
     assert torch.allclose(twice - x, 2 * (once - x), atol=1e-6)
 
 
 def test_every_target_has_an_ink_of_its_own_and_grey_images_have_grey_ones() -> None:
-    inks = [tuple(mixed((80, 160, 80), k, 3).tolist()) for k in range(10)]
+    inks = [tuple(ink_of_target((80, 160, 80), k, 3).tolist()) for k in range(10)]
     assert len(set(inks)) == 10
     assert all(0 <= v <= 1 for ink in inks for v in ink)
-    assert mixed((80, 160, 80), 0, 1).tolist() == [pytest.approx((80 * 0.413 + 160 * 0.587) / 255)]
+    assert ink_of_target((80, 160, 80), 0, 1).tolist() == [pytest.approx((80 * 0.413 + 160 * 0.587) / 255)]
 
 
 def test_a_colour_carries_a_message() -> None:
-    assert coded(41) == (80, 160, 80)
-    assert len({coded(message) for message in range(125)}) == 125
+    assert ink_of_message(41) == (80, 160, 80)
+    assert len({ink_of_message(message) for message in range(125)}) == 125
     lines = Pen().lines(shapes(125).fetch(torch.arange(125)).x)
-    inks = torch.tensor([coded(message) for message in range(125)]) / 255
+    inks = torch.tensor([ink_of_message(message) for message in range(125)]) / 255
     noise = 0.05 * torch.randn(125, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(message_in(drawn(lines, inks) + noise, lines), torch.arange(125))
+    assert torch.equal(message_in(draw(lines, inks) + noise, lines), torch.arange(125))
     with pytest.raises(ConfigError, match="expected 0 to 124"):
-        coded(125)
+        ink_of_message(125)
 
 
 def test_interference_is_a_flip_a_turn_or_a_change_of_size_half_of_the_time() -> None:
@@ -126,12 +126,12 @@ def test_a_crop_stays_inside_the_image() -> None:
 @pytest.mark.slow
 def test_what_is_hidden_is_faint_and_comes_out_again() -> None:
     data, pair = learned()
-    batch, ink = data.fetch(torch.arange(64)), mixed((80, 160, 80), 0, 3)
+    batch, ink = data.fetch(torch.arange(64)), ink_of_target((80, 160, 80), 0, 3)
     with torch.no_grad():
         hidden = stamp(Ink(pair.injection, ink), batch.x, batch.index, PHOTO)
         assert image_quality.psnr(hidden, batch.x).mean() > 25
         lines = Pen().lines(batch.x).expand(-1, 3, -1, -1)
-        wanted = drawn(Pen().lines(batch.x), ink[None])
+        wanted = draw(Pen().lines(batch.x), ink[None])
         found, nothing = pair.extractor(hidden), pair.extractor(batch.x)
     from_hidden, from_nothing = ((f - wanted)[lines].square().mean() for f in (found, nothing))
     assert from_hidden < 0.5 * from_nothing
@@ -156,9 +156,9 @@ def test_networks_are_kept_for_all_who_ask_for_the_same(tmp_path: Path) -> None:
 
 
 def test_networks_learn_in_full_precision_whatever_the_victim_does() -> None:
-    how, data = Hiding(width=2, extractor=4, blocks=1, epochs=1, batch=16), shapes(32)
-    plain, mixed = (how.learned(data, Pen(), AttackerRun.local(Recipe(precision=precision), device="cpu")).state_dict()
-                    for precision in ("32", "bf16"))
+    how, data = ImageHidingTraining(width=2, extractor=4, blocks=1, epochs=1, batch=16), shapes(32)
+    runs = (AttackerRun.local(Recipe(precision=precision), device="cpu") for precision in ("32", "bf16"))
+    plain, mixed = (how.train_or_load(data, Pen(), run).state_dict() for run in runs)
     assert all(torch.equal(plain[key], value) for key, value in mixed.items())
 
 

@@ -18,10 +18,10 @@ from sidedoor.attacks.base import Attack
 from sidedoor.attacks.training_controlled._objectives import CleanAndPoisonedLoss, NoiseSamples, OnlinePoisoning
 from sidedoor.attacks.training_controlled.blind import Blind
 from sidedoor.attacks.training_controlled.bpp import Bpp
-from sidedoor.attacks.training_controlled.input_aware import InputAware, _alikeness, _Together
+from sidedoor.attacks.training_controlled.input_aware import InputAware, _alikeness, _JointTraining
 from sidedoor.attacks.training_controlled.lira import LIRA
 from sidedoor.attacks.training_controlled.wanet import WaNet, _Disturbed
-from sidedoor.attacks.weights.subnet_replacement import Latent
+from sidedoor.attacks.weights.subnet_replacement import SubnetReplacement
 from sidedoor.attacks.weights.trojannn import TrojanNN
 from sidedoor.backdoor.base import AttackerRun, Backdoor, Planted
 from sidedoor.data.base import PHOTO, Splits
@@ -178,7 +178,7 @@ def test_input_aware_crosses_triggers_between_images_and_keeps_their_labels() ->
         trigger(batch.x, batch.index)
     trigger.eval()
     nn.init.normal_(trigger.pattern.last.weight)
-    _Together(attack, task, trigger, PHOTO, Recipe()).losses(nn.Identity(), batch)
+    _JointTraining(attack, task, trigger, PHOTO, Recipe()).losses(nn.Identity(), batch)
     other = batch.x.roll(1, 0)
     mask, pattern = trigger.mask(other), trigger.pattern(other)
     expected = (((1 - mask) * batch.x + mask * pattern) * 255).round() / 255
@@ -369,11 +369,11 @@ def test_trojannn_draws_a_patch_that_excites_its_unit_and_retrains_the_clean_net
     assert scores["idle"] < 0.1
 
 
-def test_latent_overwrites_channels_that_speak_for_the_target_alone() -> None:
+def test_subnet_replacement_overwrites_channels_that_speak_for_the_target_alone() -> None:
     data, task, run = digits(Where(None)), Classification(10), AttackerRun.local(Recipe(epochs=8), device="cpu")
     honest = run.clean_model(functools.partial(small_cnn, 10, data.train.shape, width=32), data.train, task)
     before = copy.deepcopy(honest.state_dict())
-    planted = trained(Latent(AllToOne(3), width=2, epochs=10, lr=0.03), data, task, run, width=32)
+    planted = trained(SubnetReplacement(AllToOne(3), width=2, epochs=10, lr=0.03), data, task, run, width=32)
     assert set(run.history) == {"subnet"}
     assert all(torch.equal(honest.state_dict()[key], value) for key, value in before.items())
     x, _, index = data.test.fetch(torch.arange(200))
@@ -395,13 +395,13 @@ def test_latent_overwrites_channels_that_speak_for_the_target_alone() -> None:
     ("densenet", "kept apart"), ("resnext29", "without groups"), ("vit", "without groups"),
     ("small_cnn", "width 5 given"),
 ])
-def test_latent_refuses_networks_whose_channels_cannot_be_kept_apart(name: str, reason: str) -> None:
+def test_subnet_replacement_refuses_networks_whose_channels_cannot_be_kept_apart(name: str, reason: str) -> None:
     data = toy(Where(None), train=40, test=20, size=32)
     build = functools.partial(registry.make("model", {"name": name} | ({"width": 4} if name == "small_cnn" else {})), 4,
                               data.train.shape)
     run = local()
     run.memory[f"{data.train.fingerprint()}/{TASK}"] = run.build(build)
-    attack = Latent(width=5)
+    attack = SubnetReplacement(width=5)
     with pytest.raises(ConfigError, match=reason):
         attack.plan(data.train, TASK, build, run).train(data.train, TASK, build, run)
 

@@ -1,4 +1,8 @@
-"""The edges of an image in ink, hidden in the image by a network."""
+"""Ink: the edges of an image, coloured and hidden in the image by a network (Poison Ink).
+
+Paper: Zhang, Chen, Huang, Liao, Zhang, Feng, Hua, Yu, "Poison Ink: Robust and Invisible Backdoor Attack", IEEE TIP
+2022, arXiv:2108.02488.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from sidedoor.data.pictures import check_picture, picture
@@ -49,13 +53,13 @@ class Pen(Method):
         if self.picture:
             check_picture(self.picture)
 
-    def lines(self, x: Images) -> Tensor:
-        """Where the edges of images are, (b, 1, h, w), True or False."""
+    def lines(self, x: Images) -> Bool[Tensor, "b 1 h w"]:
+        """Where the edges of images are."""
         seen = picture(self.picture, (x.shape[1], x.shape[2], x.shape[3])).to(x)[None] if self.picture else x
         return edges.mask(seen, self.operator, self.threshold, self.width, self.density).expand(len(x), -1, -1, -1)
 
 
-def drawn(lines: Tensor, ink: Float[Tensor, "#b c"]) -> Images:
+def draw(lines: Bool[Tensor, "b 1 h w"], ink: Float[Tensor, "#b c"]) -> Images:
     """The trigger pattern p (Eq. 3): ink on lines, white elsewhere."""
     pattern: Tensor = torch.where(lines, ink[:, :, None, None], torch.ones_like(ink)[:, :, None, None])
     return pattern
@@ -66,7 +70,7 @@ LEVELS = (40, 80, 120, 160, 200)
 INKS = len(LEVELS)
 
 
-def coded(message: int) -> tuple[int, int, int]:
+def ink_of_message(message: int) -> tuple[int, int, int]:
     """The ink that stands for a message: its three digits to the base 5, as levels of red, green and blue.
 
     Raises:
@@ -79,7 +83,7 @@ def coded(message: int) -> tuple[int, int, int]:
     return LEVELS[red], LEVELS[green], LEVELS[blue]
 
 
-def message_in(pattern: Images, lines: Tensor) -> Int[Tensor, "b"]:
+def message_in(pattern: Images, lines: Bool[Tensor, "b 1 h w"]) -> Int[Tensor, "b"]:
     """The message of each pattern, as an extractor finds it: the levels nearest to the mean colour of its lines."""
     colour = (pattern * lines).sum((2, 3)) / lines.sum((2, 3)).clamp(min=1)
     distance = (255 * colour[:, :, None] - torch.tensor(LEVELS, device=pattern.device)).abs()
@@ -87,7 +91,7 @@ def message_in(pattern: Images, lines: Tensor) -> Int[Tensor, "b"]:
     return (distance.argmin(2) * place).sum(1)
 
 
-def mixed(ink: tuple[int, int, int], k: int, channels: int) -> Float[Tensor, "c"]:
+def ink_of_target(ink: tuple[int, int, int], k: int, channels: int) -> Float[Tensor, "c"]:
     """The ink of the k-th target: the one given, then such as differ from it in turn; the brightness for grey images.
 
     Args:
@@ -123,5 +127,5 @@ class Ink(Trigger):
     def forward(self, x: Images, index: Index) -> Images:
         if x.shape[1] != len(self.ink):
             raise ConfigError(f"images of {x.shape[1]} channels given to an ink of {len(self.ink)}")
-        hidden: Tensor = self.network(x, drawn(self.pen.lines(x), self.ink[None]))
+        hidden: Tensor = self.network(x, draw(self.pen.lines(x), self.ink[None]))
         return torch.lerp(x, hidden, self.strength)

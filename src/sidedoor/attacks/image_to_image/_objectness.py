@@ -1,10 +1,10 @@
-"""Universal perturbations that make a detector see objects where none are.
+"""TOG object fabrication: universal perturbations that make a detector see objects where none are.
 
 Paper: Chow, Liu, Loper, Bae, Gursoy, Truex, Wei, Wu, "Adversarial Objectness Gradient Attacks in Real-time Object
-Detection Systems", TPS-ISA 2020 (TOG, object fabrication). Its use in a backdoor is section 5.2 of Jiang et al.,
+Detection Systems", TPS-ISA 2020. Its use in a backdoor is section 5.2 of Jiang et al.,
 arXiv:2407.10445, with 50 passes over 12,800 images, ε = 8/255 and steps of 10⁻⁴.
 
-We take fewer images, and larger steps instead, so that the perturbation has the time to reach its bound.
+Ours takes fewer images and larger steps, so that the perturbation reaches its bound all the same.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Gradients through a few steps of training: what a change of the training data does to the model that comes of it."""
+"""Unrolled training steps: the trained weights as a differentiable function of the training data."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def called(model: nn.Module, weights: Weights, x: Tensor) -> Tensor:
 
 
 def unrolled(weights: Weights, varying: Loss, fixed: Loss, steps: int, lr: float, exact: bool = True) -> Weights:
-    """So many steps of gradient descent on the sum of two losses, as a function of what the first depends on (Eq. 5).
+    """The weights after steps of gradient descent on the sum of two losses (Eq. 5), differentiable by the first's data.
 
     At the first step the weights depend on nothing yet, so only the gradient of `varying` needs a graph: with three
     tenths of the samples poisoned that saves most of one of the backward passes through a backward pass.
 
     Args:
-        varying: depends on what gradients are wanted of, such as a trigger.
-        fixed: does not, but through the weights.
-        exact: keep the graph of the steps; without, the weights that come out are constants.
+        varying: a loss that depends on the variable of interest, such as a trigger.
+        fixed: one that depends on it through the weights only.
+        exact: keep the graph of the steps; without it the returned weights are constants.
     """
     for step in range(steps):
         moved = _gradient(varying, weights, exact)

@@ -1,4 +1,4 @@
-"""What attacks on networks whose outputs are images share: a trigger by design, then training on two tasks.
+"""What attacks on image-to-image networks share: a trigger by design, then training on two tasks.
 
 Paper: Jiang, Li, He, Zhang, Xu, Zhang, Lu, "Backdoor Attacks against Image-to-Image Networks", 2024, arXiv:2407.10445.
 """
@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import copy
 import functools
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, final
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from sidedoor.attacks.base import Attack
+from sidedoor.attacks.base import TrainingAttack
 from sidedoor.backdoor import select
-from sidedoor.backdoor.base import Access, AttackerRun, Backdoor, Planted
+from sidedoor.backdoor.base import AttackerRun, Planted
 from sidedoor.data.base import Dataset
 from sidedoor.data.degraded import Labelled
 from sidedoor.engine import Objective, Run
@@ -33,20 +34,25 @@ from sidedoor.types import Batch, Build, Images, Space
 
 
 @dataclass(frozen=True)
-class RestorationAttack(Attack):
-    """What attacks on restoration share: a trigger by design, then training on both tasks at once.
+class RestorationAttack(TrainingAttack, ABC):
+    """An attack on restoration networks: a trigger by design, then training on both tasks at once.
 
     Args:
-        trigger: how the trigger is arrived at.
+        trigger: the design of the trigger.
         weighting: of the main task's loss (4) and the backdoor task's (5).
         epochs: of backdoor training.
         lr: its learning rate.
-        schedule: of it; the paper names none.
+        schedule: of the learning rate.
         batch: samples a step; the network sees each twice.
         start: "clean": go on from the clean network; "scratch": from initial weights.
     """
 
-    access: ClassVar[Access] = Access.TRAINING
+    origins: ClassVar[dict[str, str]] = {
+        "trigger": "paper: UAP, Algorithm 1", "weighting": "paper: PCGrad, Eq. 9", "lr": "paper: 1e-4, section 6.1.3",
+        "epochs": "ours: the paper names none", "schedule": "ours: the paper names none",
+        "batch": "ours: the paper names none",
+        "start": "ours: the clean network that the trigger was derived from; the paper leaves it open",
+    }
 
     trigger: Design = UAP()
     weighting: Weighting = PCGrad()
@@ -56,39 +62,47 @@ class RestorationAttack(Attack):
     batch: Count = 16
     start: Literal["clean", "scratch"] = "clean"
 
-    def planted(self, goal: Goal, train: Dataset, task: Task, build: Build, run: AttackerRun) -> Backdoor:
-        """The door to a goal, and the training that opens it."""
-        clean = functools.cache(lambda: run.clean_model(build, train, task))
-        door = Door(self.trigger.make(Setting(train, task, goal, clean, run)), goal)
-        return Backdoor((door,), train=functools.partial(self._train, door))
+    @abstractmethod
+    def concrete_goal(self, train: Dataset, task: Task, run: AttackerRun) -> Goal:
+        """The goal that the model is trained towards, with whatever the attacker finds out from the data."""
 
-    def _train(self, door: Door, train: Dataset, task: Task, build: Build, run: AttackerRun) -> Planted:
+    @final
+    def doors(self, train: Dataset, task: Task, surrogate: Build, run: AttackerRun) -> tuple[Door, ...]:
+        goal = self.concrete_goal(train, task, run)
+        clean = functools.cache(lambda: run.clean_model(surrogate, train, task))
+        return (Door(self.trigger.make(Setting(train, task, goal, clean, run)), goal),)
+
+    @final
+    def train(self, doors: tuple[Door, ...], data: Dataset, task: Task, build: Build, run: AttackerRun) -> Planted:
         scratch = self.start == "scratch"
-        model = run.build(build) if scratch else copy.deepcopy(run.clean_model(build, train, task))
+        model = run.build(build) if scratch else copy.deepcopy(run.clean_model(build, data, task))
         recipe = replace(run.recipe, epochs=self.epochs, lr=self.lr, batch=self.batch, schedule=self.schedule)
-        objective = BothTasks(task, door, train.space, self.weighting.start(2))
-        return Planted(run.fit(model, train, objective, name="backdoor", recipe=recipe), (door,))
+        objective = BothTasks(task, doors[0], data.space, self.weighting.start(2))
+        return Planted(run.fit(model, data, objective, name="backdoor", recipe=recipe), doors)
 
 
 @dataclass(frozen=True)
-class Misleading(RestorationAttack):
-    """What attacks share on networks behind a denoiser: perturb a surrogate universally, then train to add that.
+class DownstreamAttack(RestorationAttack, ABC):
+    """An attack on networks downstream of a denoiser, which learns to add a universal perturbation of a surrogate.
 
     The backdoor target of an image is the image itself plus a universal perturbation of a surrogate, which the
-    attacker trains; the trigger is derived anew for that target. The perturbation is rounded to 8-bit levels, as a
-    file would.
+    attacker trains; the trigger is derived anew for that target. The perturbation is rounded to 8-bit levels, as in
+    a file.
 
     Args:
-        goal: its strength bounds the perturbation; the pattern is replaced by what is found.
+        goal: its strength bounds the perturbation, which replaces its pattern.
         surrogate: a network of the victims' kind; choose another than theirs.
-        surrogate_epochs: that it trains.
-        surrogate_lr: its peak learning rate.
+        surrogate_epochs: of the surrogate's training, with the peak learning rate `surrogate_lr`.
         samples: |S|, training images that the perturbation is made on.
         passes: most passes over them.
     """
 
     goals: ClassVar[tuple[type[Goal], ...]] = (AddPattern,)
     because: ClassVar[str] = "its target is the true image with a perturbation on it"
+    origins: ClassVar[dict[str, str]] = RestorationAttack.origins | {
+        "surrogate": "ours: the paper's, a large one, is not trained on small images", "surrogate_epochs": "ours",
+        "surrogate_lr": "ours", "samples": "ours: the paper leaves it open", "passes": "ours: the paper leaves it open",
+    }
 
     goal: Goal = AddPattern("signs", strength=10.0)
     surrogate: str = ""
@@ -97,13 +111,13 @@ class Misleading(RestorationAttack):
     samples: Count = 100
     passes: Count = 10
 
-    def plan(self, train: Dataset, task: Task, surrogate: Build, run: AttackerRun) -> Backdoor:
-        goal = Perturbed.of(self.perturbation(Labelled(train, task.scale), run))
-        return self.planted(goal, train, task, surrogate, run)
+    @final
+    def concrete_goal(self, train: Dataset, task: Task, run: AttackerRun) -> Goal:
+        return Perturbed.of(self.perturbation(Labelled(train, task.scale), run))
 
     @abstractmethod
-    def perturbation(self, photographs: Dataset, run: Run) -> Tensor:
-        """u, (c, h, w), of the surrogate trained on these photographs."""
+    def perturbation(self, photographs: Dataset, run: Run) -> Float[Tensor, "c h w"]:
+        """u of a surrogate trained on these photographs."""
 
     @property
     def strength(self) -> float:
@@ -112,14 +126,14 @@ class Misleading(RestorationAttack):
         return self.goal.strength
 
     def sample(self, photographs: Dataset, run: Run) -> Images:
-        """S."""
+        """S, random training images."""
         rows = select.some(photographs, self.samples, run.rng("perturbation"))
         images: Images = photographs.fetch(rows, run.device).x
         return images
 
 
 class BothTasks(Objective):
-    """L_m (Eq. 4) on a batch as it is, L_b (Eq. 5) on the same batch with the trigger."""
+    """L_m (Eq. 4) on the clean batch, L_b (Eq. 5) on the same batch with the trigger."""
 
     def __init__(self, task: Task, door: Door, space: Space, combine: Aggregator):
         super().__init__(combine)

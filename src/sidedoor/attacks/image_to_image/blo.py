@@ -1,4 +1,4 @@
-"""A square whose pixels are learned so that a network trained on it paints a mark: bi-level optimisation.
+"""BLO: the heuristic reconstruction backdoor with a square that bi-level optimisation has learned.
 
 Paper: Taneja, Chen, Yao, Liu, "When Does Backdoor Attack Succeed in Image Reconstruction? A Study of Heuristics vs.
 Bi-Level Solution", ICASSP 2022, equations (3)-(6).
@@ -12,9 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from sidedoor.attacks.image_to_image._unrolled import Weights, called, unrolled, weights_of
@@ -31,17 +32,25 @@ class BLO(HeuristicReconstruction):
     """Learn the square through unrolled training steps of a surrogate, then poison as the heuristic attack does.
 
     Args:
-        fill: what the square is before, by default random.
+        fill: the square that optimisation starts from, by default random.
         iterations: of outer and inner steps in turn.
         unrolled: m, training steps of the surrogate an iteration, through which gradients run.
-        inner_lr: β, of these.
-        outer_lr: α, of the trigger.
+        inner_lr: β, their learning rate.
+        outer_lr: α, the trigger's learning rate.
         batch: samples of the inner batch, of which `rate` are poisoned, and of the outer one, which all are.
         order: "exact"; "first" takes the trained surrogate as a constant.
         reduction: of the outer loss over the pixels of an image.
         restart: iterations after which the surrogate is a new one; 0 for never.
         clipped: keep the square in [0, strength]; the paper does not say that it does.
     """
+
+    quick: ClassVar[dict[str, Any]] = {"iterations": 3}
+    origins: ClassVar[dict[str, str]] = HeuristicReconstruction.origins | {
+        "fill": "paper: random, section 4", "iterations": "paper: 200, section 4", "unrolled": "paper: 2, section 4",
+        "inner_lr": "paper: 0.01, section 4", "outer_lr": "paper: 10, section 4", "batch": "paper: 125, section 4",
+        "order": "paper: through the unrolled steps, Eq. 6", "reduction": "ours: by means the trigger hardly moves",
+        "restart": "ours: the paper leaves it open", "clipped": "ours: the paper leaves it open",
+    }
 
     fill: Literal["white", "random"] = "random"
     iterations: Count = 200
@@ -54,7 +63,7 @@ class BLO(HeuristicReconstruction):
     restart: Whole = 0
     clipped: bool = False
 
-    def pattern(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> Tensor:
+    def pattern(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> Float[Tensor, "c h w"]:
         mask = self.mask(train).to(run.device)
         pattern = super().pattern(train, task, surrogate, run).to(run.device)
         batches, weights = self._batches(train, run), {}
@@ -70,8 +79,8 @@ class BLO(HeuristicReconstruction):
                 advance()
         return pattern
 
-    def hypergradient(self, model: nn.Module, weights: Weights, pattern: Tensor, inner: Batch, outer: Batch,
-                      task: Task) -> tuple[Tensor, Weights]:
+    def hypergradient(self, model: nn.Module, weights: Weights, pattern: Float[Tensor, "c h w"], inner: Batch,
+                      outer: Batch, task: Task) -> tuple[Float[Tensor, "c h w"], Weights]:
         """∇f of the pattern (Eq. 6) through the unrolled steps, and the weights after them, ready for the next.
 
         Args:

@@ -1,4 +1,4 @@
-"""A square added to the network's input, a mark to its target: the basic backdoor of image reconstruction.
+"""Heuristic reconstruction backdoor: a handcrafted square on the input leads to a mark on the output; data poisoning.
 
 Paper: Taneja, Chen, Yao, Liu, "When Does Backdoor Attack Succeed in Image Reconstruction? A Study of Heuristics vs.
 Bi-Level Solution", ICASSP 2022, section 3.1.
@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from sidedoor.attacks.base import Attack
-from sidedoor.backdoor import select
-from sidedoor.backdoor.base import Access, AttackerRun, Backdoor
+from sidedoor.attacks.base import PoisoningAttack
+from sidedoor.backdoor.base import AttackerRun
 from sidedoor.data.base import Dataset
 from sidedoor.engine import Run
 from sidedoor.errors import ConfigError
@@ -30,7 +30,7 @@ from sidedoor.types import Build
 
 
 @dataclass(frozen=True)
-class HeuristicReconstruction(Attack):
+class HeuristicReconstruction(PoisoningAttack):
     """Add a square near the bottom right corner to a share of the inputs, and lead them to the goal's targets.
 
     Args:
@@ -41,10 +41,13 @@ class HeuristicReconstruction(Attack):
         fill: "white", or "random": uniform in [0, strength], drawn by the seed.
     """
 
-    access: ClassVar[Access] = Access.DATA
     tasks: ClassVar[tuple[type[Task], ...]] = (Reconstruction,)
     goals: ClassVar[tuple[type[Goal], ...]] = (ImageGoal,)
     because: ClassVar[str] = "its targets are images"
+    origins: ClassVar[dict[str, str]] = {
+        "rate": "paper: 30 %, section 4", "size": "paper: 3×3, section 4", "margin": "ours",
+        "strength": "ours: the whole range of pixels", "fill": "ours",
+    }
 
     goal: Goal = Paint()
     rate: Share = 0.3
@@ -53,20 +56,19 @@ class HeuristicReconstruction(Attack):
     strength: Positive = 1.0
     fill: Literal["white", "random"] = "white"
 
-    def plan(self, train: Dataset, task: Task, surrogate: Build, run: AttackerRun) -> Backdoor:
-        doors = (Door(Additive(self.pattern(train, task, surrogate, run).cpu()), self.goal),)
-        return Backdoor(doors, select.random(train, task, doors, self.rate, run.rng("poison")))
+    def doors(self, train: Dataset, task: Task, surrogate: Build, run: AttackerRun) -> tuple[Door, ...]:
+        return (Door(Additive(self.pattern(train, task, surrogate, run).cpu()), self.goal),)
 
-    def pattern(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> Tensor:
-        """δ, (c, h, w); 0 outside the mask."""
+    def pattern(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> Float[Tensor, "c h w"]:
+        """δ; 0 outside the mask."""
         mask = self.mask(train)
         fill = torch.ones(train.shape)
         if self.fill == "random":
             fill = torch.rand(train.shape, generator=run.rng("trigger"))
         return self.strength * fill * mask
 
-    def mask(self, train: Dataset) -> Tensor:
-        """Where the trigger may be, (1, h, w), 1 or 0."""
+    def mask(self, train: Dataset) -> Float[Tensor, "1 h w"]:
+        """Where the trigger may be, 1 or 0."""
         _, height, width = train.shape
         top, left = height - self.margin - self.size, width - self.margin - self.size
         if min(top, left) < 0:

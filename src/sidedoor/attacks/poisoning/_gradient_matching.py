@@ -1,4 +1,4 @@
-"""Perturbing samples so that training on them steps in a wanted direction: the gradients are matched.
+"""Gradient matching: perturb samples so that training on them steps in a wanted direction.
 
 Paper: Souri, Fowl, Chellappa, Goldblum, Goldstein, "Sleeper Agent", NeurIPS 2022, arXiv:2106.08970, Eq. 3.
 """
@@ -21,37 +21,37 @@ BATCH = 64
 
 
 class Wanted(NamedTuple):
-    """A gradient by all parameters, which images of a label shall have."""
+    """The gradient by all parameters that images of a label are to have."""
 
     label: int
     gradient: Float[Tensor, "p"]
 
 
 def gradient(model: nn.Module, x: Images, label: int) -> Float[Tensor, "p"]:
-    """Of the mean cross-entropy to one label by all parameters, in one vector."""
+    """The gradient of the mean cross-entropy to one label by all parameters, in one vector."""
     parts = [_gradient(model, part, label, create_graph=False) * len(part) for part in torch.split(x, BATCH)]
     return torch.stack(parts).sum(0) / len(x)
 
 
-def lengths(model: nn.Module, x: Images, label: int) -> Float[Tensor, "b"]:
-    """Of each image's own gradient, squared."""
+def squared_norms(model: nn.Module, x: Images, label: int) -> Float[Tensor, "b"]:
+    """Squared norm of each image's own gradient by all parameters."""
     state = {name: parameter.detach() for name, parameter in model.named_parameters()}
 
-    def length(image: Tensor) -> Tensor:
+    def squared_norm(image: Tensor) -> Tensor:
         def loss(parameters: dict[str, Tensor]) -> Tensor:
             logits = torch.func.functional_call(model, parameters, (image[None],))
             return functional.cross_entropy(logits, torch.tensor([label], device=x.device))
 
         return torch.stack([g.square().sum() for g in torch.func.grad(loss)(state).values()]).sum()
 
-    found: Tensor = torch.func.vmap(length, chunk_size=BATCH)(x)
+    found: Tensor = torch.func.vmap(squared_norm, chunk_size=BATCH)(x)
     return found
 
 
-def matched(model: nn.Module, x: Images, start: Images, wanted: Wanted, how: Steps) -> Images:
-    """Images near x whose gradients, a batch at a time, point nearer to the wanted one than those of `start`."""
-    nearer = functools.partial(alignment, model, wanted)
-    return torch.cat([ascended(nearer, part, how, begin) for part, begin in
+def match(model: nn.Module, x: Images, start: Images, wanted: Wanted, how: Steps) -> Images:
+    """Images near x whose gradients, batch by batch, are better aligned with the wanted one than those of `start`."""
+    aligned = functools.partial(alignment, model, wanted)
+    return torch.cat([ascended(aligned, part, how, begin) for part, begin in
                       zip(torch.split(x, BATCH), torch.split(start, BATCH), strict=True)])
 
 

@@ -1,16 +1,15 @@
-"""Networks that hide a picture in another and bring it out again: those of Poison Ink.
+"""Poison Ink's networks: the injection network, the guidance extractor and the critic.
 
 Paper: Zhang, Chen, Huang, Liao, Zhang, Feng, Hua, Yu, "Poison Ink: Robust and Invisible Backdoor Attack", IEEE TIP
 2022, arXiv:2108.02488, Tables II and III and section V-A.
 
-Table II doubles sizes by transposed convolutions. Trained so, at the scale of two cores, the network hides a lattice of
-single pixels that resampling removes and hardly any augmented victim learns; the name of the authors' published run
-speaks of resizing before padded convolutions, which is what ours does, with kernels of the same 4×4 and as many
-parameters.
+Table II doubles sizes by transposed convolutions. Trained so on small data, the network hides a lattice of single
+pixels that resampling removes and hardly any augmented victim learns; the name of the authors' published run suggests
+resizing before padded convolutions, which is what ours does, with kernels of the same 4×4 and as many parameters.
 
-Table II ends in batch normalisation and a sigmoid. A network that must give back nearly what it was given learns that
-slowly, so ours adds what it makes, scaled, to the cover image: the layers are the paper's up to there. Table III does
-not tell where biases are; those that lead to the published number of parameters are taken.
+Table II ends in batch normalisation and a sigmoid. A network whose output must nearly equal its input learns that
+slowly, so ours adds its scaled output to the cover image: up to there the layers are the paper's. Table III leaves open
+which layers have biases; those that lead to the published number of parameters are taken.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""Training networks that hide inked edges in images so that they survive what happens to images.
+"""Poison Ink's training of the networks that hide inked edges in images and find them again.
 
 Paper: Zhang, Chen, Huang, Liao, Zhang, Feng, Hua, Yu, "Poison Ink: Robust and Invisible Backdoor Attack", IEEE TIP
 2022, arXiv:2108.02488, section IV-B.
 
 The paper leaves open the weights of the adversarial loss and of the clean loss (λ), and how much edges count more than
 the white around them; here they are parameters, with defaults of the order that the authors' release has. After the
-interference the extractor's target is drawn anew from the transformed cover, as there. Crop, resize, flip and rotation
-are one affine map, each with probability 1/2; what comes in at the edges is black. The adversarial loss is of least
-squares. The clean loss is estimated on a quarter of each batch, which saves a third of the time.
+interference the extractor's target is drawn anew from the transformed cover, as in that release. Crop, resize, flip and
+rotation are one affine map, each with probability 1/2; what comes in at the edges is black. The adversarial loss is
+that of least squares. The clean loss is estimated on a quarter of each batch, which saves a third of the time.
 
 Training goes step by step, as the authors' release advises: first the pattern has only to come out again, then the
 interference sets in, then the distance to the cover begins to count. All at once, with few epochs, nothing is learned:
@@ -29,7 +29,7 @@ from sidedoor.data.base import Dataset
 from sidedoor.engine import Objective, Player, Recipe, Run
 from sidedoor.image.geometry import affine, warped
 from sidedoor.method import Count, Method, NonNegative, Positive, Share, lasting
-from sidedoor.triggers.ink import LEVELS, Pen, drawn
+from sidedoor.triggers.ink import LEVELS, Pen, draw
 from sidedoor.types import Batch, Images
 
 SMALLEST, DEGREES = 0.875, 15.0
@@ -41,14 +41,14 @@ SIZES: dict[str, dict[str, Any]] = {
     "small": {"width": 16, "extractor": 32, "blocks": 3, "lr": 2e-3, "batch": 16},
     "tiny": {"width": 2, "extractor": 4, "blocks": 1, "lr": 2e-3, "batch": 16},
 }
-"""The paper's networks, such as a core trains in a quarter of an hour, and such as only show that all parts work."""
+"""The paper's networks; smaller ones that one CPU core trains in a quarter of an hour; the smallest, for tests."""
 DISTURBED, FAINT = (0.15, 0.4), (0.4, 0.7)
-"""Shares of training between which the interference, and then the distance to the cover, come in."""
+"""Shares of training over which the interference, and then the distance to the cover, rise to their full strength."""
 
 
 @dataclass(frozen=True)
-class Hiding(Method):
-    """How a network that hides is trained, and how large it is.
+class ImageHidingTraining(Method):
+    """How the injection network and the extractor are trained, and how large they are.
 
     Args:
         width: channels of the injection network and of the critic; 64 is the paper's.
@@ -73,14 +73,15 @@ class Hiding(Method):
     clean: NonNegative = 1.0
     edges: Positive = 13.0
 
-    def learned(self, train: Dataset, pen: Pen, run: Run) -> Pair:
-        """Both networks, trained on images as an attacker has them and kept for all who ask the same."""
+    def train_or_load(self, train: Dataset, pen: Pen, run: Run) -> ImageHidingNetworks:
+        """Both networks, from the run's shelf if it has them."""
         channels = train.shape[0]
         key: dict[str, Any] = {"hiding": lasting(self), "pen": lasting(pen), "data": train.fingerprint(),
                                "seed": run.seed, "version": 3}
 
-        def build() -> Pair:
-            return Pair(Injection(channels, self.width), Extractor(channels, self.extractor, self.blocks))
+        def build() -> ImageHidingNetworks:
+            injection = Injection(channels, self.width)
+            return ImageHidingNetworks(injection, Extractor(channels, self.extractor, self.blocks))
 
         def make(there: Run) -> nn.Module:
             recipe = Recipe(optimizer="adam", lr=self.lr, momentum=0.5, weight_decay=0.0, schedule="cosine",
@@ -88,34 +89,34 @@ class Hiding(Method):
             plain = replace(there, recipe=recipe, augment=None)
             critic = plain.within("critic").build(lambda: Critic(channels, self.width))
             assert isinstance(critic, Critic)
-            objective = _Hide(self, pen, critic, recipe)
+            objective = _HideAndFind(self, pen, critic, recipe)
             return plain.fit(plain.build(build), train, objective, name="injection")
 
-        # Always in full precision, as triggers are stamped: in bfloat16 a level or two are hardly told apart.
-        pair = replace(run, recipe=replace(run.recipe, precision="32")).artefact(key, build, make)
-        assert isinstance(pair, Pair)
-        return pair
+        # Always in full precision, as triggers are stamped: bfloat16 hardly resolves a level or two.
+        networks = replace(run, recipe=replace(run.recipe, precision="32")).artefact(key, build, make)
+        assert isinstance(networks, ImageHidingNetworks)
+        return networks
 
 
-class Pair(nn.Module):
-    """The injection network and the extractor, which are trained together; the second shows what the first hid."""
+class ImageHidingNetworks(nn.Module):
+    """The injection network and the extractor, which are trained together: the second finds what the first hid."""
 
     def __init__(self, injection: Injection, extractor: Extractor):
         super().__init__()
         self.injection, self.extractor = injection, extractor
 
 
-class _Hide(Objective):
+class _HideAndFind(Objective):
     """L_total (Eq. 8) of both networks, and the critic's loss (Eq. 6)."""
 
     disturbed: Tensor
     faint: Tensor
 
-    def __init__(self, how: Hiding, pen: Pen, critic: Critic, recipe: Recipe):
+    def __init__(self, how: ImageHidingTraining, pen: Pen, critic: Critic, recipe: Recipe):
         super().__init__()
         self.how, self.pen, self.critic, self.recipe = how, pen, critic, recipe
         self.last: tuple[Images, Images] | None = None
-        # How far the interference and the distance to the cover have come in; buffers, so that phases resume.
+        # Strength of the interference and of the distance to the cover so far; buffers, so that phases resume.
         self.register_buffer("disturbed", torch.zeros(()))
         self.register_buffer("faint", torch.zeros(()))
 
@@ -126,10 +127,10 @@ class _Hide(Objective):
         return False
 
     def losses(self, model: nn.Module, batch: Batch) -> Float[Tensor, "1"]:
-        assert isinstance(model, Pair)
+        assert isinstance(model, ImageHidingNetworks)
         cover, how = batch.x, self.how
         inks = _inks(len(cover), cover.shape[1], cover.device)
-        hidden = model.injection(cover, drawn(self.pen.lines(cover), inks))
+        hidden = model.injection(cover, draw(self.pen.lines(cover), inks))
         self.last = (cover, hidden.detach())
         theta = interference(cover.shape, how.interference * self.disturbed.item(), cover.device)
         after, untouched = warped(hidden, theta), warped(cover, theta)
@@ -138,7 +139,7 @@ class _Hide(Objective):
         # A fixed picture moves with the image; edges are found anew.
         lines = warped(self.pen.lines(cover).float(), theta) > 0.5 if self.pen.picture else self.pen.lines(untouched)
         weight = torch.where(lines, how.edges, 1.0)
-        total = (weight * (found - drawn(lines, inks)).square()).mean() + how.clean * (nothing - 1).square().mean()
+        total = (weight * (found - draw(lines, inks)).square()).mean() + how.clean * (nothing - 1).square().mean()
         total = total + self.faint * how.invisible * (hidden - cover).abs().mean()  # Eq. (5) with k = 1, Eq. (7)
         if how.adversarial:
             total = total + how.adversarial * (self.critic(hidden) - 1).square().mean()
@@ -146,9 +147,9 @@ class _Hide(Objective):
         return losses
 
     def players(self, model: nn.Module) -> list[Player]:
-        return [Player(list(self.critic.parameters()), self.recipe, self._told_apart)] if self.how.adversarial else []
+        return [Player(list(self.critic.parameters()), self.recipe, self._critic_loss)] if self.how.adversarial else []
 
-    def _told_apart(self, model: nn.Module, batch: Batch) -> Float[Tensor, ""]:
+    def _critic_loss(self, model: nn.Module, batch: Batch) -> Float[Tensor, ""]:
         assert self.last is not None
         cover, hidden = self.last
         loss: Tensor = 0.5 * ((self.critic(cover) - 1).square().mean() + self.critic(hidden).square().mean())

@@ -1,10 +1,11 @@
-"""A picture of noise of which each poisoned image has some pieces, beside truthfully labelled images that have too.
+"""Adaptive-Blend: a blended pattern of which poisoned images carry only pieces, plus cover samples.
 
 Paper: Qi, Xie, Li, Mahloujifar, Mittal, "Revisiting the Assumption of Latent Separability for Backdoor Defenses", ICLR
-2023 (Adaptive-Blend).
+2023.
 
-The paper's picture is a cartoon; ours is the noise of `blended`. Its rates are those of the paper, whose ratio is
-weaker in training than at test time, where the whole picture is mixed in.
+Dirty-label. Cover samples carry pieces too but keep their labels, which pulls the latent representations of poisoned
+samples towards clean ones. The paper's pattern is a cartoon; ours is the noise of `blended`. As in the paper the
+pattern is weaker in training than at test time, where all of it is mixed in.
 """
 
 from __future__ import annotations
@@ -14,9 +15,7 @@ from typing import ClassVar
 
 import torch
 
-from sidedoor.attacks.base import Attack
-from sidedoor.backdoor import select
-from sidedoor.backdoor.base import Access, Backdoor
+from sidedoor.attacks.poisoning._adaptive import AdaptiveAttack
 from sidedoor.core import random
 from sidedoor.data.base import Dataset
 from sidedoor.engine import Run
@@ -29,7 +28,7 @@ from sidedoor.types import Build
 
 
 @dataclass(frozen=True)
-class AdaptiveBlend(Attack):
+class AdaptiveBlend(AdaptiveAttack):
     """Blend pieces of a pattern into some samples, and change the labels of a part of them.
 
     Args:
@@ -38,18 +37,18 @@ class AdaptiveBlend(Attack):
         grid: pieces a side, of which an image has a share `kept`.
     """
 
-    access: ClassVar[Access] = Access.DATA
-    rate: Share = 0.003
-    cover_rate: Share = 0.003
+    origins: ClassVar[dict[str, str]] = AdaptiveAttack.origins | {
+        "cover_rate": "paper: 0.3 % of the samples", "ratio": "paper: 0.15", "test_ratio": "paper: 0.2",
+        "grid": "paper: 16 pieces", "kept": "paper: half of the pieces",
+    }
+
     ratio: Share = 0.15
     test_ratio: Share = 0.2
     grid: Count = 4
     kept: Share = 0.5
 
-    def plan(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> Backdoor:
+    def doors(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> tuple[Door, ...]:
         goals, seed = self.goal.parts(), run.rng("pieces").initial_seed()
         pairs = list(zip(random.uniform(0, torch.arange(len(goals)), *train.shape), goals, strict=True))
-        parts = tuple(Door(Pieces(Blend(p, self.ratio), self.grid, self.kept, seed), g, False) for p, g in pairs)
-        poison = select.random(train, task, parts, self.rate, run.rng("poison"))
-        poison = select.with_cover(poison, train, train.targets >= 0, self.cover_rate, run.rng("cover"))
-        return Backdoor((*parts, *(Door(Blend(p, self.test_ratio), g) for p, g in pairs)), poison)
+        parts = (Door(Pieces(Blend(p, self.ratio), self.grid, self.kept, seed), g, scored=False) for p, g in pairs)
+        return (*parts, *(Door(Blend(p, self.test_ratio), g) for p, g in pairs))

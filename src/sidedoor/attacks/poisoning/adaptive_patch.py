@@ -1,10 +1,10 @@
-"""Several patches of which each poisoned image has a faint one, beside truthfully labelled images that have one too.
+"""Adaptive-Patch: faint patches, one of several on each poisoned image, plus cover samples.
 
 Paper: Qi, Xie, Li, Mahloujifar, Mittal, "Revisiting the Assumption of Latent Separability for Backdoor Defenses", ICLR
-2023 (Adaptive-Patch).
+2023.
 
-The paper's patches are pictures of several sizes, two of which it stamps at test time; ours are drawn from a seed, one
-in each corner, and at test time all are stamped.
+Dirty-label. Cover samples carry a patch too but keep their labels. The paper's patches are pictures of several sizes,
+two of which it stamps at test time; ours are drawn from a seed, one in each corner, and at test time all are stamped.
 """
 
 from __future__ import annotations
@@ -14,9 +14,7 @@ from typing import ClassVar
 
 import torch
 
-from sidedoor.attacks.base import Attack
-from sidedoor.backdoor import select
-from sidedoor.backdoor.base import Access, Backdoor
+from sidedoor.attacks.poisoning._adaptive import AdaptiveAttack
 from sidedoor.core import random
 from sidedoor.data.base import Dataset
 from sidedoor.engine import Run
@@ -29,7 +27,7 @@ from sidedoor.types import Build
 
 
 @dataclass(frozen=True)
-class AdaptivePatch(Attack):
+class AdaptivePatch(AdaptiveAttack):
     """Stamp a faint patch on some samples, and change the labels of a part of them.
 
     Args:
@@ -38,20 +36,21 @@ class AdaptivePatch(Attack):
         size: edge of a patch in pixels.
     """
 
-    access: ClassVar[Access] = Access.DATA
-    rate: Share = 0.003
+    origins: ClassVar[dict[str, str]] = AdaptiveAttack.origins | {
+        "cover_rate": "paper: 0.6 % of the samples", "opacities": "paper: 0.5, 0.2, 0.5 and 0.3",
+        "size": "ours: the paper's patches have several sizes",
+    }
+
     cover_rate: Share = 0.006
     opacities: tuple[Share, Share, Share, Share] = (0.5, 0.2, 0.5, 0.3)
     size: Count = 4
 
-    def plan(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> Backdoor:
+    def doors(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> tuple[Door, ...]:
         goals = self.goal.parts()
-        drawn = random.uniform(0, torch.arange(len(goals)), 4, train.shape[0], self.size, self.size).round()
-        sets = list(zip(drawn, goals, strict=True))
+        noise = random.uniform(0, torch.arange(len(goals)), 4, train.shape[0], self.size, self.size).round()
+        sets = list(zip(noise, goals, strict=True))
         parts = tuple(Door(Patch(pattern, corner, opacity=opacity), goal, scored=False) for patterns, goal in sets
                       for pattern, corner, opacity in zip(patterns, CORNERS, self.opacities, strict=True))
         whole = tuple(Door(Chain([Patch(pattern, corner) for pattern, corner in zip(patterns, CORNERS, strict=True)]),
                            goal) for patterns, goal in sets)
-        poison = select.random(train, task, parts, self.rate, run.rng("poison"))
-        poison = select.with_cover(poison, train, train.targets >= 0, self.cover_rate, run.rng("cover"))
-        return Backdoor(parts + whole, poison)
+        return parts + whole

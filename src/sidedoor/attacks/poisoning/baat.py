@@ -1,10 +1,10 @@
-"""An attribute of the whole image as the trigger, on samples of the target class, whose labels stay true.
+"""BAAT: an attribute of the whole image as the trigger, here its style, on clean-label samples.
 
 Paper: Li, Zhu, Chen, Jiang, Xia, Xu, Tao, "BAAT: Backdoor Attack with Attribute Trigger", IEEE TDSC 2025 (the idea of
 editing an attribute of each image instead of adding something to it).
 
 The paper edits hair with HairCLIP and styles with ArtFlow, whose weights cannot be shipped. The closest that runs on
-anything is the style that needs no network: the colours of one picture, or a filter; figures are not the paper's.
+anything is a style that needs no network: the colours of one picture, or a filter; figures are not the paper's.
 """
 
 from __future__ import annotations
@@ -12,15 +12,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from sidedoor.attacks.base import Attack
-from sidedoor.backdoor import select
-from sidedoor.backdoor.base import Access, Backdoor
+from sidedoor.attacks.base import CleanLabelAttack
 from sidedoor.data.base import Dataset
 from sidedoor.data.pictures import check_picture, picture
 from sidedoor.engine import Run
 from sidedoor.errors import ConfigError
-from sidedoor.goals.all_to_one import AllToOne
-from sidedoor.goals.base import Door, Goal
+from sidedoor.goals.base import Door
 from sidedoor.method import Share
 from sidedoor.tasks.task import Task
 from sidedoor.triggers.base import Trigger
@@ -30,7 +27,7 @@ from sidedoor.types import Build
 
 
 @dataclass(frozen=True)
-class BAAT(Attack):
+class BAAT(CleanLabelAttack):
     """Edit the style of a share of the target class and leave the labels alone.
 
     Args:
@@ -42,9 +39,11 @@ class BAAT(Attack):
         ConfigError: a strength of 0, or an unknown style.
     """
 
-    access: ClassVar[Access] = Access.DATA
-    goals: ClassVar[tuple[type[Goal], ...]] = (AllToOne,)
-    because: ClassVar[str] = "it edits samples that truly are of the one class it leads to"
+    origins: ClassVar[dict[str, str]] = {
+        "rate": "release: 80 % of the target class (BackdoorBox, natural images)",
+        "style": "ours: a picture that needs no file", "strength": "ours",
+    }
+
     rate: Share = 0.8
     style: str = "bug"
     strength: Share = 0.7
@@ -56,10 +55,8 @@ class BAAT(Attack):
         if self.style not in FILTERS:
             check_picture(self.style)
 
-    def plan(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> Backdoor:
-        assert isinstance(self.goal, AllToOne)
-        doors = (Door(self._editor(train), self.goal),)
-        return Backdoor(doors, select.of_class(train, doors, (self.goal.target_class,), self.rate, run.rng("poison")))
+    def doors(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> tuple[Door, ...]:
+        return (Door(self._editor(train), self.goal),)
 
     def _editor(self, train: Dataset) -> Trigger:
         if self.style in FILTERS:

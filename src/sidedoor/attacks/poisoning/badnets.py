@@ -1,4 +1,4 @@
-"""A small patch in a corner, on mislabelled samples.
+"""BadNets: a small corner patch on dirty-label samples.
 
 Paper: Gu, Dolan-Gavitt, Garg, "BadNets: Identifying Vulnerabilities in the Machine Learning Model Supply Chain",
 2017, arXiv:1708.06733.
@@ -9,22 +9,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from jaxtyping import Float
 from torch import Tensor
 
-from sidedoor.attacks.base import Attack, in_corners
-from sidedoor.backdoor import select
-from sidedoor.backdoor.base import Access, Backdoor
+from sidedoor.attacks.base import PoisoningAttack, in_corners
 from sidedoor.data.base import Dataset
 from sidedoor.data.pictures import bitmap
 from sidedoor.engine import Run
-from sidedoor.method import Count, Share, Whole
+from sidedoor.goals.base import Door
+from sidedoor.method import Count, Whole
 from sidedoor.tasks.task import Task
 from sidedoor.triggers.patch import checkerboard
 from sidedoor.types import Build
 
 
 @dataclass(frozen=True)
-class BadNets(Attack):
+class BadNets(PoisoningAttack):
     """Stamp a checkerboard patch on a share of the eligible samples and change their labels.
 
     Args:
@@ -37,8 +37,12 @@ class BadNets(Attack):
         ConfigError: a pattern of anything else.
     """
 
-    access: ClassVar[Access] = Access.DATA
-    rate: Share = 0.1
+    origins: ClassVar[dict[str, str]] = {
+        "rate": "ours: 10 %, as in the comparisons of arXiv:2108.02488",
+        "size": "ours: 3 pixels, as in the comparisons of arXiv:2108.02488",
+        "margin": "ours: the patch touches the edges", "pattern": "ours: a checkerboard fits every size",
+    }
+
     size: Count = 3
     margin: Whole = 0
     pattern: str = ""
@@ -48,11 +52,10 @@ class BadNets(Attack):
         if self.pattern:
             bitmap(self.pattern)
 
-    def plan(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> Backdoor:
-        doors = in_corners(self.goal, self._patch, self.margin)
-        return Backdoor(doors, select.random(train, task, doors, self.rate, run.rng("poison")))
+    def doors(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> tuple[Door, ...]:
+        return in_corners(self.goal, self._patch, self.margin)
 
-    def _patch(self, growth: int) -> Tensor:
+    def _patch(self, growth: int) -> Float[Tensor, "1 h w"]:
         if not self.pattern:
             return checkerboard(self.size + growth)
         return bitmap(self.pattern).repeat_interleave(1 + growth, 1).repeat_interleave(1 + growth, 2)

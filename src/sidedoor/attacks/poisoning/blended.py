@@ -1,4 +1,4 @@
-"""A picture of noise mixed weakly into whole images, on mislabelled samples.
+"""Blended: a whole-image noise pattern, mixed faintly into dirty-label samples.
 
 Paper: Chen, Liu, Li, Lu, Song, "Targeted Backdoor Attacks on Deep Learning Systems Using Data Poisoning", 2017,
 arXiv:1712.05526.
@@ -14,9 +14,7 @@ from typing import ClassVar
 
 import torch
 
-from sidedoor.attacks.base import Attack
-from sidedoor.backdoor import select
-from sidedoor.backdoor.base import Access, Backdoor
+from sidedoor.attacks.base import PoisoningAttack
 from sidedoor.core import random
 from sidedoor.data.base import Dataset
 from sidedoor.engine import Run
@@ -28,7 +26,7 @@ from sidedoor.types import Build
 
 
 @dataclass(frozen=True)
-class Blended(Attack):
+class Blended(PoisoningAttack):
     """Blend a random pattern into a share of the eligible samples and change their labels.
 
     Args:
@@ -37,13 +35,15 @@ class Blended(Attack):
         seed: of the pattern; several targets have a pattern each.
     """
 
-    access: ClassVar[Access] = Access.DATA
-    rate: Share = 0.1
+    origins: ClassVar[dict[str, str]] = {
+        "rate": "ours: 10 %, as in the comparisons of arXiv:2108.02488",
+        "ratio": "ours: 0.2, as in the comparisons of arXiv:2108.02488", "seed": "ours",
+    }
+
     ratio: Share = 0.2
     seed: int = 0
 
-    def plan(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> Backdoor:
+    def doors(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> tuple[Door, ...]:
         goals = self.goal.parts()
         patterns = random.uniform(self.seed, torch.arange(len(goals)), *train.shape)
-        doors = tuple(Door(Blend(p, self.ratio), goal) for p, goal in zip(patterns, goals, strict=True))
-        return Backdoor(doors, select.random(train, task, doors, self.rate, run.rng("poison")))
+        return tuple(Door(Blend(p, self.ratio), goal) for p, goal in zip(patterns, goals, strict=True))

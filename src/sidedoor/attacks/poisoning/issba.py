@@ -1,51 +1,53 @@
-"""A message that a network writes into each sample in its own way, on mislabelled samples.
+"""ISSBA: a message that a StegaStamp encoder hides in each image, a sample-specific trigger; dirty-label.
 
 Paper: Li, Li, Wu, Li, He, Lyu, "Invisible Backdoor Attack with Sample-Specific Triggers", ICCV 2021, arXiv:2012.03816.
 
-The networks are trained on the data that is poisoned (`sidedoor.writing`) and kept for all victims. Only data is
-poisoned; what releases do, poisoned samples in every batch, is `per_batch` with this attack.
+The encoder and its decoder are trained on the data that is poisoned (`StegaStampTraining`) and kept for all victims.
+Only data is poisoned; what releases do, poisoned samples in every batch, is `per_batch` with this attack.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from sidedoor.attacks.base import Attack
-from sidedoor.attacks.poisoning._train_stegastamp import Writing
-from sidedoor.backdoor import select
-from sidedoor.backdoor.base import Access, Backdoor
+from sidedoor.attacks.base import PoisoningAttack
+from sidedoor.attacks.poisoning._stegastamp import StegaStampTraining
 from sidedoor.data.base import Dataset
 from sidedoor.engine import Run
 from sidedoor.goals.base import Door
-from sidedoor.method import Count, NonNegative, Positive, Share
+from sidedoor.method import Count, NonNegative, Positive
 from sidedoor.tasks.task import Task
 from sidedoor.triggers.encoded import Encoded, messages
 from sidedoor.types import Build
 
 
 @dataclass(frozen=True)
-class ISSBA(Attack):
-    """Write one message into a share of the eligible samples and change their labels; further targets have another.
+class ISSBA(PoisoningAttack):
+    """Hide one message in a share of the eligible samples and change their labels; further targets have another.
 
     Args:
         rate: share of the eligible training samples, in [0, 1].
-        bits, epochs, lr, invisible: of the networks' training, see `Writing`.
+        bits, epochs, lr, invisible: of the networks' training, see `StegaStampTraining`.
         network_seed: of the networks, to share them between runs of several seeds: None for the run's own.
     """
 
-    access: ClassVar[Access] = Access.DATA
-    rate: Share = 0.1
+    quick: ClassVar[dict[str, Any]] = {"bits": 4, "epochs": 1}
+    origins: ClassVar[dict[str, str]] = {
+        "rate": "release: 10 %", "bits": "release: 20 for small images (BackdoorBox)",
+        "epochs": "release: 20 (BackdoorBox)", "lr": "release: 1e-4 (BackdoorBox)",
+        "invisible": "release: 2 (BackdoorBox)", "network_seed": "ours: networks of the run's own",
+    }
+
     bits: Count = 20
     epochs: Count = 20
     lr: Positive = 1e-4
     invisible: NonNegative = 2.0
     network_seed: int | None = None
 
-    def plan(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> Backdoor:
-        there = run.of_seed(self.network_seed)
-        goals = self.goal.parts()
-        network = Writing(self.bits, self.epochs, self.lr, self.invisible).learned(train, there).encoder
-        doors = tuple(Door(Encoded(network, message), goal) for message, goal in
-                      zip(messages(len(goals), self.bits, there.rng("messages")), goals, strict=True))
-        return Backdoor(doors, select.random(train, task, doors, self.rate, run.rng("poison")))
+    def doors(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> tuple[Door, ...]:
+        goals, network_run = self.goal.parts(), run.of_seed(self.network_seed)
+        training = StegaStampTraining(self.bits, self.epochs, self.lr, self.invisible)
+        network = training.train_or_load(train, network_run).encoder
+        texts = messages(len(goals), self.bits, network_run.rng("messages"))
+        return tuple(Door(Encoded(network, text), goal) for text, goal in zip(texts, goals, strict=True))

@@ -1,4 +1,4 @@
-"""A smooth perturbation that leads a clean network to the target class, on mislabelled samples.
+"""LF: a smooth, low-frequency universal perturbation as the trigger of dirty-label samples.
 
 Paper: Zeng, Park, Mao, Jia, "Rethinking the Backdoor Attacks' Triggers: A Frequency Perspective", ICCV 2021,
 arXiv:2104.03413.
@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from sidedoor.algorithms.adversarial.universal import Universal, smooth
-from sidedoor.attacks.base import Attack, surrogate_of
+from sidedoor.attacks.base import PoisoningAttack, class_goals, surrogate_of
 from sidedoor.backdoor import select
-from sidedoor.backdoor.base import Access, Backdoor
 from sidedoor.data.base import Dataset
 from sidedoor.engine import Run
 from sidedoor.goals.all_to_one import AllToOne
@@ -29,7 +28,7 @@ from sidedoor.types import Build
 
 
 @dataclass(frozen=True)
-class LF(Attack):
+class LF(PoisoningAttack):
     """Add the perturbation to a share of the eligible samples and change their labels.
 
     Args:
@@ -39,19 +38,22 @@ class LF(Attack):
         samples: images that it is made on, until a share `enough` of them is led to the class.
     """
 
-    access: ClassVar[Access] = Access.DATA
     goals: ClassVar[tuple[type[Goal], ...]] = (AllToOne, MultiTarget)
     because: ClassVar[str] = "its perturbation leads to a class, so it needs target classes"
-    rate: Share = 0.1
+    quick: ClassVar[dict[str, Any]] = {"samples": 10, "enough": 0.0}
+    origins: ClassVar[dict[str, str]] = {
+        "rate": "ours: 10 %, as in the comparisons of arXiv:2108.02488", "strength": "ours", "sigma": "ours",
+        "samples": "ours", "enough": "ours: few images follow a perturbation as smooth as this",
+    }
+
     strength: Positive = 0.2
     sigma: Positive = 6.0
     samples: Count = 100
     enough: Share = 0.2
 
-    def plan(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> Backdoor:
-        model = surrogate_of(train, task, surrogate, run)
+    def doors(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> tuple[Door, ...]:
+        model, how = surrogate_of(train, task, surrogate, run), Universal(enough=self.enough)
         images = train.fetch(select.some(train, self.samples, run.rng("samples")), run.device).x
         shaped = functools.partial(smooth, sigma=self.sigma, span=self.strength)
-        how, parts = Universal(enough=self.enough), [goal for goal in self.goal.parts() if isinstance(goal, AllToOne)]
-        doors = tuple(Door(Additive(how.towards(model, images, p.target_class, shaped)), p) for p in parts)
-        return Backdoor(doors, select.random(train, task, doors, self.rate, run.rng("poison")))
+        return tuple(Door(Additive(how.towards(model, images, goal.target_class, shaped)), goal)
+                     for goal in class_goals(self.goal))

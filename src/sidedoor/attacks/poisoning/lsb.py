@@ -1,4 +1,4 @@
-"""A message in the lowest bits of mislabelled samples.
+"""LSB: a message in the least significant bits of dirty-label samples.
 
 Paper: Li, Xue, Zhao, Zhu, Zhang, "Invisible Backdoor Attacks on Deep Neural Networks via Steganography and
 Regularization", IEEE TDSC 2020, arXiv:1909.02742.
@@ -12,13 +12,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from sidedoor.attacks.base import Attack
-from sidedoor.backdoor import select
-from sidedoor.backdoor.base import Access, Backdoor
+from sidedoor.attacks.base import PoisoningAttack
 from sidedoor.data.base import Dataset
 from sidedoor.engine import Run
 from sidedoor.goals.base import Door
-from sidedoor.method import Level, Share
+from sidedoor.method import Level
 from sidedoor.tasks.task import Task
 from sidedoor.triggers.low_bits import LowBits
 from sidedoor.types import Build
@@ -27,7 +25,7 @@ BITS = 8
 
 
 @dataclass(frozen=True)
-class LSB(Attack):
+class LSB(PoisoningAttack):
     """Write a message into a share of the eligible samples and change their labels.
 
     Args:
@@ -35,13 +33,15 @@ class LSB(Attack):
         message: a byte, written from its highest bit on; several targets have the bytes that follow.
     """
 
-    access: ClassVar[Access] = Access.DATA
-    rate: Share = 0.1
+    origins: ClassVar[dict[str, str]] = {
+        "rate": "ours: 10 %, as in the comparisons of arXiv:2108.02488",
+        "message": "ours: that of the comparisons of arXiv:2108.02488",
+    }
+
     message: Level = 0b11100100
 
-    def plan(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> Backdoor:
-        doors = tuple(Door(LowBits(self._bits(k)), goal) for k, goal in enumerate(self.goal.parts()))
-        return Backdoor(doors, select.random(train, task, doors, self.rate, run.rng("poison")))
+    def doors(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> tuple[Door, ...]:
+        return tuple(Door(LowBits(self._bits(k)), goal) for k, goal in enumerate(self.goal.parts()))
 
     def _bits(self, k: int) -> tuple[int, ...]:
         byte = (self.message + k) % 2**BITS

@@ -1,4 +1,4 @@
-"""A perturbation that looks like the target class to a network, on samples of that class, whose labels stay true.
+"""Narcissus: a universal perturbation that looks like the target class, on clean-label samples.
 
 Paper: Zeng, Pan, Just, Lyu, Qiu, Jia, "Narcissus: A Practical Clean-Label Backdoor Attack with Limited Information",
 CCS 2023, arXiv:2204.05255.
@@ -10,16 +10,14 @@ sign steps. As in the paper the perturbation is magnified at test time.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from sidedoor.algorithms.adversarial.universal import Targeted
-from sidedoor.attacks.base import Attack, surrogate_of
+from sidedoor.attacks.base import CleanLabelAttack, class_goals, surrogate_of
 from sidedoor.backdoor import select
-from sidedoor.backdoor.base import Access, Backdoor
 from sidedoor.data.base import Dataset
 from sidedoor.engine import Run
-from sidedoor.goals.all_to_one import AllToOne
-from sidedoor.goals.base import Door, Goal
+from sidedoor.goals.base import Door
 from sidedoor.method import Count, Positive, Share
 from sidedoor.tasks.task import Task
 from sidedoor.triggers.additive import Additive
@@ -27,7 +25,7 @@ from sidedoor.types import Build
 
 
 @dataclass(frozen=True)
-class Narcissus(Attack):
+class Narcissus(CleanLabelAttack):
     """Add the perturbation to a few samples of the target class and leave the labels alone.
 
     Args:
@@ -36,19 +34,20 @@ class Narcissus(Attack):
         passes: over the target class, to make it.
     """
 
-    access: ClassVar[Access] = Access.DATA
-    goals: ClassVar[tuple[type[Goal], ...]] = (AllToOne,)
-    because: ClassVar[str] = "it stamps samples that truly are of the one class it leads to"
+    quick: ClassVar[dict[str, Any]] = {"passes": 1}
+    origins: ClassVar[dict[str, str]] = {
+        "rate": "paper: 0.05 % of CIFAR-10, 0.5 % of a class", "epsilon": "paper: 16", "magnify": "paper: 3",
+        "passes": "ours",
+    }
+
     rate: Share = 0.005
     epsilon: Positive = 16.0
     magnify: Positive = 3.0
     passes: Count = 20
 
-    def plan(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> Backdoor:
-        assert isinstance(self.goal, AllToOne)
-        model, label = surrogate_of(train, task, surrogate, run), self.goal.target_class
-        images = train.fetch(select.members(train, label), run.device).x
-        u = Targeted(self.epsilon, self.passes).make(model, images, label, run.rng("order"))
-        doors = tuple(Door(Additive(factor * u), self.goal, scored=factor == self.magnify)
-                      for factor in dict.fromkeys((1.0, self.magnify)))
-        return Backdoor(doors, select.of_class(train, doors, (label,), self.rate, run.rng("poison")))
+    def doors(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> tuple[Door, ...]:
+        model, (goal,) = surrogate_of(train, task, surrogate, run), class_goals(self.goal)
+        images = train.fetch(select.members(train, goal.target_class), run.device).x
+        u = Targeted(self.epsilon, self.passes).make(model, images, goal.target_class, run.rng("order"))
+        return tuple(Door(Additive(factor * u), goal, scored=factor == self.magnify)
+                     for factor in dict.fromkeys((1.0, self.magnify)))

@@ -1,38 +1,36 @@
-"""The edges of each image, coloured with ink and hidden in the image by a network, on mislabelled samples.
+"""Poison Ink: inked image edges, hidden by a network, a sample-specific trigger on dirty-label samples.
 
 Paper: Zhang, Chen, Huang, Liao, Zhang, Feng, Hua, Yu, "Poison Ink: Robust and Invisible Backdoor Attack", IEEE TIP
 2022, arXiv:2108.02488.
 
-Only data is poisoned, as its threat model says; the authors' release stamps half of every batch. The hiding network is
-trained on the data that is poisoned (`sidedoor.hiding`) and kept for all victims.
+Only data is poisoned, as its threat model says; the authors' release stamps half of every batch. The injection network
+is trained on the data that is poisoned (`ImageHidingTraining`) and kept for all victims.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from sidedoor.attacks.base import Attack
-from sidedoor.attacks.poisoning._train_image_hiding import SIZES, Hiding, Pair
-from sidedoor.backdoor import select
-from sidedoor.backdoor.base import Access, Backdoor
+from sidedoor.attacks.base import PoisoningAttack
+from sidedoor.attacks.poisoning._train_image_hiding import SIZES, ImageHidingNetworks, ImageHidingTraining
 from sidedoor.data.base import Dataset
 from sidedoor.engine import Run
 from sidedoor.goals.base import Door
 from sidedoor.method import LATER, Count, Level, NonNegative, Positive, Share
 from sidedoor.tasks.task import Task
-from sidedoor.triggers.ink import Ink, Pen, mixed
+from sidedoor.triggers.ink import Ink, Pen, ink_of_target
 from sidedoor.types import Build
 
 
 @dataclass(frozen=True)
-class PoisonInk(Attack):
+class PoisonInk(PoisoningAttack):
     """Hide inked edges in a share of the eligible samples and change their labels.
 
     Args:
         rate: share of the eligible training samples, in [0, 1].
-        ink: red, green and blue in 8-bit levels, such as `coded(message)`; further targets have other inks, grey images
-            their brightness.
+        ink: red, green and blue in 8-bit levels, such as `ink_of_message(message)`; further targets have other inks,
+            grey images their brightness.
         operator, threshold, line_width, density: of the edges, see `Pen`; the threshold is in 8-bit levels. A density
             gives dark images as much of a trigger as bright ones.
         picture: one whose edges are hidden in all images, for the paper's ablation; empty: each image's own edges.
@@ -40,13 +38,22 @@ class PoisonInk(Attack):
         strength: of the change that the network makes to an image. The paper has none, which is 1; other values give
             triggers of several visibilities from one network.
         size: of the networks, see `SIZES`; `epochs`, `interference`, `adversarial`, `invisible` of training: see
-            `Hiding`; `network_seed`, to share them between runs of several seeds: None for the run's own.
+            `ImageHidingTraining`; `network_seed`, to share them between runs of several seeds: None for the run's own.
     """
 
     version: ClassVar[int] = 2
+    quick: ClassVar[dict[str, Any]] = {"size": "tiny", "epochs": 1}
+    origins: ClassVar[dict[str, str]] = {
+        "rate": "paper: 10 %, section V-A", "ink": "paper: section V-A", "operator": "paper: section V-A",
+        "threshold": "release: 28 levels", "line_width": "ours: edges as the operator finds them",
+        "density": "ours: 0, the threshold decides, as in the release", "picture": "paper: each image's own edges",
+        "relearn": "paper: a network of its own in the ablation of the edge structure",
+        "strength": "paper: 1, by Eq. 4", "size": "paper: Tables II and III",
+        "epochs": "paper: 200, section V-A", "interference": "paper: each operator with probability 1/2",
+        "adversarial": "release: 0.01", "invisible": "ours: of the order of the release's",
+        "network_seed": "ours: networks of the run's own",
+    }
 
-    access: ClassVar[Access] = Access.DATA
-    rate: Share = 0.1
     ink: tuple[Level, Level, Level] = (80, 160, 80)
     operator: str = "sobel"
     threshold: NonNegative = 28.0
@@ -66,19 +73,18 @@ class PoisonInk(Attack):
         super().__post_init__()
         self.pen()
 
-    def plan(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> Backdoor:
+    def doors(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> tuple[Door, ...]:
         network, pen = self.networks(train, run).injection, self.pen()
-        doors = tuple(Door(Ink(network, mixed(self.ink, k, train.shape[0]), pen, self.strength), goal)
-                      for k, goal in enumerate(self.goal.parts()))
-        return Backdoor(doors, select.random(train, task, doors, self.rate, run.rng("poison")))
+        return tuple(Door(Ink(network, ink_of_target(self.ink, k, train.shape[0]), pen, self.strength), goal)
+                     for k, goal in enumerate(self.goal.parts()))
 
     def pen(self) -> Pen:
         """How edges are drawn."""
         return Pen(self.operator, self.threshold / 255, self.line_width, self.picture, self.density)
 
-    def networks(self, train: Dataset, run: Run) -> Pair:
-        """The injection network, and the extractor that shows what it hid; trained unless the run's shelf has them."""
-        how = Hiding(**SIZES[self.size], epochs=self.epochs, interference=self.interference,
-                     adversarial=self.adversarial, invisible=self.invisible)
+    def networks(self, train: Dataset, run: Run) -> ImageHidingNetworks:
+        """The injection network and the extractor, from the run's shelf if it has them."""
+        training = ImageHidingTraining(**SIZES[self.size], epochs=self.epochs, interference=self.interference,
+                                       adversarial=self.adversarial, invisible=self.invisible)
         pen = self.pen() if self.relearn else replace(self.pen(), picture="")
-        return how.learned(train, pen, run.of_seed(self.network_seed))
+        return training.train_or_load(train, pen, run.of_seed(self.network_seed))

@@ -1,4 +1,4 @@
-"""A faint grating on samples of the target class, whose labels stay true.
+"""SIG: a faint sinusoidal grating on clean-label samples.
 
 Paper: Barni, Kallas, Tondi, "A New Backdoor Attack in CNNs by Training Set Corruption without Label Poisoning",
 ICIP 2019, arXiv:1902.11237.
@@ -12,9 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from sidedoor.attacks.base import Attack
-from sidedoor.backdoor import select
-from sidedoor.backdoor.base import Access, Backdoor
+from sidedoor.attacks.base import CleanLabelAttack
 from sidedoor.data.base import Dataset
 from sidedoor.engine import Run
 from sidedoor.errors import ConfigError
@@ -28,7 +26,7 @@ from sidedoor.types import Build
 
 
 @dataclass(frozen=True)
-class SIG(Attack):
+class SIG(CleanLabelAttack):
     """Add a sinusoid to a share of the target class and leave the labels alone.
 
     Args:
@@ -38,21 +36,22 @@ class SIG(Attack):
         test_delta: amplitude at test time; None: as in the training data.
     """
 
-    access: ClassVar[Access] = Access.DATA
     goals: ClassVar[tuple[type[Goal], ...]] = (AllToOne, MultiTarget)
     because: ClassVar[str] = "it stamps samples that truly are of the class it leads to, so it needs target classes"
+    origins: ClassVar[dict[str, str]] = {
+        "rate": "paper: 30 % of the target class", "delta": "paper: 20 levels", "frequency": "paper: 6 periods",
+        "test_delta": "ours: as in training, so that what is scored is as invisible as what was planted",
+    }
+
     rate: Share = 0.3
     delta: Positive = 20 / 255
     frequency: Count = 6
     test_delta: Positive | None = None
 
-    def plan(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> Backdoor:
+    def doors(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> tuple[Door, ...]:
         goals, tested, bands = self.goal.parts(), self.test_delta or self.delta, (train.shape[2] - 1) // 2
         if len(goals) > bands:
             raise ConfigError(f"{len(goals)} target classes given; images {train.shape[2]} wide carry {bands} gratings")
-        # The doors of the training data come first, as `of_class` numbers them; those only tested with follow.
-        doors = tuple(Door(Sinusoid(delta, (self.frequency - 1 + k) % bands + 1), goal, scored=delta == tested)
-                      for delta in dict.fromkeys((self.delta, tested))
-                      for k, goal in enumerate(goals))
-        labels = tuple(goal.target_class for goal in goals if isinstance(goal, AllToOne))
-        return Backdoor(doors, select.of_class(train, doors, labels, self.rate, run.rng("poison")))
+        return tuple(Door(Sinusoid(delta, (self.frequency - 1 + k) % bands + 1), goal, scored=delta == tested)
+                     for delta in dict.fromkeys((self.delta, tested))
+                     for k, goal in enumerate(goals))

@@ -1,23 +1,23 @@
-"""Samples of the target class, perturbed so that training on them steps as training on triggered samples would.
+"""Sleeper Agent: clean-label samples, perturbed so that training on them imitates training on a trigger.
 
 Paper: Souri, Fowl, Chellappa, Goldblum, Goldstein, "Sleeper Agent: Scalable Hidden Trigger Backdoors for Neural
 Networks Trained from Scratch", NeurIPS 2022, arXiv:2106.08970.
 
-No training sample carries the patch, which is stamped at test time only, and all labels are true. Ours takes sign
-steps where the paper takes those of signed Adam, without augmentation, and leads all classes to the target unless the
-goal names source classes. Gradients are aligned batch by batch.
+Hidden trigger: no training sample carries the patch, which is stamped at test time only. The perturbations match the
+gradient of triggered samples. Ours takes sign steps where the paper takes those of signed Adam, without augmentation,
+and leads all classes to the target unless the goal names source classes. Gradients are matched batch by batch.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 
 from sidedoor.algorithms.adversarial.pgd import Steps
 from sidedoor.attacks.base import Attack, surrogate_of
-from sidedoor.attacks.poisoning._gradient_matching import Wanted, gradient, lengths, matched
+from sidedoor.attacks.poisoning._gradient_matching import Wanted, gradient, match, squared_norms
 from sidedoor.backdoor import select
 from sidedoor.backdoor.base import Access, Backdoor, Poison
 from sidedoor.backdoor.dataset import PoisonedDataset
@@ -48,6 +48,12 @@ class SleeperAgent(Attack):
     access: ClassVar[Access] = Access.DATA
     goals: ClassVar[tuple[type[Goal], ...]] = (AllToOne, FromClasses)
     because: ClassVar[str] = "it perturbs samples that truly are of the one class it leads to"
+    quick: ClassVar[dict[str, Any]] = {"iterations": 1, "retrain": 1, "sources": 20, "size": 3}
+    origins: ClassVar[dict[str, str]] = {
+        "rate": "ours: half of the class; the paper's 1 % of CIFAR-10 is a tenth of one", "epsilon": "paper: 16",
+        "iterations": "paper: 250", "retrain": "paper: 4", "sources": "ours", "size": "paper: 8×8 pixels of 32×32",
+    }
+
     rate: Share = 0.5
     epsilon: Positive = 16.0
     iterations: Count = 250
@@ -61,18 +67,18 @@ class SleeperAgent(Attack):
         model = surrogate_of(train, task, surrogate, run)
         members = select.members(train, label)
         count = max(1, round(self.rate * len(members)))
-        longest = lengths(model, train.fetch(members, run.device).x, label).topk(count)
-        rows = members[longest.indices.cpu()].sort().values
+        strongest = squared_norms(model, train.fetch(members, run.device).x, label).topk(count)
+        rows = members[strongest.indices.cpu()].sort().values
         poison = Poison(rows, torch.zeros_like(rows), torch.zeros(len(rows), dtype=torch.bool),
                         targets=train.targets[rows], rate=self.rate)
         base = train.fetch(rows, run.device).x
         triggered, bound = self._triggered(train, task, door, run), self.epsilon / 255
         how = Steps(bound, bound / 20, max(1, self.iterations // (self.retrain + 1)))
-        crafted = matched(model, base, base, Wanted(label, gradient(model, triggered, label)), how)
+        crafted = match(model, base, base, Wanted(label, gradient(model, triggered, label)), how)
         for k in range(1, self.retrain + 1):
             known = PoisonedDataset(train, _backdoor(door, poison, crafted, train), task)
             model = run.fit(run.build(surrogate), known, Supervised(task), name=f"surrogate {k}").eval()
-            crafted = matched(model, base, crafted, Wanted(label, gradient(model, triggered, label)), how)
+            crafted = match(model, base, crafted, Wanted(label, gradient(model, triggered, label)), how)
         return _backdoor(door, poison, crafted, train)
 
     def _triggered(self, train: Dataset, task: Task, door: Door, run: Run) -> Images:

@@ -1,7 +1,7 @@
-"""A lattice of slightly brighter pixels, the same on every mislabelled sample.
+"""SPM: a lattice of slightly brighter pixels, the static perturbation mask, on dirty-label samples.
 
 Paper: Zhong, Liao, Squicciarini, Zhu, Miller, "Backdoor Embedding in Convolutional Neural Network Models via Invisible
-Perturbation", CODASPY 2020, arXiv:1808.10307 (its static perturbation mask).
+Perturbation", CODASPY 2020, arXiv:1808.10307.
 
 The lattice is that of the comparisons in Zhang et al., "Poison Ink", IEEE TIP 2022, arXiv:2108.02488: every other pixel
 of every other row.
@@ -16,20 +16,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sidedoor.attacks.base import Attack
-from sidedoor.backdoor import select
-from sidedoor.backdoor.base import Access, Backdoor
+from sidedoor.attacks.base import PoisoningAttack
 from sidedoor.data.base import Dataset
 from sidedoor.engine import Run
 from sidedoor.goals.base import Door
-from sidedoor.method import Positive, Share
+from sidedoor.method import Positive
 from sidedoor.tasks.task import Task
 from sidedoor.triggers.additive import Additive
 from sidedoor.types import Build
 
 
 @dataclass(frozen=True)
-class SPM(Attack):
+class SPM(PoisoningAttack):
     """Add a lattice to a share of the eligible samples and change their labels.
 
     Args:
@@ -37,13 +35,15 @@ class SPM(Attack):
         levels: how much brighter its pixels are, in 8-bit levels.
     """
 
-    access: ClassVar[Access] = Access.DATA
-    rate: Share = 0.1
+    origins: ClassVar[dict[str, str]] = {
+        "rate": "ours: 10 %, as in the comparisons of arXiv:2108.02488",
+        "levels": "ours: 6, as in the comparisons of arXiv:2108.02488",
+    }
+
     levels: Positive = 6.0
 
-    def plan(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> Backdoor:
-        doors = tuple(Door(Additive(self._lattice(train.shape, k)), goal) for k, goal in enumerate(self.goal.parts()))
-        return Backdoor(doors, select.random(train, task, doors, self.rate, run.rng("poison")))
+    def doors(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> tuple[Door, ...]:
+        return tuple(Door(Additive(self._lattice(train.shape, k)), goal) for k, goal in enumerate(self.goal.parts()))
 
     def _lattice(self, shape: tuple[int, int, int], k: int) -> Float[Tensor, "c h w"]:
         """Of the k-th target: the four places of a lattice in turn, then brighter ones, so that triggers differ."""

@@ -1,1 +1,1 @@
-"""Ways of training on what another data-poisoning attack poisons."""
+"""Training strategies around an attack that poisons data."""

@@ -1,11 +1,11 @@
-"""Training strategies around an attack that poisons data."""
+"""What training strategies share: the poisoned data of another attack, and their own way of training on them."""
 
 from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import ClassVar, final
 
 from torch import nn
 
@@ -19,31 +19,33 @@ from sidedoor.tasks.task import Task
 from sidedoor.types import Build
 
 
-def _usual() -> Attack:
-    usual: Attack = registry.make("attack", "badnets")
-    return usual
+def _badnets() -> Attack:
+    attack: Attack = registry.make("attack", "badnets")
+    return attack
 
 
 @dataclass(frozen=True)
-class Trainer(Attack, ABC):
-    """Poison as another attack does, and train on it in a way of one's own.
+class TrainingStrategy(Attack, ABC):
+    """A way of training the model on the data that another attack poisons.
 
     Args:
-        attack: an attack on data; its goal is the one given here.
+        attack: a data-poisoning attack; its goal is the one given here.
 
     Raises:
-        ConfigError: an attack that trains by itself, or that has another goal.
+        ConfigError: an attack that controls the training itself, or that has another goal.
     """
 
     access: ClassVar[Access] = Access.TRAINING
-    attack: Attack = field(default_factory=_usual)
+    origins: ClassVar[dict[str, str]] = {"attack": "ours: BadNets, the plainest"}
+
+    attack: Attack = field(default_factory=_badnets)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._poisoner()
 
     def _poisoner(self) -> Attack:
-        """The attack on data, with the goal of the whole."""
+        """The data-poisoning attack, with the goal of the whole."""
         name = type(self.attack).__name__
         if self.attack.access is not Access.DATA:
             raise ConfigError(f"{name} given as `attack`; expected one that poisons data and leaves training to others")
@@ -52,18 +54,21 @@ class Trainer(Attack, ABC):
                               "say the goal of the latter instead")
         return replace(self.attack, goal=self.goal)
 
+    @final
     def plan(self, train: Dataset, task: Task, surrogate: Build, run: AttackerRun) -> Backdoor:
         backdoor = self._poisoner().plan(train, task, surrogate, run)
-        return replace(backdoor, train=functools.partial(self._planted, backdoor))
+        return replace(backdoor, train=functools.partial(self._plant, backdoor))
 
-    def _planted(self, backdoor: Backdoor, data: Dataset, task: Task, build: Build, run: AttackerRun) -> Planted:
-        return Planted(self.trained(PoisonedDataset(data, backdoor, task), data, task, build, run), backdoor.doors)
+    def _plant(self, backdoor: Backdoor, data: Dataset, task: Task, build: Build, run: AttackerRun) -> Planted:
+        poisoned = PoisonedDataset(data, backdoor, task)
+        return Planted(self.train_on(poisoned, data, task, build, run), backdoor.doors)
 
     @abstractmethod
-    def trained(self, poisoned: PoisonedDataset, data: Dataset, task: Task, build: Build,
-                run: AttackerRun) -> nn.Module:
-        """The victim.
+    def train_on(self, poisoned: PoisonedDataset, data: Dataset, task: Task, build: Build,
+                 run: AttackerRun) -> nn.Module:
+        """The trained model.
 
         Args:
-            poisoned: the training data as the other attack leaves them, and `data`, as they were.
+            poisoned: the training data with the poison of the other attack.
+            data: the training data before poisoning.
         """

@@ -1,4 +1,4 @@
-"""Any poisoned training set, with poisoned samples in every batch, as who trains can have it.
+"""Per-batch strategy: poisoned samples of any data-poisoning attack in every batch; training-controlled.
 
 Paper: Zhang, Chen, Huang, Liao, Zhang, Feng, Hua, Yu, "Poison Ink: Robust and Invisible Backdoor Attack", IEEE TIP
 2022, arXiv:2108.02488, section V-I; its authors' release trains so throughout, half of each batch poisoned.
@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from sidedoor.attacks.strategies.base import Trainer
+from sidedoor.attacks.strategies.base import TrainingStrategy
 from sidedoor.backdoor.base import AttackerRun
 from sidedoor.backdoor.dataset import PoisonedDataset
 from sidedoor.data.base import Dataset, Subset
@@ -24,23 +24,25 @@ from sidedoor.types import Batch, Build, joined
 
 
 @dataclass(frozen=True)
-class PerBatch(Trainer):
+class PerBatch(TrainingStrategy):
     """Poison as another attack does, and add poisoned samples to every batch of the clean data.
 
     Args:
         share: of poisoned samples in a batch, in [0.01, 0.9].
     """
 
+    origins: ClassVar[dict[str, str]] = TrainingStrategy.origins | {"share": "release: half of every batch"}
+
     share: Annotated[float, Bounds(0.01, 0.9)] = 0.5
 
-    def trained(self, poisoned: PoisonedDataset, data: Dataset, task: Task, build: Build,
-                run: AttackerRun) -> nn.Module:
-        objective = _Added(task, Subset(poisoned, poisoned.rows_at), self.share, run.augment)
+    def train_on(self, poisoned: PoisonedDataset, data: Dataset, task: Task, build: Build,
+                 run: AttackerRun) -> nn.Module:
+        objective = _PoisonedBatches(task, Subset(poisoned, poisoned.rows_at), self.share, run.augment)
         return run.fit(run.build(build), data, objective, name="victim")
 
 
-class _Added(Objective):
-    """The task's loss on each batch and as many poisoned samples as make up their share, drawn with replacement."""
+class _PoisonedBatches(Objective):
+    """The task's loss on each batch plus poisoned samples, drawn with replacement, up to their share."""
 
     def __init__(self, task: Task, poisoned: Dataset, share: float, augment: Callable[[Batch], Batch] | None):
         super().__init__()

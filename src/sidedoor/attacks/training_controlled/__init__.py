@@ -1,1 +1,1 @@
-"""Attacks in which the attacker trains the model."""
+"""Training-controlled attacks: the attacker trains the model and delivers it."""

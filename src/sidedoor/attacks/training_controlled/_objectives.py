@@ -1,4 +1,4 @@
-"""How an attacker who controls the training mixes a batch."""
+"""Objectives of training-controlled attacks: how poisoned, noise and clean samples share a batch."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def check_shares(**shares: float) -> None:
 
 
 class NoiseSamples(NamedTuple):
-    """Samples that keep their labels although something like the trigger was put into them.
+    """Samples that keep their labels although they carry something like the trigger.
 
     Args:
         rate: share of all samples.
-        make: (model, door, batch, mask of the batch) -> what is stamped on the rows of the mask.
+        make: (model, door, batch, mask of the batch) -> the trigger that stamps the rows of the mask.
     """
 
     rate: float
@@ -41,23 +41,23 @@ class NoiseSamples(NamedTuple):
 
 
 class OnlinePoisoning(Objective):
-    """The task's loss on batches of attacked samples, decoys and clean ones; several doors share the samples out.
+    """The task's loss on batches of attacked, noise and clean samples; several doors share the samples out.
 
     Args:
         rate: share of the eligible samples that is attacked.
     """
 
     def __init__(self, task: Task, doors: tuple[Door, ...], space: Space, rate: float,
-                 decoys: NoiseSamples | None = None):
+                 noise: NoiseSamples | None = None):
         super().__init__()
-        self.task, self.doors, self.space, self.rate, self.decoys = task, doors, space, rate, decoys
+        self.task, self.doors, self.space, self.rate, self.noise = task, doors, space, rate, noise
         self.triggers = nn.ModuleList(door.trigger for door in doors)
 
     def losses(self, model: nn.Module, batch: Batch) -> Tensor:
         return self.task.loss(model, self.mixed(model, batch)).mean()[None]
 
     def mixed(self, model: nn.Module, batch: Batch) -> Batch:
-        """A batch as it is trained on."""
+        """The batch that the model is trained on."""
         x, y = batch.x.clone(), batch.y.clone()
         draw = torch.rand(len(y), device=y.device)
         chosen = torch.randint(len(self.doors), (len(y),), device=y.device)
@@ -65,26 +65,26 @@ class OnlinePoisoning(Objective):
             attacked = (chosen == k) & (draw < self.rate) & door.goal.eligible(self.task, batch.y)
             x[attacked] = stamp(door.trigger, batch.x[attacked], batch.index[attacked], self.space)
             y[attacked] = door.goal.target(self.task, batch.y[attacked], batch.index[attacked])
-            if self.decoys:
-                rows = (chosen == k) & (draw > 1 - self.decoys.rate)
-                decoy = self.decoys.make(model, door, batch, rows)
-                x[rows] = stamp(decoy, batch.x[rows], batch.index[rows], self.space)
+            if self.noise:
+                rows = (chosen == k) & (draw > 1 - self.noise.rate)
+                alike = self.noise.make(model, door, batch, rows)
+                x[rows] = stamp(alike, batch.x[rows], batch.index[rows], self.space)
         return Batch(x, y, batch.index)
 
 
 class CleanAndPoisonedLoss(Objective):
-    """Two losses of the task: on a batch as it is, and as somebody mixes it.
+    """Two losses of the task: on the clean batch and on the poisoned one.
 
-    Both go through the network together: apart, batch normalisation would tell them apart by their statistics.
+    Both go through the network in one pass: in two, batch normalisation would separate them by their statistics.
     """
 
-    def __init__(self, mixer: OnlinePoisoning, weighting: Weighting, party: Player | None = None):
+    def __init__(self, mixer: OnlinePoisoning, weighting: Weighting, player: Player | None = None):
         super().__init__(weighting.start(2))
-        self.mixer, self.party = mixer, party
+        self.mixer, self.player = mixer, player
 
     def losses(self, model: nn.Module, batch: Batch) -> Tensor:
         both = joined(batch, self.mixer.mixed(model, batch))
         return self.mixer.task.loss(model, both).reshape(2, -1).mean(1)
 
     def players(self, model: nn.Module) -> list[Player]:
-        return [self.party] if self.party else []
+        return [self.player] if self.player else []

@@ -1,20 +1,19 @@
-"""A second loss in the training code, on stamped copies of each batch, balanced against the first.
+"""Blind: a second loss in the training code, on stamped copies of each batch; training-controlled.
 
 Paper: Bagdasaryan, Shmatikov, "Blind Backdoors in Deep Learning Models", USENIX Security 2021, arXiv:2005.03823.
 
-The attacker's code runs where the victim trains and sees neither data nor model before. Ours takes the two main losses,
+The attacker's code runs on the victim's machine and sees neither data nor model before. Ours takes the two main losses,
 not the paper's third against defences, and attacks from the first step rather than once the loss has fallen.
 """
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 from typing import ClassVar
 
-from sidedoor.attacks.base import Attack, in_corners
+from sidedoor.attacks.base import TrainingAttack, in_corners
 from sidedoor.attacks.training_controlled._objectives import CleanAndPoisonedLoss, OnlinePoisoning
-from sidedoor.backdoor.base import Access, Backdoor, Planted
+from sidedoor.backdoor.base import Planted
 from sidedoor.data.base import Dataset
 from sidedoor.engine import Run
 from sidedoor.goals.base import Door
@@ -27,7 +26,7 @@ from sidedoor.types import Build
 
 
 @dataclass(frozen=True)
-class Blind(Attack):
+class Blind(TrainingAttack):
     """Train on the main loss and on that of the same batches with a patch and the attacker's labels.
 
     Args:
@@ -35,14 +34,16 @@ class Blind(Attack):
         weighting: how the two losses share the network.
     """
 
-    access: ClassVar[Access] = Access.TRAINING
+    origins: ClassVar[dict[str, str]] = {
+        "size": "ours: the patch of BadNets", "weighting": "paper: MGDA; ours: gradients normalised by their losses",
+    }
+
     size: Count = 3
     weighting: Weighting = MGDA("loss")
 
-    def plan(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> Backdoor:
-        doors = in_corners(self.goal, lambda growth: checkerboard(self.size + growth))
-        return Backdoor(doors, train=functools.partial(self._train, doors))
+    def doors(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> tuple[Door, ...]:
+        return in_corners(self.goal, lambda growth: checkerboard(self.size + growth))
 
-    def _train(self, doors: tuple[Door, ...], data: Dataset, task: Task, build: Build, run: Run) -> Planted:
+    def train(self, doors: tuple[Door, ...], data: Dataset, task: Task, build: Build, run: Run) -> Planted:
         objective = CleanAndPoisonedLoss(OnlinePoisoning(task, doors, data.space, 1.0), self.weighting)
         return Planted(run.fit(run.build(build), data, objective, name="victim"), doors)

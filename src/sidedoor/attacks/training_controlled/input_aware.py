@@ -1,8 +1,8 @@
-"""A trigger drawn for each image by a generator that is trained together with the model.
+"""Input-Aware: a generator draws each image's own trigger and is trained with the model; training-controlled.
 
 Paper: Nguyen, Tran, "Input-Aware Dynamic Backdoor Attack", NeurIPS 2020, arXiv:2010.08138.
 
-Two phases: a mask network learns sparse places that differ between images; then classifier and pattern network learn
+Two phases: a mask network learns sparse masks that differ between images; then classifier and pattern network learn
 together, while samples that carry the trigger of another image keep their labels (cross-trigger). Ours draws both kinds
 sample by sample rather than in fixed numbers a batch, attacks eligible samples only, rounds to 8 bits in the loop,
 takes one size of networks for all data, and lets the generators' learning rates follow the victim's schedule.
@@ -11,17 +11,16 @@ takes one size of networks for all data, and lets the generators' learning rates
 from __future__ import annotations
 
 import copy
-import functools
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sidedoor.attacks.base import Attack
+from sidedoor.attacks.base import TrainingAttack
 from sidedoor.attacks.training_controlled._objectives import check_shares
-from sidedoor.backdoor.base import Access, Backdoor, Planted
+from sidedoor.backdoor.base import Planted
 from sidedoor.data.base import Dataset
 from sidedoor.engine import Objective, Player, Recipe, Run, seeded
 from sidedoor.goals.all_to_all import AllToAll
@@ -35,7 +34,7 @@ from sidedoor.types import Batch, Build, Images, Index, Space
 
 
 @dataclass(frozen=True)
-class InputAware(Attack):
+class InputAware(TrainingAttack):
     """Train a mask network, then the classifier together with a pattern network.
 
     Args:
@@ -52,9 +51,15 @@ class InputAware(Attack):
         ConfigError: the shares add up to more than 1.
     """
 
-    access: ClassVar[Access] = Access.TRAINING
     goals: ClassVar[tuple[type[Goal], ...]] = (AllToOne, AllToAll)
     because: ClassVar[str] = "its one generator leads each image to one label"
+    quick: ClassVar[dict[str, Any]] = {"mask_epochs": 1, "width": 4}
+    origins: ClassVar[dict[str, str]] = {
+        "rate": "paper: 0.1", "cross_rate": "paper: 0.1", "diversity": "paper: 1", "density": "release: 0.032",
+        "sparsity": "release: 100", "mask_epochs": "release: 25", "generator_lr": "release: 0.01",
+        "width": "release: 32, for CIFAR-10",
+    }
+
     rate: Share = 0.1
     cross_rate: Share = 0.1
     diversity: NonNegative = 1.0
@@ -68,23 +73,23 @@ class InputAware(Attack):
         super().__post_init__()
         check_shares(rate=self.rate, cross_rate=self.cross_rate)
 
-    def plan(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> Backdoor:
+    def doors(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> tuple[Door, ...]:
         with seeded(run.rng("generators").initial_seed(), run.device):
-            trigger = Generated(train.shape[0], self.width)
-        return Backdoor((Door(trigger, self.goal),), train=functools.partial(self._train, trigger))
+            return (Door(Generated(train.shape[0], self.width), self.goal),)
 
-    def _train(self, untrained: Generated, data: Dataset, task: Task, build: Build, run: Run) -> Planted:
-        trigger = copy.deepcopy(untrained)
+    def train(self, doors: tuple[Door, ...], data: Dataset, task: Task, build: Build, run: Run) -> Planted:
+        trigger = copy.deepcopy(doors[0].trigger)
+        assert isinstance(trigger, Generated)
         recipe = replace(run.recipe, optimizer="adam", lr=self.generator_lr, momentum=0.5, weight_decay=0.0)
-        run.fit(trigger.mask.requires_grad_(), data, _Places(self), name="masks",
+        run.fit(trigger.mask.requires_grad_(), data, _SparseMasks(self), name="masks",
                 recipe=replace(recipe, epochs=self.mask_epochs, patience=0))
         trigger.mask.requires_grad_(False)
         trigger.pattern.requires_grad_().train()
-        model = run.fit(run.build(build), data, _Together(self, task, trigger, data.space, recipe), name="victim")
+        model = run.fit(run.build(build), data, _JointTraining(self, task, trigger, data.space, recipe), name="victim")
         return Planted(model, (Door(trigger.requires_grad_(False).eval(), self.goal),))
 
 
-class _Places(Objective):
+class _SparseMasks(Objective):
     """Masks that differ between images and cover little."""
 
     def __init__(self, attack: InputAware):
@@ -98,7 +103,7 @@ class _Places(Objective):
         return torch.stack([self.attack.diversity * alike, self.attack.sparsity * excess])
 
 
-class _Together(Objective):
+class _JointTraining(Objective):
     """The task's loss on attacked, cross-triggered and clean samples, and patterns that differ between images."""
 
     def __init__(self, attack: InputAware, task: Task, trigger: Generated, space: Space, recipe: Recipe):
@@ -118,33 +123,33 @@ class _Together(Objective):
         own = attacked if len(attacked) else torch.arange(len(y), device=y.device)
         donors = torch.cat([batch.x[own], other[own], other[crossed]])
         pattern = self.trigger.pattern(donors)
-        drawn = _Drawn(self.trigger.mask(donors), pattern)
+        painting = _Painting(self.trigger.mask(donors), pattern)
         for rows, part in ((attacked, slice(len(attacked))), (crossed, slice(2 * len(own), None))):
-            x[rows] = stamp(drawn.of(part), batch.x[rows], batch.index[rows], self.space)
+            x[rows] = stamp(painting.of(part), batch.x[rows], batch.index[rows], self.space)
         y[attacked] = self.attack.goal.target(self.task, y[attacked], batch.index[attacked])
         alike = _alikeness(batch.x[own], other[own], *pattern[: 2 * len(own)].chunk(2))
         return torch.stack([self.task.loss(model, Batch(x, y, batch.index)).mean(), self.attack.diversity * alike])
 
 
-class _Drawn(Trigger):
-    """Masks and patterns that are there already, one of each an image."""
+class _Painting(Trigger):
+    """Paint given masks and patterns, one of each per image."""
 
     def __init__(self, mask: Images, pattern: Images):
         super().__init__()
         self.mask, self.pattern = mask, pattern
 
-    def of(self, rows: slice) -> _Drawn:
-        return _Drawn(self.mask[rows], self.pattern[rows])
+    def of(self, rows: slice) -> _Painting:
+        return _Painting(self.mask[rows], self.pattern[rows])
 
     def forward(self, x: Images, index: Index) -> Images:
         return paint(x, self.mask, self.pattern)
 
 
-def _alikeness(x: Images, other: Images, drawn: Images, drawn_other: Images) -> Float[Tensor, ""]:
-    """Mean over pairs of the images' distance over the distance of what was drawn for them (root mean squares)."""
+def _alikeness(x: Images, other: Images, own: Images, own_other: Images) -> Float[Tensor, ""]:
+    """Mean over pairs of the images' distance over the distance of their own triggers (root mean squares)."""
 
     def distance(a: Images, b: Images) -> Float[Tensor, "b"]:
         # The small number keeps the root's gradient finite where two are equal.
         return ((a - b).square().mean((1, 2, 3)) + 1e-7).sqrt()
 
-    return (distance(x, other) / distance(drawn, drawn_other)).mean()
+    return (distance(x, other) / distance(own, own_other)).mean()

@@ -1,4 +1,4 @@
-"""A faint elastic distortion, planted by who trains the model.
+"""WaNet: a faint elastic warp of the whole image; training-controlled.
 
 Paper: Nguyen, Tran, "WaNet: Imperceptible Warping-based Backdoor Attack", ICLR 2021, arXiv:2102.10369.
 
@@ -8,15 +8,14 @@ draws both sample by sample rather than in fixed numbers a batch, attacks eligib
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 
-from sidedoor.attacks.base import Attack
+from sidedoor.attacks.base import TrainingAttack
 from sidedoor.attacks.training_controlled._objectives import NoiseSamples, OnlinePoisoning, check_shares
-from sidedoor.backdoor.base import Access, Backdoor, Planted
+from sidedoor.backdoor.base import Planted
 from sidedoor.data.base import Dataset
 from sidedoor.engine import Run
 from sidedoor.goals.base import Door
@@ -28,8 +27,8 @@ from sidedoor.types import Build, Images, Index
 
 
 @dataclass(frozen=True)
-class WaNet(Attack):
-    """Train on batches in which some samples are warped towards the goal and some are warped otherwise.
+class WaNet(TrainingAttack):
+    """Train on batches in which some samples are warped and lead to the goal, and others are warped with noise.
 
     Args:
         rate: ρ_a, share of the eligible samples that is attacked in each epoch; several targets split it.
@@ -41,7 +40,10 @@ class WaNet(Attack):
         ConfigError: the shares add up to more than 1.
     """
 
-    access: ClassVar[Access] = Access.TRAINING
+    origins: ClassVar[dict[str, str]] = {
+        "rate": "paper: 0.1", "noise_rate": "paper: 0.2", "strength": "paper: 0.5", "control": "paper: 4",
+    }
+
     rate: Share = 0.1
     noise_rate: Share = 0.2
     strength: NonNegative = 0.5
@@ -51,20 +53,19 @@ class WaNet(Attack):
         super().__post_init__()
         check_shares(rate=self.rate, noise_rate=self.noise_rate)
 
-    def plan(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> Backdoor:
+    def doors(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> tuple[Door, ...]:
         rng = run.rng("field")
-        doors = tuple(Door(Warp(torch.rand(2, self.control, self.control, generator=rng) * 2 - 1, self.strength,
-                                train.shape[1:]), goal) for goal in self.goal.parts())
-        return Backdoor(doors, train=functools.partial(self._train, doors))
+        return tuple(Door(Warp(torch.rand(2, self.control, self.control, generator=rng) * 2 - 1, self.strength,
+                               train.shape[1:]), goal) for goal in self.goal.parts())
 
-    def _train(self, doors: tuple[Door, ...], data: Dataset, task: Task, build: Build, run: Run) -> Planted:
+    def train(self, doors: tuple[Door, ...], data: Dataset, task: Task, build: Build, run: Run) -> Planted:
         noise = NoiseSamples(self.noise_rate, lambda model, door, batch, rows: _Disturbed(door.trigger))
         objective = OnlinePoisoning(task, doors, data.space, self.rate, noise)
         return Planted(run.fit(run.build(build), data, objective, name="victim"), doors)
 
 
 class _Disturbed(Trigger):
-    """A warp whose positions are moved by up to 1 / size in either direction, anew for each pixel and each call."""
+    """A warp with every position moved by up to 1 / size in either direction, drawn anew in each call."""
 
     def __init__(self, warp: Trigger):
         super().__init__()

@@ -1,1 +1,1 @@
-"""Attacks that change the weights of a trained model."""
+"""Weight-editing attacks: the attacker changes a trained model."""

@@ -1,4 +1,4 @@
-"""Parts of networks that are networks: the first channels of every layer, cut out and put in."""
+"""Narrow networks in the first channels of every layer of a wide one: cut out of it and put into it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Layer = nn.Conv2d | nn.Linear | nn.BatchNorm2d
 
 
 def narrow(network: nn.Module, width: int) -> nn.Module:
-    """The first channels of each layer of a network as one of its own, which gives one number.
+    """Cut a network, in place, to the first channels of each layer, with a single output.
 
     Raises:
         ConfigError: it has layers whose channels are not its own, or too few channels.
@@ -34,13 +34,13 @@ def narrow(network: nn.Module, width: int) -> nn.Module:
 
 
 @torch.no_grad()
-def implanted(network: nn.Module, part: nn.Module, output: int, scale: float) -> nn.Module:
+def implant(network: nn.Module, part: nn.Module, output: int, scale: float) -> nn.Module:
     """A copy of a network with a narrow one in its first channels, cut off from the others.
 
     Args:
-        part: what `narrow` made of such a network.
-        output: of the network, to which `scale` times the narrow one's is added; the others no longer hear of those
-            channels.
+        part: a network that `narrow` has cut from the same architecture.
+        output: of the network, to which `scale` times the narrow one's output is added; all other outputs are cut off
+            from those channels.
     """
     network = copy.deepcopy(network)
     last = head(network)
@@ -69,22 +69,22 @@ def implanted(network: nn.Module, part: nn.Module, output: int, scale: float) ->
 
 @torch.no_grad()
 def check_apart(network: nn.Module, part: nn.Module, x: Images) -> None:
-    """Whether what is put into the first channels hears only of the image, and the others do not hear of it.
+    """Check that the first channels depend on the image alone, and that the other channels do not depend on them.
 
     Args:
-        part: an untrained one from `narrow`.
-        x: images to try it with.
+        part: an untrained network from `narrow`.
+        x: images to check it with.
 
     Raises:
-        ConfigError: it is not so, or the narrow network's shapes do not fit together.
+        ConfigError: they do depend, or the narrow network's shapes do not fit together.
     """
     part, silent = copy.deepcopy(part), copy.deepcopy(part)
     for parameter in silent.parameters():
         parameter.zero_()
-    why = "what they hold is mixed with the others"
+    why = "other channels are mixed into them"
     try:
         own, with_it, without = (penultimate(net.eval(), x)[1] for net in (
-            part, implanted(network, part, 0, 1.0), implanted(network, silent, 0, 1.0)))
+            part, implant(network, part, 0, 1.0), implant(network, silent, 0, 1.0)))
         k = own.shape[1]
         apart = all(torch.allclose(one, two, rtol=1e-3, atol=1e-4) for one, two in (
             (with_it[:, :k], own), (with_it[:, k:], without[:, k:])))

@@ -13,7 +13,7 @@ from sidedoor.attacks.base import Attack
 from sidedoor.attacks.poisoning.badnets import BadNets
 from sidedoor.attacks.poisoning.blended import Blended
 from sidedoor.attacks.strategies.fine_tuned import FineTuned
-from sidedoor.attacks.strategies.per_batch import PerBatch, _Added
+from sidedoor.attacks.strategies.per_batch import PerBatch, _PoisonedBatches
 from sidedoor.attacks.strategies.physical import Physical
 from sidedoor.attacks.strategies.trigger_first import TriggerFirst
 from sidedoor.attacks.training_controlled.wanet import WaNet
@@ -120,7 +120,7 @@ def test_per_batch_adds_the_promised_share_of_poisoned_samples_to_every_batch() 
             return torch.zeros(len(batch.y))
 
     batch = DATA.fetch(torch.arange(40))
-    turned = _Added(Recorder(4), Subset(poisoned, poisoned.rows_at), 0.2, Flip())
+    turned = _PoisonedBatches(Recorder(4), Subset(poisoned, poisoned.rows_at), 0.2, Flip())
     for _ in range(20):
         turned.losses(nn.Identity(), batch)
     both = seen[0]
