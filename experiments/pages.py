@@ -41,7 +41,7 @@ class Study:
         self.store, self.specifications, self.accumulates = Store(runs), specifications, kept is not None
         lines = kept.read_text(encoding="utf-8").splitlines() if kept and kept.is_file() else []
         earlier = [Record.from_json(json.loads(line)) for line in lines]
-        finished = [current(record) for record in (*earlier, *self.store.records()) if record.finished]
+        finished = [current(record) for record in (*earlier, *self.store.records()) if record.scored]
         self.found = {written(record.spec): record for record in finished if record}
 
     def keep(self, file: Path) -> None:
@@ -105,8 +105,13 @@ def shown(rows: Mapping[str, np.ndarray], file: Path) -> None:
 
 def drop(record: Record) -> float | None:
     """What the backdoor costs on clean inputs, beside the clean sibling."""
-    clean = (record.sibling or {}).get("clean")
+    clean = (record.clean_means or {}).get("clean")
     return None if clean is None or record.clean is None else clean - record.clean
+
+
+def auroc(record: Record) -> float | None:
+    """Of a filter or detector."""
+    return record.separation.auroc if record.separation else None
 
 
 def grouped(records: Iterable[Record], key: Callable[[Record], str]) -> dict[str, list[Record]]:

@@ -29,7 +29,7 @@ def gallery(study: Study, file: Path) -> str:
                 rows |= {"truth": arrays["images_truth"], "target": arrays["images_target"]}
             if name.startswith("white"):
                 model = registry.make("model", record.spec["model"])((1, 28, 28), 1).eval()
-                model.load_state_dict(load_state(study.store.model(record.reference or ""))["model"])
+                model.load_state_dict(load_state(study.store.model(record.clean_key or ""))["model"])
                 with torch.no_grad():
                     rows[f"original {kernel}×{kernel}, square"] = model(torch.from_numpy(
                         arrays["images_stamped"]).float() / 255).clamp(0, 1).numpy() * 255

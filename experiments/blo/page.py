@@ -18,7 +18,7 @@ import torch
 from scipy.stats import ttest_rel
 
 from experiments.blo.figures import gains, gallery
-from experiments.pages import Lines, Part, Study, Value, assembled, grouped, mean, notes, sections, table, took
+from experiments.pages import Lines, Part, Study, Value, assembled, auroc, grouped, mean, notes, sections, table, took
 from experiments.receptive_field import receptive_field
 from sidedoor import registry
 from sidedoor.bench.record import Record
@@ -34,7 +34,7 @@ def column(name: str) -> Value:
 
 
 def of_sibling(name: str) -> Value:
-    return lambda record: (record.sibling or {}).get(name)
+    return lambda record: (record.clean_means or {}).get(name)
 
 
 def attack(record: Record) -> str:
@@ -132,7 +132,7 @@ def defended(records: Sequence[Record]) -> Lines:
         return f"{attack(record)} | {given['name'] if given else 'none'}"
 
     rows = [[*key.split(" | "), mean(group, column("gain")), mean(group, column("ghost")),
-             mean(group, lambda r: r.clean), mean(group, lambda r: (r.detectors or {}).get("auroc"))]
+             mean(group, lambda r: r.clean), mean(group, auroc)]
             for key, group in grouped(records, name).items()]
     return table(["Square", "Defence", "Gain", "Ghost", "SSIM on clean inputs", "AUROC"], rows)
 

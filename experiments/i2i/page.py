@@ -26,6 +26,7 @@ from experiments.pages import (
     Study,
     Value,
     assembled,
+    auroc,
     drop,
     grouped,
     mean,
@@ -114,7 +115,7 @@ def defended(records: Sequence[Record]) -> Lines:
     rows = []
     for name, group in grouped(records, lambda r: f"{trigger(r)} | {defense(r)}").items():
         rows.append([*name.split(" | "), mean(group, lambda r: r.clean), mean(group, lambda r: r.attack),
-                     mean(group, lambda r: r.recovered), mean(group, lambda r: r.detectors.get("auroc"))])
+                     mean(group, lambda r: r.recovered), mean(group, auroc)])
     return table(["Trigger", "Defence", "Normal", "Effect", "Recovered", "AUROC"], rows)
 
 
@@ -165,7 +166,7 @@ def plain(records: Sequence[Record], key: Callable[[Record], str]) -> Lines:
 
 def measured(records: Sequence[Record]) -> Lines:
     """Distances that were trained, of the clean sibling and of the backdoored network."""
-    rows = [[trigger(group[0]), mean(group, lambda r: (r.sibling or {}).get("distance_clean"), 4),
+    rows = [[trigger(group[0]), mean(group, lambda r: (r.clean_means or {}).get("distance_clean"), 4),
              mean(group, lambda r: r.columns.get("distance_clean"), 4),
              mean(group, lambda r: r.columns.get("distance_attack"), 4), mean(group, lambda r: r.attack)]
             for group in grouped(records, trigger).values()]

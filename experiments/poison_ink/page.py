@@ -170,7 +170,7 @@ def defended(records: Sequence[Record]) -> Lines:
 
 
 def networks(records: Sequence[Record]) -> Lines:
-    rows = [[name, took(group), mean(group, percent(lambda r: (r.sibling or {}).get("clean")), 1),
+    rows = [[name, took(group), mean(group, percent(lambda r: (r.clean_means or {}).get("clean")), 1),
              mean(group, C_ACC, 1), mean(group, ASR, 1)] for name, group in grouped(records, network).items()]
     return table(["Network", "Took", "Clean model's C-Acc %", "C-Acc %", "ASR %"], rows)
 

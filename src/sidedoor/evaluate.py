@@ -6,6 +6,7 @@ Only this side knows triggers, targets and poisoned rows.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -162,12 +163,12 @@ class _Asked(Dataset):
 
 
 def separation(positive: Float[Tensor, "p"], negative: Float[Tensor, "q"],
-               calibration: Float[Tensor, "c"]) -> dict[str, float | None]:
+               calibration: Float[Tensor, "c"]) -> dict[str, Any]:
     """AUROC, and at 1 % and 5 % nominal false positives the detection rate and the rate realised on the negatives.
 
     Thresholds come from the calibration scores alone: clean samples that the defender owns.
     """
-    figures: dict[str, float | None] = {"auroc": auroc(positive.numpy(), negative.numpy())}
+    figures: dict[str, Any] = {"auroc": auroc(positive.numpy(), negative.numpy())}
     for fpr in FPRS:
         point = operating_point(positive.numpy(), negative.numpy(), calibration.numpy(), fpr)
         name = f"{fpr * 100:.0f}"

@@ -65,6 +65,11 @@ class Evidence:
 
     method: str = ""
 
+    @property
+    def type(self) -> str:
+        """What JSON calls it."""
+        return type(self).__name__.lower()
+
 
 @dataclass(frozen=True)
 class Separation(Evidence):
@@ -237,10 +242,9 @@ _TYPES: dict[str, type[Evidence]] = {
 
 def to_json(value: Evidence) -> dict[str, Any]:
     """`{type, method, ...}`, as records keep it; arrays are left out."""
-    kind = type(value).__name__.lower()
-    if kind not in _TYPES:
+    if value.type not in _TYPES:
         raise ConfigError(f"{type(value).__name__} given; expected one of {', '.join(_TYPES)}")
-    return {"type": kind, **_plain(value)}
+    return {"type": value.type, **_plain(value)}
 
 
 def from_json(value: dict[str, Any]) -> Evidence:

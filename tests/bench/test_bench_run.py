@@ -73,17 +73,17 @@ def test_the_numbers_are_those_of_the_stored_model(planted: Record, store: Store
         assert getattr(planted, name) == pytest.approx(expected[name], abs=1e-6)
     assert planted.columns["asr_all"] == pytest.approx(expected["asr_all"], abs=1e-6)
     assert planted.samples == {"train": 568, "defender": 32, "test": 80, "poisoned": 85, "cover": 0, "rate": 0.2,
-                               "eligible": expected["eligible"]}
+                               "target_share": 85 / (85 + 142), "eligible": expected["eligible"]}
     assert store.arrays(planted.key)["attack"].shape == (1, 80)
 
 
 def test_a_clean_sibling_does_not_open_the_door_and_shows_the_floor(planted: Record, store: Store) -> None:
-    assert planted.reference is not None
-    expected = by_hand(store, planted.reference)
-    assert planted.sibling is not None
-    assert planted.sibling["attack"] == pytest.approx(expected["attack"], abs=1e-6)
-    assert planted.sibling["attack"] < 0.1
-    assert planted.sibling["clean"] == pytest.approx(expected["clean"], abs=1e-6)
+    assert planted.clean_key is not None
+    expected = by_hand(store, planted.clean_key)
+    assert planted.clean_means is not None
+    assert planted.clean_means["attack"] == pytest.approx(expected["attack"], abs=1e-6)
+    assert planted.clean_means["attack"] < 0.1
+    assert planted.clean_means["clean"] == pytest.approx(expected["clean"], abs=1e-6)
     assert planted.columns["floor"] == pytest.approx(expected["asr_all"], abs=1e-6)
     assert planted.columns["floor"] >= 0.25  # of four classes the target's own
 
@@ -98,12 +98,12 @@ def test_a_record_is_kept_and_not_made_again(planted: Record, store: Store, tiny
 
 def test_defences_share_one_trained_model(planted: Record, store: Store, tiny: Tiny) -> None:
     models = {p: p.stat().st_mtime_ns for p in store.root.rglob("model.safetensors")}
-    assert {p.parent.name for p in models} == {planted.planted, planted.reference}
+    assert {p.parent.name for p in models} == {planted.planted, planted.clean_key}
     defended = run(tiny(defense={"name": "shrink_pad"}), store, CPU)
     detected = run(tiny(defense={"name": "strip", "overlays": 10}), store, CPU)
     assert {p: p.stat().st_mtime_ns for p in store.root.rglob("model.safetensors")} == models
     for record in (defended, detected):
-        assert (record.planted, record.reference) == (planted.planted, planted.reference)
+        assert (record.planted, record.clean_key) == (planted.planted, planted.clean_key)
         assert record.undefended is not None
         assert record.undefended["attack"] == planted.attack
         assert record.timing["attack"] == planted.timing["attack"]
@@ -111,8 +111,10 @@ def test_defences_share_one_trained_model(planted: Record, store: Store, tiny: T
     assert planted.attack is not None
     assert defended.attack < planted.attack
     assert (detected.attack, detected.clean) == (planted.attack, planted.clean)
-    assert detected.detectors["n_positive"] == planted.samples["eligible"]
-    assert detected.detectors["n_calibration"] == planted.samples["defender"]
+    assert detected.separation is not None
+    assert detected.separation.method == "strip"
+    assert detected.separation.n_positive == planted.samples["eligible"]
+    assert detected.separation.n_calibration == planted.samples["defender"] // 2  # the other half fits the detector
 
 
 def test_the_undefended_model_is_scored_once_for_all_its_defences(
@@ -134,7 +136,7 @@ def test_the_undefended_model_is_scored_once_for_all_its_defences(
     purified = run(tiny(defense={"name": "shrink_pad"}), again, CPU)
     assert len(calls) == 3  # behind the purifier
     for record in (fresh, detected, purified):
-        assert record.sibling == planted.sibling
+        assert record.clean_means == planted.clean_means
         assert {name: record.columns[name] for name in ("psnr", "ssim", "floor")} == {
             name: planted.columns[name] for name in ("psnr", "ssim", "floor")}
     assert detected.columns == fresh.columns == planted.columns
@@ -162,7 +164,8 @@ def test_an_attack_that_does_not_take_is_marked_with_the_reason(store: Store, ti
 
 def test_a_filter_removes_as_many_rows_as_it_is_told_to_assume(store: Store, tiny: Tiny) -> None:
     record = run(tiny(defense="spectral_signatures", assumed_rate=0.2), store, CPU)
-    poisoned, clean = record.detectors["removed_poisoned"], record.detectors["removed_clean"]
+    assert record.separation is not None
+    poisoned, clean = record.separation.removed_poisoned, record.separation.removed_clean
     assert poisoned is not None
     assert clean is not None
     assert poisoned * 85 + clean * (568 - 85) == pytest.approx(round(1.5 * 0.2 * 568), abs=0.01)
@@ -173,12 +176,13 @@ def test_a_defence_of_a_model_that_nobody_attacked_has_no_attack_figures(store: 
                                                                          defense: str) -> None:
     record = run(tiny(attack=None, defense=defense), store, CPU)
     assert record.status == "done"
-    assert (record.attack, record.recovered, record.idle, record.sibling) == (None, None, None, None)
+    assert (record.attack, record.recovered, record.idle, record.clean_means) == (None, None, None, None)
     assert record.clean is not None
     if defense == "strip":
-        assert record.detectors["auroc"] is None
-        assert record.detectors["n_negative"] == 80
-        assert record.detectors["fpr_at_5"] is not None
+        assert record.separation is not None
+        assert record.separation.auroc is None
+        assert record.separation.n_negative == 80
+        assert record.separation.fpr_at_5 is not None
 
 
 @pytest.mark.parametrize(("change", "message"), [
@@ -209,7 +213,7 @@ def test_a_cell_that_ended_in_an_error_is_run_again(planted: Record, store: Stor
     again = Store(tmp_path)
     again.put(replace(planted, status="error", error="the power went", clean=None))
     again.folder(planted.planted).parent.mkdir()
-    for key in (planted.planted, planted.reference or ""):
+    for key in (planted.planted, planted.clean_key or ""):
         again.folder(key).symlink_to(store.folder(key))
     record = attempt(tiny(), again, CPU, planted.key)
     assert (record.status, record.error, record.clean) == ("done", None, planted.clean)

@@ -14,13 +14,17 @@ import numpy as np
 import pytest
 
 from sidedoor.bench.record import SCHEMA, Record
+from sidedoor.bench.spec import cells
 from sidedoor.bench.store import Store, size_of
 from sidedoor.core import files
+from sidedoor.core.terms import Terms
 from sidedoor.errors import CannotComplete
+from sidedoor.evidence import Calibrated, Finding, Rule, Separation
 
 RECORD = Record(key="k1", planted="p1", spec={"attack": {"name": "badnets", "rate": 0.1}, "augment": ["flip"]},
-                status="done", clean=0.9, attack=1.0, intervals={"clean": (0.8, 0.95)}, reference="s1",
-                audit={"models": ["s1", "s2"], "flagged": True, "suspected": None}, columns={"lpips": None})
+                status="done", clean=0.9, attack=1.0, intervals={"clean": (0.8, 0.95)}, clean_key="s1",
+                evidence=(Calibrated(Finding(3.0, Rule(3.0, 2.0)), (0.5, 1.0), ("s1", "s2"), method="audit"),),
+                terms=Terms("C-Acc", "ASR", "R-Acc", "Idle", True), columns={"lpips": None})
 
 
 @pytest.fixture
@@ -147,7 +151,8 @@ def test_a_folder_without_results_says_what_to_run(store: Store) -> None:
 
 def test_the_compiled_table_equals_the_records(store: Store) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
-    other = replace(RECORD, key="k2", clean=None, reference=None, columns={"lpips": 0.25}, audit={},
+    other = replace(RECORD, key="k2", clean=None, clean_key=None, columns={"lpips": 0.25},
+                    evidence=(Separation(auroc=0.5), Separation(auroc=0.75)),
                     spec={"attack": None, "augment": [], "seed": 3})
     store.put(RECORD)
     store.put(other)
@@ -158,7 +163,8 @@ def test_the_compiled_table_equals_the_records(store: Store) -> None:
     assert (first["columns.lpips"], second["columns.lpips"]) == (None, 0.25)
     assert json.loads(first["intervals.clean"]) == [0.8, 0.95]
     assert json.loads(first["spec.augment"]) == ["flip"]
-    assert (first["audit.flagged"], second["audit.flagged"]) == (True, None)
+    assert (first["evidence.calibrated.p"], second["evidence.calibrated.p"]) == (1 / 3, None)
+    assert (second["evidence.separation.auroc"], second["evidence.separation_2.auroc"]) == (0.5, 0.75)
     assert store.record("k2") == other
 
 
@@ -198,3 +204,51 @@ def test_sizes_are_those_of_all_files_below(tmp_path: Path) -> None:
     made(tmp_path / "a" / "c" / "d", "45")
     assert size_of(tmp_path / "a") == 5
     assert size_of(tmp_path / "a" / "b") == 3
+
+
+SCHEMA_1 = {"schema": 1, "key": "k1", "planted": "p1", "spec": {"defense": {"name": "neural_cleanse"}},
+            "status": "done", "sibling": {"clean": 0.9}, "reference": "s1", "dropped_since": 3}
+
+
+def test_schema_1_is_read_into_the_fields_of_today(store: Store) -> None:
+    audit = {"score": 3.0, "threshold": 2.0, "flagged": True, "suspected": 4, "references": [0.5, 3.5],
+             "calibrated": False, "rank": 0.5, "models": ["s1", "s2"]}
+    write(store, SCHEMA_1 | {"audit": audit, "detectors": {}})
+    record = store.records()[0]
+    assert (record.clean_means, record.clean_key, record.separation) == ({"clean": 0.9}, "s1", None)
+    assert record.audit is not None
+    assert record.audit.method == "neural_cleanse"
+    assert (record.audit.finding.paper, record.audit.finding.suspected) == (Rule(3.0, 2.0), (4,))
+    assert (record.audit.references, record.audit.models, record.audit.p) == ((0.5, 3.5), ("s1", "s2"), 2 / 3)
+    store.put(record)
+    written = json.loads((store.root / "results" / "k1.json").read_text())
+    assert written["schema"] == SCHEMA == 2
+    assert not {"sibling", "reference", "audit", "detectors"} & written.keys()
+    assert store.record("k1") == record
+
+
+def test_detectors_of_schema_1_are_separations(store: Store) -> None:
+    write(store, SCHEMA_1 | {"audit": {}, "detectors": {"auroc": 0.9, "n_positive": 36, "removed_clean": 0.1}})
+    assert store.records()[0].evidence == (
+        Separation(auroc=0.9, n_positive=36, removed_clean=0.1, method="neural_cleanse"),)
+
+
+def test_evidence_that_cannot_be_is_no_record(store: Store) -> None:
+    write(store, RECORD.to_json() | {"evidence": [{"type": "separation", "auroc": 1.5}]})
+    with pytest.raises(CannotComplete, match=r"k1 has evidence that cannot be read: .*1\.5 given"):
+        store.records()
+
+
+PUBLISHED = Path(__file__).parents[2] / "docs" / "results" / "poison_ink.jsonl"
+
+
+def test_published_records_keep_their_figures_and_keys() -> None:
+    lines = [json.loads(line) for line in PUBLISHED.read_text(encoding="utf-8").splitlines()]
+    assert len(lines) >= 370
+    for line in lines:
+        record = Record.from_json(line)
+        assert record.to_json()["clean_means"] == line.get("sibling", line.get("clean_means"))
+        for name in ("key", "planted", "status", "clean", "attack", "recovered", "idle", "columns", "samples"):
+            assert getattr(record, name) == line[name]
+        given = {name: value for name, value in record.spec.items() if value is not None}
+        assert cells(given)[0].key(record.data) == record.key

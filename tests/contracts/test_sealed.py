@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from sidedoor import registry
 from sidedoor.bench.case import Case, TrainedModel, load, measured, train_or_load
-from sidedoor.bench.examine import base as stages
+from sidedoor.bench.examine import base, input_detector
 from sidedoor.bench.machine import Machine
 from sidedoor.bench.spec import Spec
 from sidedoor.bench.store import Store
@@ -95,16 +95,16 @@ def defended(given: Case, monkeypatch: pytest.MonkeyPatch) -> Trap:
     planted = train_or_load(given)
     planted = measured(planted, planted, given)
     closed, trap = trapped(given)
-    evaluator = stages.suspicion
+    evaluator = input_detector.suspicion
 
     def suspicion(*arguments: Any) -> dict[str, Tensor]:
         trap.armed = False
         return evaluator(*arguments)
 
-    monkeypatch.setattr(stages, "suspicion", suspicion)
+    monkeypatch.setattr(input_detector, "suspicion", suspicion)
     defense = given.spec.make_defense()
     assert defense is not None
-    stages.defend(defense, closed, planted)
+    base.defend(defense, closed, planted)
     return trap
 
 
@@ -132,5 +132,5 @@ def test_the_trap_springs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
             return model
 
     with pytest.raises(AssertionError, match="`fetch` of the test set was read"):
-        stages.defend(Cheat(), replace(given, test=trap), train_or_load(given))
+        base.defend(Cheat(), replace(given, test=trap), train_or_load(given))
     assert trap.sprung == 1

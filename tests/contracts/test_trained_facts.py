@@ -61,7 +61,7 @@ def test_every_attack_takes(attack: str, folder: Path) -> None:
     assert cell.clean_means is not None
     assert cell.clean_means["clean"] > 0.85, "premise: the clean model has learned the task"
     assert cell.clean_means["idle"] < 0.2, "premise: a clean model seldom does what the attacker wants"
-    assert cell.attack > cell.clean_means["attack"] + 0.4, "the trigger does more to this model than to its clean sibling"
+    assert cell.attack > cell.clean_means["attack"] + 0.4, "the trigger does more than to the clean sibling"
     assert cell.clean > cell.clean_means["clean"] - 0.1
 
 

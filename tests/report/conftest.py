@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from fabricated import HOSTILE, make_record
 
 from sidedoor.bench.record import Record
 from sidedoor.bench.store import Store
+from sidedoor.evidence import Calibrated, Exhibit, Finding, Rule, Separation
 from sidedoor.report.html import build
 
 
@@ -18,23 +20,28 @@ from sidedoor.report.html import build
 def records() -> list[Record]:
     """Three seeds undefended (the third attack failed), and one record of each stage on seed 0."""
     before = {"clean": 0.9, "attack": 0.8, "recovered": 0.1, "idle": 0.02}
-    separation = {"auroc": 0.875, "tpr_at_1": 0.25, "fpr_at_1": 0.02, "tpr_at_5": 0.5, "fpr_at_5": 0.04,
-                  "auroc_worked": 0.913, "tpr_at_1_worked": 0.31, "tpr_at_5_worked": 0.62, "n_positive": 36,
-                  "n_negative": 36, "n_calibration": 50, "too_small_at_1": 1.0, "too_small_at_5": 0.0}
-    audit = {"score": 3.25, "threshold": 2.0, "flagged": True, "suspected": 0, "references": [0.5, 1.25],
-             "calibrated": True, "rank": 0.0, "models": ["clean0", "clean1"]}
+    separation = Separation(auroc=0.875, tpr_at_1=0.25, fpr_at_1=0.02, tpr_at_5=0.5, fpr_at_5=0.04, auroc_worked=0.913,
+                            tpr_at_1_worked=0.31, tpr_at_5_worked=0.62, n_positive=36, n_negative=36, n_calibration=50,
+                            too_small_at_1=1.0, method="strip")
+    exhibits = (Exhibit("audit_trigger", "picture", "recovered pattern"), Exhibit("audit_mask", "mask", "the mask"),
+                Exhibit("audit_gains", "curve", "gains by step"), Exhibit("audit_lost", "mask", "whose array is gone"))
+    finding = Finding(3.25, Rule(3.25, 2.0), (0,), (3.25, 0.1, -0.3, 0.2), exhibits)
+    audit = Calibrated(finding, (0.5, 1.25), ("clean0", "clean1"), method="neural_cleanse")
     return [
         make_record("seed0"),
         make_record("seed1", 1, clean=0.8, attack=1.0),
         make_record("seed2", 2, status="failed", error="ASR is 12 %, below 50 %", attack=0.12),
         make_record("repair", 0, "fine_pruning", undefended=before, clean=0.88, attack=0.05, recovered=0.85),
-        make_record("detector", 0, "strip", undefended=before, detectors=separation),
+        make_record("detector", 0, "strip", undefended=before, evidence=(separation,)),
         make_record("filter", 0, "spectral_signatures", undefended=before, clean=0.87,
-                    detectors=separation | {"removed_poisoned": 0.75, "removed_clean": 0.125}),
-        make_record("audit", 0, "neural_cleanse", undefended=before, audit=audit),
+                    evidence=(replace(separation, removed_poisoned=0.75, removed_clean=0.125),)),
+        make_record("audit", 0, "neural_cleanse", undefended=before, evidence=(audit,)),
         make_record("broken", 0, "abl", planted="", status="error", error="no loss\n<script>alert('error')</script>",
-                    clean=None, attack=None, recovered=None, idle=None, intervals={}, sibling=None, reference=None,
+                    clean=None, attack=None, recovered=None, idle=None, intervals={}, clean_means=None, clean_key=None,
                     columns={}, samples={}, versions={}),
+        make_record("unsuited", 0, "gate_pruning", planted="", status="not applicable",
+                    error="small_cnn has no batch norm", clean=None, attack=None, recovered=None, idle=None,
+                    intervals={}, clean_means=None, clean_key=None, columns={}, samples={}, versions={}),
     ]
 
 
@@ -78,8 +85,8 @@ def furnish(store: Store) -> Store:
                 "calibration": rng.normal(0, 1, 50), "worked": np.arange(36) % 3 != 0}
     filtered = {"filter_score": rng.normal(0, 1, 100),
                 "filter_truth": np.array([1.0] * 10 + [0.0] * 85 + [np.nan] * 5)}
-    audit = {"audit_per_class": np.array([3.25, 0.1, -0.3, 0.2]), "audit_references": np.array([0.5, 1.25]),
-             "audit_trigger": rng.random((3, 16, 16)), "audit_mask": rng.random((16, 16))}
+    audit = {"audit_trigger": rng.random((3, 16, 16)), "audit_mask": rng.random((16, 16)),
+             "audit_gains": rng.random(9)}
     for key, own in (("seed0", {}), ("repair", {}), ("detector", detector), ("filter", filtered), ("audit", audit)):
         store.put_arrays(key, shared | own)
     epochs = [{"epoch": n, "loss": 1.0 / n, "lr": 0.1, "seconds": 1.0, "valid": 1.1 / n} for n in (1, 2, 3)]

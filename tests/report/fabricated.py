@@ -22,9 +22,10 @@ def make_record(key: str, seed: int = 0, defense: str | None = None, **values: A
         "planted": f"planted{seed}", "status": "done",
         "clean": 0.9, "attack": 0.8, "recovered": 0.1, "idle": 0.02, "seconds": 12.0, "peak_mb": 512.0,
         "intervals": {"clean": (0.85, 0.93), "attack": (0.75, 0.85)},
-        "versions": {"sidedoor": "0.1.0", "torch": "2.9.0"},
-        "sibling": {"clean": 0.91, "attack": 0.03, "recovered": 0.9, "idle": 0.03}, "reference": f"clean{seed}",
+        "versions": {"sidedoor": "0.1.0", "torch": "2.9.0"}, "processor": "Abacus 8", "memory_format": "contiguous",
+        "clean_means": {"clean": 0.91, "attack": 0.03, "recovered": 0.9, "idle": 0.03}, "clean_key": f"clean{seed}",
         "columns": {"psnr": 21.5, "ssim": 0.95, "lpips": None, "asr_all": 0.82, "floor": 0.1},
-        "samples": {"train": 1000, "poisoned": 90, "cover": 0, "rate": 0.1, "defender": 50, "test": 40, "eligible": 36},
+        "samples": {"train": 1000, "poisoned": 90, "cover": 0, "rate": 0.1, "defender": 50, "test": 40, "eligible": 36,
+                    "target_share": 0.265},
     }
     return Record(key=key, spec=spec, **(defaults | values))

@@ -20,7 +20,10 @@ from PIL import Image
 
 from sidedoor.bench.record import Record
 from sidedoor.bench.store import Store
+from sidedoor.core.files import write_json
+from sidedoor.core.terms import Terms
 from sidedoor.errors import CannotComplete
+from sidedoor.evidence import Localisation, Verdict
 from sidedoor.report.html import build
 
 VOID = {"meta", "img", "br", "hr", "link", "input", "col"}
@@ -87,8 +90,9 @@ def test_every_section_is_there(html: str) -> None:
                     "What the trigger does to an image", "Training and detection", "Without a defence",
                     "Defence: strip", "Defence: neural_cleanse", "Defence: abl error"):
         assert heading in headings
-    # Training and ROC of the model, training of the repair, histograms of detector and filter, indices of the audit.
-    assert len(page.texts["svg"]) == 6
+    # Training and ROC of the model, training of the repair, histograms of detector and filter, indices and a curve of
+    # the audit.
+    assert len(page.texts["svg"]) == 7
     roc = next(text for text in page.texts["svg"] if "true positive rate" in text)
     assert "strip" in roc
     assert "spectral_signatures" in roc
@@ -111,6 +115,9 @@ def test_numbers_in_the_tables(html: str) -> None:
     assert page.row("", "strip", "0")[7:10] == ["0.875", "25.0", "50.0"]
     assert page.row("where the attack worked")[1:] == ["0.913", "31.0", "", "62.0", ""]
     assert "flagged, class 0; above all 2 clean" in page.row("", "neural_cleanse", "0")
+    told = " ".join(page.texts["p"])
+    assert "3.250 against a threshold of 2.000: flagged. Suspected target class: 0." in told
+    assert "more suspicious than all of them, p = 0.333" in told
 
 
 def test_per_class_figures_are_means_over_the_class(html: str) -> None:
@@ -127,8 +134,9 @@ def test_per_class_figures_are_means_over_the_class(html: str) -> None:
 def test_images_are_pngs_and_the_residual_is_amplified(html: str) -> None:
     page = Page(html)
     images = [decoded(link) for link in page.links if link.startswith("data:image/png;base64,")]
-    # Three columns of three, and mask, pattern and both.
-    assert [image.size for image in images] == [(16, 16)] * 12
+    # Three columns of three, and two of the audit's exhibits: one is a curve, of one the array is gone.
+    assert [image.size for image in images] == [(16, 16)] * 11
+    assert {"recovered pattern", "the mask", "gains by step"} <= {text.strip() for text in page.texts["figcaption"]}
     clean, stamped, residual = (np.asarray(images[n]).astype(int) for n in (0, 3, 6))
     assert stamped[-1, -1] == 255
     assert (residual == np.clip(128 + 10 * (stamped - clean), 0, 255)).all()
@@ -150,19 +158,22 @@ def test_reproduction_parses_back(store: Store) -> None:
     assert "sidedoor run spec.toml" in page.texts["pre"]
     spec = tomllib.loads(next(text for text in page.texts["pre"] if "[recipe]" in text))
     assert spec == {k: v for k, v in SPEC.items() if v is not None}
-    assert {"512 MB", "cpu, 1 thread", "12.0 s", "2.9.0"} <= set(page.texts["dd"])
+    assert {"512 MB", "cpu, 1 thread", "12.0 s", "2.9.0", "Abacus 8", "contiguous"} <= set(page.texts["dd"])
+    assert page.texts["dd"][page.texts["dt"].index("Share of the target class that is poisoned")] == "26.5 %"
 
 
 def test_cells_left_out_are_listed_with_the_reason(html: str) -> None:
     rows = Page(html).rows
     assert ["badnets", "none", "2", "attack failed", "ASR is 12 %, below 50 %"] in rows
     assert ["badnets", "abl", "0", "error", "no loss"] in rows
+    assert ["badnets", "gate_pruning", "0", "not applicable", "small_cnn has no batch norm"] in rows
 
 
 def test_records_alone_make_a_page(bare: Store) -> None:
     page = Page(build(bare))
     assert page.row("", "strip", "0")[7] == "0.875"
-    assert "svg" not in page.texts
+    assert len(page.texts["svg"]) == 1
+    assert "clean models (n = 2)" in page.texts["svg"][0]
     assert not any(link.startswith("data:") for link in page.links)
     assert "By class" not in page.texts["h3"]
 
@@ -192,7 +203,7 @@ def test_scores_that_are_not_finite_do_not_break_the_page(store: Store) -> None:
     store.put_arrays("filter", filtered | {"filter_score": np.full(100, np.nan)})
     page = Page(build(store))
     # The filter has neither a curve nor a histogram left.
-    assert len(page.texts["svg"]) == 5
+    assert len(page.texts["svg"]) == 6
     assert "spectral_signatures" not in next(text for text in page.texts["svg"] if "true positive rate" in text)
 
 
@@ -207,6 +218,37 @@ def test_other_tasks_are_not_called_accuracy(bare: Store, records: list[Record])
     headings = Page(build(bare, ["seed0"])).texts["th"]
     assert "Recovered" in headings
     assert "C-Acc" not in headings
+
+
+def test_a_plug_in_task_brings_its_own_words(bare: Store, records: list[Record]) -> None:
+    terms = Terms("Depth error", "Lost", "Kept", "Lost anyway", False, "Depths are metres.")
+    bare.put(replace(records[0], spec=records[0].spec | {"task": {"name": "depth"}}, terms=terms))
+    page = Page(build(bare, ["seed0"]))
+    assert "Depth error" in page.texts["th"]
+    assert "Depths are metres." in page.texts["dd"]
+
+
+def test_verdicts_and_localisations_are_told(bare: Store, records: list[Record]) -> None:
+    found = (Verdict(4.2, 0.004, 0.31, 0.9, 1200, 0.05, "the model was not trained on the set"),
+             Localisation(0.8, 0.0352, 50))
+    bare.put(replace(records[0], evidence=found))
+    told = " ".join(Page(build(bare, ["seed0"])).texts["p"])
+    assert ("The null hypothesis that the model was not trained on the set is rejected at the level 0.05: p = 0.004, "
+            "statistic 4.200, effect 0.310, n = 1,200, power 90.0 %.") in told
+    assert "lies on the trigger in 80.0 % of 50 inputs; a random pixel would in 3.5 %." in told
+
+
+def test_an_audit_of_schema_1_is_shown_with_its_arrays(store: Store) -> None:
+    old = store.records()[0].to_json() | {
+        "schema": 1, "key": "old", "sibling": None, "reference": None, "detectors": {},
+        "audit": {"score": 3.25, "threshold": 2.0, "flagged": True, "suspected": 0, "references": [0.5, 1.25],
+                  "calibrated": True, "rank": 0.0, "models": ["clean0", "clean1"]}}
+    write_json(store.root / "results" / "old.json", old)
+    store.put_arrays("old", {"audit_per_class": np.array([3.25, 0.1]), "audit_mask": np.ones((8, 8)),
+                             "audit_trigger": np.ones((3, 8, 8))})
+    page = Page(build(store, ["old"]))
+    assert {"recovered mask", "recovered mask × pattern"} <= {text.strip() for text in page.texts["figcaption"]}
+    assert any("threshold (2)" in text for text in page.texts["svg"])
 
 
 def test_many_classes_show_the_least_accurate(tmp_path: Path) -> None:
@@ -248,7 +290,7 @@ def test_a_browser_renders_it(store: Store, tmp_path: Path) -> None:
     dom = Page(browse(page, "--dump-dom").strip())
     # The browser's own tree, after its repairs, holds the same table.
     assert dom.row("", "fine_pruning")[2:4] == ["90.0 → 88.085.0 to 93.0", "80.0 → 5.075.0 to 85.0"]
-    assert len(dom.texts["svg"]) == 6
+    assert len(dom.texts["svg"]) == 7
     browse(page, f"--screenshot={tmp_path / 'shot.png'}")
     shot = np.asarray(Image.open(tmp_path / "shot.png").convert("L")).astype(float)
     assert shot.shape == (3000, 1280)

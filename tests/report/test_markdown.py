@@ -9,7 +9,8 @@ from sidedoor.report.markdown import table
 def record(seed: int, attack: float, status: str = "done", psnr: float | None = 20.0) -> Record:
     spec = {"attack": {"name": "bad|nets"}, "defense": None, "seed": seed}
     return Record(key=str(seed), planted="p", spec=spec, status=status, clean=0.9, attack=attack, recovered=0.1,
-                  idle=0.02, sibling={"clean": 0.91, "attack": 0.01}, columns={"psnr": psnr}, timing={"attack": 30.0})
+                  idle=0.02, clean_means={"clean": 0.91, "attack": 0.01}, columns={"psnr": psnr},
+                  timing={"attack": 30.0})
 
 
 def rows(text: str) -> list[dict[str, str]]:

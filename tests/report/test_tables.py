@@ -8,18 +8,21 @@ import pytest
 from fabricated import SPEC, make_record
 
 from sidedoor.bench.record import Record
-from sidedoor.report.tables import aggregate, duration, labels, percent, summary_rows, verdict
+from sidedoor.evidence import Calibrated, Finding, Rule
+from sidedoor.report.tables import aggregate, audited, duration, labels, percent, summary_rows
 
 
 def test_rows_put_each_attack_before_its_defences(records: list[Record]) -> None:
     rows = summary_rows(records[::-1])
     assert [row.record.key for row in rows] == [
-        "seed0", "broken", "repair", "audit", "filter", "detector", "seed1", "seed2"]
+        "seed0", "broken", "repair", "unsuited", "audit", "filter", "detector", "seed1", "seed2"]
     assert [row.status for row in rows if row.seed == 2] == ["attack failed"]
 
 
 def test_a_run_that_broke_early_stands_with_its_model(records: list[Record]) -> None:
-    assert {row.record.key: row.model for row in summary_rows(records)}["broken"] == "planted0"
+    found = {row.record.key: row for row in summary_rows(records)}
+    assert found["broken"].model == found["unsuited"].model == "planted0"
+    assert found["unsuited"].status == "not applicable"
 
 
 def test_before_and_after_only_where_a_defence_changed_the_system(records: list[Record]) -> None:
@@ -39,7 +42,7 @@ def test_aggregate_is_mean_and_t_interval_of_done_cells(records: list[Record]) -
     # Of 0.9 and 0.8: s = 0.0707, standard error 0.05, and t(0.975, 1) = 12.7062.
     assert alone.figures["clean"] == pytest.approx((0.85, 0.85 - 0.635310, 0.85 + 0.635310), abs=1e-6)
     assert alone.figures["attack"][0] == pytest.approx(0.9)
-    assert alone.figures["sibling"][0] == pytest.approx(0.91)
+    assert alone.figures["clean_model"][0] == pytest.approx(0.91)
     assert "auroc" not in alone.figures
 
 
@@ -48,8 +51,10 @@ def test_aggregate_of_one_seed_or_none_done(records: list[Record]) -> None:
     assert groups["fine_pruning"].figures["attack"] == (0.05, None, None)
     assert groups["fine_pruning"].figures["attack_before"] == (0.8, None, None)
     assert groups["neural_cleanse"].figures["flagged"] == (1.0, None, None)
-    assert groups["abl"].figures == {}
-    assert len(groups["abl"].left_out) == 1
+    assert groups["neural_cleanse"].figures["p"] == (pytest.approx(1 / 3), None, None)
+    for name in ("abl", "gate_pruning"):
+        assert groups[name].figures == {}
+        assert len(groups[name].left_out) == 1
 
 
 def test_before_is_averaged_over_the_same_seeds_as_after() -> None:
@@ -81,12 +86,12 @@ def test_labels_name_what_varies_and_nothing_else() -> None:
     assert labels([make_record("a"), deeper])["d"].setting == "recipe epochs=9"
 
 
-def test_verdict_in_words() -> None:
-    flagged = {"flagged": True, "suspected": 3, "references": [0.1, 0.2], "calibrated": False}
-    assert verdict({}) is None
-    assert verdict(flagged) == "flagged, class 3; within 2 clean"
-    assert verdict(flagged | {"calibrated": True}) == "flagged, class 3; above all 2 clean"
-    assert verdict({"flagged": False, "suspected": 3}) == "not flagged"
+def test_audits_in_words() -> None:
+    flagged = Finding(3.0, Rule(3.0, 2.0), (3,))
+    assert audited(Calibrated(flagged, (0.1, 4.0))) == "flagged, class 3; within 2 clean"
+    assert audited(Calibrated(flagged, (0.1, 0.2))) == "flagged, class 3; above all 2 clean"
+    assert audited(Calibrated(Finding(1.0, Rule(1.0, 2.0), (3,)))) == "not flagged"
+    assert audited(Calibrated(Finding(1.0, suspected=(3, 5)), (2.0,))) == "classes 3, 5; within 1 clean"
 
 
 def test_numbers_for_people() -> None:

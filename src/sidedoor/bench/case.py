@@ -16,7 +16,7 @@ from torch import nn
 from sidedoor import zoo
 from sidedoor.backdoor.base import AttackerRun, Backdoor
 from sidedoor.backdoor.dataset import PoisonedDataset
-from sidedoor.bench.machine import Machine, _launched
+from sidedoor.bench.machine import Machine, launched
 from sidedoor.bench.record import Means
 from sidedoor.bench.spec import Spec
 from sidedoor.bench.store import Store
@@ -98,7 +98,7 @@ class TrainedModel:
         doors: with their learned triggers.
         seconds: that planning and training took when they were done.
         scores: of the undefended model; like the next two empty until `measured`.
-        reference: means of its clean sibling's scores through the same doors.
+        clean_means: means of its clean sibling's scores through the same doors.
         visible: how visible the triggers are.
     """
 
@@ -108,7 +108,7 @@ class TrainedModel:
     doors: tuple[Door, ...]
     seconds: float
     scores: Scores = field(default_factory=lambda: Scores(*torch.zeros(4, 0)))
-    reference: Means = field(default_factory=dict)
+    clean_means: Means = field(default_factory=dict)
     visible: Means = field(default_factory=dict)
 
 
@@ -120,7 +120,7 @@ def load(spec: Spec, store: Store, machine: Machine) -> Case:
         CannotComplete: the data or weights are not there.
     """
     splits, fingerprint = load_data(spec, machine)
-    run = Run(_launched(machine.device, machine.devices), seed=spec.seed, augment=augmentation(spec.augment),
+    run = Run(launched(machine.device, machine.devices), seed=spec.seed, augment=augmentation(spec.augment),
               progress=machine.progress, shelf=Shelf(store.shelf), root=machine.root)
     photographs, held = split(splits.train, spec.defender_share, spec.defender_seed)
     task = spec.make_task(len(splits.train.classes)).setup(photographs, run)
@@ -179,7 +179,7 @@ def _some(data: Dataset, count: int) -> Dataset:
 
 
 def train_or_load(case: Case) -> TrainedModel:
-    """The model of the attack half: loaded from the store, or trained by whom the attack says, under a lock.
+    """The model of the attack half: loaded from the store, or trained by the victim or the attacker, under a lock.
 
     Raises:
         ConfigError: something is wrong with the attack.
@@ -208,8 +208,8 @@ def train_or_load(case: Case) -> TrainedModel:
 
 def _train(case: Case, backdoor: Backdoor, run: AttackerRun) -> tuple[nn.Module, tuple[Door, ...]]:
     if backdoor.train is not None:
-        planted = backdoor.train(case.train, case.task, case.build, run)
-        return planted.model, planted.doors
+        delivered = backdoor.train(case.train, case.task, case.build, run)
+        return delivered.model, delivered.doors
     data = PoisonedDataset(case.train, backdoor, case.task) if len(backdoor.poison.index) else case.train
     return run.fit(run.build(case.build), data, Supervised(case.task), name="victim"), backdoor.doors
 
@@ -224,18 +224,19 @@ def _keep(path: Path, model: nn.Module, doors: tuple[Door, ...], run: Run, secon
             checkpoint.unlink()
 
 
-def measured(planted: TrainedModel, sibling: TrainedModel, case: Case) -> TrainedModel:
+def measured(trained: TrainedModel, clean: TrainedModel, case: Case) -> TrainedModel:
     """With the scores of it and of its clean sibling, which are kept beside it: all its defences need the same."""
-    file = case.store.folder(planted.key) / "measured.safetensors"
-    with case.alone(f"{planted.key}-measured"):
+    file = case.store.folder(trained.key) / "measured.safetensors"
+    with case.alone(f"{trained.key}-measured"):
         if file.exists():
             state = load_state(file)
-            return replace(planted, scores=Scores(**state["scores"]), reference=state["reference"],
-                           visible=state["visible"])
-        scores, reference = (evaluate(model, case.test, case.task, planted.doors, case.run)
-                             for model in (planted.model, sibling.model))
-        found = replace(planted, scores=scores, reference=reference.means(),
-                        visible=stealth(case.test, planted.doors, case.run) if planted.doors else {})
+            # "reference" in the files of earlier versions.
+            means = state["clean_means"] if "clean_means" in state else state["reference"]
+            return replace(trained, scores=Scores(**state["scores"]), clean_means=means, visible=state["visible"])
+        scores, of_clean = (evaluate(model, case.test, case.task, trained.doors, case.run)
+                            for model in (trained.model, clean.model))
+        found = replace(trained, scores=scores, clean_means=of_clean.means(),
+                        visible=stealth(case.test, trained.doors, case.run) if trained.doors else {})
         if case.run.fabric.is_global_zero:
-            save_state(file, {"scores": vars(scores), "reference": found.reference, "visible": found.visible})
+            save_state(file, {"scores": vars(scores), "clean_means": found.clean_means, "visible": found.visible})
     return found

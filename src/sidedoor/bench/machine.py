@@ -31,7 +31,7 @@ class Machine:
 
 
 @functools.cache
-def _launched(device: str, devices: int) -> Any:
+def launched(device: str, devices: int) -> Any:
     """Devices to compute on; for several, a process for each of the others, once."""
     launched = fabric(device, devices)
     launched.launch()

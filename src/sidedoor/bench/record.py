@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from sidedoor.errors import CannotComplete
+from sidedoor import evidence as evidences
+from sidedoor.core.terms import Terms
+from sidedoor.errors import CannotComplete, ConfigError
+from sidedoor.evidence import Calibrated, Evidence, Exhibit, Finding, Rule, Separation
 
-SCHEMA = 1
+SCHEMA = 2
 Means = dict[str, float | None]
 """clean, attack, recovered, idle (shares in [0, 1]; None where nothing is eligible) and a task's own columns."""
+NOT_APPLICABLE = "not applicable"
 
 
 @dataclass(frozen=True)
@@ -18,22 +22,29 @@ class Record:
 
     Args:
         key: hash of everything that decides the result.
-        planted: key of the trained model, shared by all defences against it.
-        data: fingerprint of the data, which with the specification and the code gives the key.
+        planted: key of the trained model, shared by all defences against it; empty if the cell did not get so far.
         spec: the specification in full, methods with all their parameters.
-        status: "done"; "failed": the attack did not take, so the cell stays out of averages; "error" or "timeout".
+        status: "done"; "failed": the attack did not succeed, so the cell stays out of averages; "not applicable": a
+            method has nothing to work on here, or the methods do not suit each other; "error" or "timeout".
+        data: fingerprint of the data, which with the specification and the code gives the key.
         error: why, for a person, unless done.
         clean, attack, recovered, idle: of the delivered system: defended, if there is a defence.
         intervals: 95 % Wilson intervals of the same.
         undefended: the same means before the defence.
-        sibling: the same means of the clean sibling: same data, model, recipe and seed, no attack.
-        reference: key of the clean sibling.
-        detectors: of filters and input detectors: auroc, tpr_at_1, tpr_at_5 and what was realised; see `evaluate`.
-        audit: of model audits: score, threshold, flagged, suspected, references (scores of clean models), rank.
+        clean_means: the same means of the clean sibling: same data, model, recipe and seed, no attack.
+        clean_key: key of the clean sibling.
+        evidence: what filters, input detectors, audits, verifiers and explainers found.
+        terms: what the task calls the four numbers; None in records of schema 1.
         columns: psnr, ssim, lpips (None without its weights), asr_all, floor and a task's own.
-        samples: train, poisoned, cover, rate (of the eligible), defender, test, eligible.
+        samples: train, poisoned, cover, rate (of the eligible), target_share (poisoned samples among all that are
+            labelled as the target, where there is one target), defender, test, eligible.
         seconds: of everything that this run did itself; `timing` has its parts, also those taken from the store.
         peak_mb: largest resident memory of the process.
+        threads: that torch computed with.
+        device: such as "cpu" or "cuda:0".
+        processor: the model of the CPU or GPU.
+        memory_format: of the delivered model's weights, "contiguous" or "channels_last".
+        versions: of the packages that figures depend on.
     """
 
     key: str
@@ -48,10 +59,10 @@ class Record:
     idle: float | None = None
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
     undefended: Means | None = None
-    sibling: Means | None = None
-    reference: str | None = None
-    detectors: dict[str, float | None] = field(default_factory=dict)
-    audit: dict[str, Any] = field(default_factory=dict)
+    clean_means: Means | None = None
+    clean_key: str | None = None
+    evidence: tuple[Evidence, ...] = ()
+    terms: Terms | None = None
     columns: Means = field(default_factory=dict)
     samples: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
@@ -59,12 +70,16 @@ class Record:
     peak_mb: float = 0.0
     threads: int = 1
     device: str = "cpu"
+    processor: str = ""
+    memory_format: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     schema: int = SCHEMA
 
     def to_json(self) -> dict[str, Any]:
         """As JSON writes it."""
-        return asdict(self)
+        plain = {f.name: getattr(self, f.name) for f in fields(self)}
+        return plain | {"evidence": [evidences.to_json(value) for value in self.evidence],
+                        "terms": self.terms.to_json() if self.terms else None, "schema": SCHEMA}
 
     @staticmethod
     def from_json(value: dict[str, Any]) -> Record:
@@ -78,14 +93,23 @@ class Record:
         if value.get("schema", 0) > SCHEMA:
             raise CannotComplete(f"record {value['key']} has schema {value['schema']}, this sidedoor knows {SCHEMA}; "
                                  "upgrade sidedoor")
+        if value.get("schema", 0) < SCHEMA:
+            value = _upgraded(value)
         known = {f.name for f in fields(Record)}
-        intervals = {name: (low, high) for name, (low, high) in value.get("intervals", {}).items()}
-        given = {k: v for k, v in value.items() if k in known}
-        return Record(**given | {"intervals": intervals, "schema": SCHEMA})
+        return Record(**{k: v for k, v in value.items() if k in known} | {
+            "intervals": {name: (low, high) for name, (low, high) in value.get("intervals", {}).items()},
+            "evidence": _evidence(value), "schema": SCHEMA,
+            "terms": Terms.from_json(value["terms"]) if value.get("terms") else None,
+        })
 
     @property
     def finished(self) -> bool:
         """Whether the cell came to its end, so that it need not be run again; a failed attack is a result."""
+        return self.scored or self.status == NOT_APPLICABLE
+
+    @property
+    def scored(self) -> bool:
+        """Whether it has the four numbers."""
         return self.status in ("done", "failed")
 
     @property
@@ -95,3 +119,42 @@ class Record:
     @property
     def defense_name(self) -> str:
         return self.spec["defense"]["name"] if self.spec.get("defense") else "none"
+
+    @property
+    def separation(self) -> Separation | None:
+        """Of a filter or input detector: how well it tells poisoned from clean."""
+        return next((value for value in self.evidence if isinstance(value, Separation)), None)
+
+    @property
+    def audit(self) -> Calibrated | None:
+        """Of a model audit: its finding beside those of clean models."""
+        return next((value for value in self.evidence if isinstance(value, Calibrated)), None)
+
+
+def _evidence(value: dict[str, Any]) -> tuple[Evidence, ...]:
+    try:
+        return tuple(evidences.from_json(item) for item in value.get("evidence", ()))
+    except ConfigError as error:
+        raise CannotComplete(f"record {value['key']} has evidence that cannot be read: {error}") from error
+
+
+def _upgraded(value: dict[str, Any]) -> dict[str, Any]:
+    """A record of schema 1 in the fields of schema 2."""
+    method = (value["spec"].get("defense") or {}).get("name", "")
+    found: list[Evidence] = []
+    if value.get("detectors"):
+        found.append(Separation(**value["detectors"]))
+    if value.get("audit"):
+        found.append(_calibrated(value["audit"]))
+    return value | {"clean_means": value.get("sibling"), "clean_key": value.get("reference"),
+                    "evidence": [evidences.to_json(replace(item, method=method)) for item in found]}
+
+
+def _calibrated(audit: dict[str, Any]) -> Calibrated:
+    """An audit of schema 1, whose every record has the arrays of a recovered trigger if one was recovered."""
+    score, suspected = audit["score"], audit.get("suspected")
+    exhibits = (Exhibit("audit_trigger", "picture", "recovered mask × pattern"),
+                Exhibit("audit_mask", "mask", "recovered mask"))
+    finding = Finding(score, Rule(score, audit["threshold"]), () if suspected is None else (suspected,),
+                      exhibits=exhibits)
+    return Calibrated(finding, tuple(audit.get("references", ())), tuple(audit.get("models", ())))

@@ -8,20 +8,23 @@ import resource
 import time
 import traceback
 from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from sidedoor.bench.case import Case, TrainedModel, load, measured, train_or_load
 from sidedoor.bench.examine.base import Outcome, defend
 from sidedoor.bench.machine import Machine
-from sidedoor.bench.record import Means, Record
+from sidedoor.bench.record import NOT_APPLICABLE, Means, Record
 from sidedoor.bench.spec import Spec
 from sidedoor.bench.store import Store
 from sidedoor.core.files import write_json
 from sidedoor.data.base import stored
-from sidedoor.errors import ConfigError, SidedoorError
+from sidedoor.errors import ConfigError, NotApplicable, SidedoorError
 from sidedoor.evaluate import evaluate, intervals
 from sidedoor.goals.base import Door, Goal
 from sidedoor.tasks.task import Scores
@@ -33,6 +36,7 @@ def run(spec: Spec, store: Store, machine: Machine | None = None) -> Record:
     """Run one cell, or return its record if the store has it.
 
     Raises:
+        NotApplicable: a method has nothing to work on here; `attempt` turns this into a record.
         SidedoorError: the cell cannot be run; `attempt` turns this into a record.
     """
     case = load(spec, store, machine or Machine())
@@ -41,38 +45,45 @@ def run(spec: Spec, store: Store, machine: Machine | None = None) -> Record:
     start = time.monotonic()
     if attack := spec.make_attack():
         _check_eligible(case, attack.goal.parts())
-    sibling = train_or_load(case.twin(spec.sibling()))
-    planted = train_or_load(case)
-    _check_eligible(case, [door.goal for door in planted.doors if door.scored])
-    planted = measured(planted, sibling, case)
+    clean, trained = train_or_load(case.twin(spec.sibling())), train_or_load(case)
+    _check_eligible(case, [door.goal for door in trained.doors if door.scored])
+    trained = measured(trained, clean, case)
     began = time.monotonic()
     defense = spec.make_defense()
-    outcome = defend(defense, case, planted) if defense else Outcome(planted.model)
-    defended = time.monotonic()
-    scores = planted.scores
-    if outcome.model is not planted.model or outcome.purify is not None:
-        scores = evaluate(outcome.model, case.test, case.task, planted.doors, case.run, outcome.purify)
-    means, undefended = scores.means(), planted.scores.means()
-    own = {name: means[name] for name in scores.columns}
-    reason = case.task.failed(undefended, planted.reference) if spec.attack else None
-    record = Record(
-        key=case.key, planted=planted.key, data=case.fingerprint, spec=spec.to_json(),
-        status="failed" if reason else "done", error=reason,
-        clean=means["clean"], attack=means["attack"], recovered=means["recovered"], idle=means["idle"],
-        intervals=intervals(scores, case.task, case.test.groups), undefended=undefended if defense else None,
-        sibling=planted.reference if spec.attack else None, reference=sibling.key if spec.attack else None,
-        detectors=outcome.detectors, audit=outcome.audit, columns=_columns(planted, own),
-        samples=_samples(case, planted), seconds=time.monotonic() - start,
-        timing={"attack": planted.seconds, "sibling": sibling.seconds, "defense": defended - began},
-        **ambient(str(case.run.device)),
-    )
+    outcome = defend(defense, case, trained) if defense else Outcome(trained.model)
+    timing = {"attack": trained.seconds, "clean": clean.seconds, "defense": time.monotonic() - began}
+    scores = trained.scores
+    if outcome.model is not trained.model or outcome.purify is not None:
+        scores = evaluate(outcome.model, case.test, case.task, trained.doors, case.run, outcome.purify)
+    record = replace(_scored(case, trained, scores), undefended=trained.scores.means() if defense else None,
+                     clean_key=clean.key if spec.attack else None, evidence=outcome.evidence, timing=timing,
+                     seconds=time.monotonic() - start, **ambient(str(case.run.device), outcome.model))
     if case.run.fabric.is_global_zero:
-        store.put_arrays(case.key, _arrays(case, planted, outcome, scores))
-        write_json(store.folder(case.key) / "history.json", case.run.history)
-        store.put(record)
-        for checkpoint in store.folder(case.key).glob("phase-*"):
-            checkpoint.unlink()
+        _keep(case, record, _arrays(case, trained, outcome, scores))
     return record
+
+
+def _scored(case: Case, trained: TrainedModel, scores: Scores) -> Record:
+    """The record of a delivered system by its scores."""
+    means, attacked = scores.means(), case.spec.attack is not None
+    reason = case.task.failed(trained.scores.means(), trained.clean_means) if attacked else None
+    return Record(
+        key=case.key, planted=trained.key, data=case.fingerprint, spec=case.spec.to_json(),
+        status="failed" if reason else "done", error=reason, terms=case.task.terms,
+        clean=means["clean"], attack=means["attack"], recovered=means["recovered"], idle=means["idle"],
+        intervals=intervals(scores, case.task, case.test.groups),
+        clean_means=trained.clean_means if attacked else None,
+        columns=_columns(trained, {name: means[name] for name in scores.columns}), samples=_samples(case, trained),
+    )
+
+
+def _keep(case: Case, record: Record, arrays: dict[str, np.ndarray]) -> None:
+    """Put the record and what its figures need into the store, and drop the checkpoints of the cell."""
+    case.store.put_arrays(case.key, arrays)
+    write_json(case.store.folder(case.key) / "history.json", case.run.history)
+    case.store.put(record)
+    for checkpoint in case.store.folder(case.key).glob("phase-*"):
+        checkpoint.unlink()
 
 
 def _check_eligible(case: Case, goals: Iterable[Goal]) -> None:
@@ -93,6 +104,10 @@ def attempt(spec: Spec, store: Store, machine: Machine, key: str) -> Record:
         return known
     try:
         return run(spec, store, machine)
+    except NotApplicable as error:
+        record = broken(spec, key, NOT_APPLICABLE, str(error))
+        store.put(record)
+        return record
     except Exception as error:  # the whole point: no cell takes another down
         if machine.devices > 1:
             raise  # the other processes may wait for this one, and end with it
@@ -108,7 +123,7 @@ def finished(store: Store, key: str) -> Record | None:
 
 
 def broken(spec: Spec, key: str, status: str, reason: str) -> Record:
-    """The record of a cell that did not come to its end."""
+    """The record of a cell without numbers."""
     return Record(key=key, planted="", spec=spec.to_json(), status=status, error=reason, **ambient("none"))
 
 
@@ -120,39 +135,83 @@ def explained(error: Exception) -> str:
     return f"{type(error).__name__}: {error} (at {place.filename}:{place.lineno})"
 
 
-def ambient(device: str) -> dict[str, Any]:
-    """What surrounds a run: device, threads, memory, versions."""
+def ambient(device: str, model: nn.Module | None = None) -> dict[str, Any]:
+    """What surrounds a run: device and processor, threads, memory, versions, and how the model lies in memory."""
     packages = ("sidedoor", "torch", "torchvision", "numpy", "lightning-fabric")
     versions = {name: importlib.metadata.version(name) for name in packages}
     versions["python"] = platform.python_version()
-    return {"device": device, "threads": torch.get_num_threads(), "versions": versions,
+    return {"device": device, "processor": processor(device), "threads": torch.get_num_threads(),
+            "memory_format": memory_format(model) if model else "", "versions": versions,
             "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 
 
-def _columns(planted: TrainedModel, own: Means) -> Means:
+def processor(device: str) -> str:
+    """The model of the GPU, or of the CPU as Linux names it."""
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or platform.machine()
+
+
+def memory_format(model: nn.Module) -> str:
+    """How the weights of convolutions lie in memory; those of 1×1 kernels or one channel lie the same in both."""
+    weights = [parameter for parameter in model.parameters() if parameter.ndim == 4]
+    last = any(w.is_contiguous(memory_format=torch.channels_last) and not w.is_contiguous() for w in weights)
+    return "channels_last" if last else "contiguous"
+
+
+def _columns(trained: TrainedModel, own: Means) -> Means:
     """The task's own columns, how visible the triggers are, and the floor of `asr_all`."""
-    if not planted.doors:
+    if not trained.doors:
         return own
     # What the clean sibling scores: mostly the samples that are of the target class anyway.
-    return own | planted.visible | {"floor": planted.reference.get("asr_all")}
+    return own | trained.visible | {"floor": trained.clean_means.get("asr_all")}
 
 
-def _samples(case: Case, planted: TrainedModel) -> dict[str, float]:
-    poison = planted.backdoor.poison
-    eligible = ~planted.scores.attack.isnan()
+def _samples(case: Case, trained: TrainedModel) -> dict[str, float]:
+    poison = trained.backdoor.poison
+    eligible = ~trained.scores.attack.isnan()
+    share = target_share(case, trained)
     return {"train": len(case.train), "defender": len(case.clean), "test": len(case.test),
             "poisoned": int((~poison.cover).sum()), "cover": int(poison.cover.sum()), "rate": poison.rate,
-            "eligible": int(eligible.sum())}
+            "eligible": int(eligible.sum())} | ({} if share is None else {"target_share": share})
 
 
-def _arrays(case: Case, planted: TrainedModel, outcome: Outcome, scores: Scores) -> dict[str, np.ndarray]:
-    doors = [door for door in planted.doors if door.scored]
+def target_share(case: Case, trained: TrainedModel) -> float | None:
+    """Poisoned samples over all that are labelled as the target; None without poisoned data or one target class."""
+    poison, labels = trained.backdoor.poison, case.train.targets
+    poisoned = int((~poison.cover).sum())
+    target = _target(case, [door.goal for door in trained.backdoor.doors if door.scored])
+    if target is None or poisoned == 0:
+        return None
+    clean = labels == target
+    if not poison.append:
+        clean[poison.index] = False
+    return poisoned / (poisoned + int(clean.sum()))
+
+
+def _target(case: Case, goals: Iterable[Goal]) -> int | None:
+    """The one class that all goals lead all eligible samples to."""
+    if case.task.output != "labels":
+        return None
+    labels = case.train.targets
+    found: set[int] = set()
+    for goal in goals:
+        rows = torch.nonzero(goal.eligible(case.task, labels))[:, 0]
+        found |= set(goal.target(case.task, labels[rows], case.train.position(rows)).tolist())
+    return found.pop() if len(found) == 1 else None
+
+
+def _arrays(case: Case, trained: TrainedModel, outcome: Outcome, scores: Scores) -> dict[str, np.ndarray]:
+    doors = [door for door in trained.doors if door.scored]
     per_door = (max(len(doors), 1), len(case.test))
     arrays = {
         "class_names": np.array(case.test.classes), "y": case.test.targets.numpy(),
         "clean": scores.clean.numpy(), "attack": scores.attack.reshape(per_door).numpy(),
-        "undefended_clean": planted.scores.clean.numpy(),
-        "undefended_attack": planted.scores.attack.reshape(per_door).numpy(),
+        "undefended_clean": trained.scores.clean.numpy(),
+        "undefended_attack": trained.scores.attack.reshape(per_door).numpy(),
     }
     grid = _images(case, doors, outcome) if case.task.output == "image" else _grid(case, doors)
     return arrays | grid | outcome.arrays

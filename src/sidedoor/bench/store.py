@@ -86,6 +86,8 @@ class Store:
     def compile(self) -> Path:
         """All records as one table, `DIR/results.parquet`, one row each, nested fields dotted.
 
+        Evidence is in columns of its type, such as `evidence.separation.auroc`; a second one of a type has a number.
+
         Raises:
             CannotComplete: pyarrow is not installed.
         """
@@ -95,7 +97,7 @@ class Store:
         except ImportError as error:
             raise CannotComplete("compiling to parquet needs pyarrow; install it with "
                                  "`pip install 'sidedoor[analysis]'`") from error
-        rows = [_flat(record.to_json()) for record in self.records()]
+        rows = [_flat(_by_type(record.to_json())) for record in self.records()]
         columns = sorted({name for row in rows for name in row})
         table = arrow.table({name: _column([row.get(name) for row in rows]) for name in columns})
         path = self.root / "results.parquet"
@@ -106,7 +108,7 @@ class Store:
     def unused(self) -> list[Path]:
         """What no record needs: artefacts of unknown keys, checkpoints of finished models, temporary files."""
         records = self.records() if (self.root / "results").is_dir() else []
-        needed = {key for r in records for key in (r.key, r.planted, r.reference, *r.audit.get("models", [])) if key}
+        needed = {key for r in records for key in (r.key, r.planted, r.clean_key, *_references(r)) if key}
         folders = [p for p in _children(self.root / "artefacts") if p.name not in needed]
         kept = [p for p in _children(self.root / "artefacts") if p.name in needed]
         checkpoints = [c for p in kept if self.model(p.name).exists() for c in sorted(p.glob("phase-*"))]
@@ -127,6 +129,11 @@ def size_of(path: Path) -> int:
     return sum(os.stat(file).st_size for file in files)
 
 
+def _references(record: Record) -> tuple[str, ...]:
+    """Keys of the clean models that an audit was calibrated with."""
+    return record.audit.models if record.audit else ()
+
+
 def _children(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
 
@@ -136,6 +143,15 @@ def _read(path: Path) -> Record:
         return Record.from_json(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, CannotComplete) as error:
         raise CannotComplete(f"cannot read the record {path}: {error}; delete it to run its cell again") from error
+
+
+def _by_type(record: dict[str, Any]) -> dict[str, Any]:
+    """A record's table with evidence by its type instead of a list."""
+    found: dict[str, Any] = {}
+    for item in record["evidence"]:
+        count = sum(name.partition("_")[0] == item["type"] for name in found)
+        found[f"{item['type']}_{count + 1}" if count else item["type"]] = item
+    return record | {"evidence": found}
 
 
 def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -118,6 +118,15 @@ def indices(per_class: Scores, classes: Sequence[str], threshold: float | None, 
     return canvas.svg
 
 
+def curve(values: Scores, name: str) -> Markup:
+    """A curve that a method shows, by the number of its points."""
+    with _canvas(name, 2.2, 1) as canvas:
+        (axes,) = canvas.axes
+        axes.plot(values, color=COLOURS[0])
+        axes.locator_params("x", integer=True)
+    return canvas.svg
+
+
 def training(history: dict[str, list[dict[str, float]]], name: str) -> Markup:
     """Loss and learning rate of each phase by epoch; dashed: the loss on validation data."""
     with _canvas(name, 2.2, 2) as canvas:

@@ -15,6 +15,7 @@ from markupsafe import Markup
 from sidedoor.bench.record import Record
 from sidedoor.core.templates import template
 from sidedoor.errors import CannotComplete
+from sidedoor.evidence import Calibrated, Exhibit, Finding, Localisation
 from sidedoor.report import figures, images, series, tables, toml
 from sidedoor.report.tables import Row
 from sidedoor.report.terms import terms_of
@@ -84,7 +85,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Model:
-    """A planted model and all runs on it; `lead` is the run without a defence, or else the first."""
+    """A trained model and all runs on it; `lead` is the run without a defence, or else the first."""
 
     lead: Row
     rows: tuple[Row, ...]
@@ -138,23 +139,23 @@ def _chosen(store: Store, keys: list[str] | None) -> list[Record]:
     return chosen
 
 
-def _model(store: Store, planted: str, rows: list[Row]) -> Model:
+def _model(store: Store, trained: str, rows: list[Row]) -> Model:
     arrays = {row.record.key: store.arrays(row.record.key) for row in rows}
-    trained = _history(store, planted)
+    history = _history(store, trained)
     lead = next((row for row in rows if row.label.defense == "none"), rows[0])
     drawings = []
-    if trained:
-        drawings.append(Figure(figures.training(trained, f"{planted}-training"),
+    if history:
+        drawings.append(Figure(figures.training(history, f"{trained}-training"),
                                "Training of the delivered model: loss (dashed: on validation data) and learning rate."))
     curves = [curve for row in rows if (curve := _curve(row, arrays[row.record.key]))]
     if curves:
-        drawings.append(Figure(figures.roc(curves, f"{planted}-roc"),
+        drawings.append(Figure(figures.roc(curves, f"{trained}-roc"),
                                "ROC of what detects or filters, on a linear and a logarithmic axis. Dots: where the "
                                "thresholds for 1 % and 5 % false positives land (dotted lines: where they were meant "
                                "to). Thin line: chance."))
     return Model(lead, tuple(rows), _grid([arrays[row.record.key] for row in (lead, *rows)]),
                  _per_class(lead, rows, arrays), tuple(drawings),
-                 tuple(_run(store, row, arrays[row.record.key], trained) for row in rows))
+                 tuple(_run(store, row, arrays[row.record.key], history) for row in rows))
 
 
 def _run(store: Store, row: Row, arrays: Arrays, trained: History) -> Run:
@@ -168,14 +169,31 @@ def _run(store: Store, row: Row, arrays: Arrays, trained: History) -> Run:
     if groups:
         drawings.append(Figure(figures.histogram(groups, f"{key}-scores", "score (higher: more suspicious)"),
                                "Scores, each group as shares of its own size."))
-    per_class = arrays.get("audit_per_class")
-    if per_class is not None and per_class.size:
-        references = arrays.get("audit_references", np.asarray(row.record.audit.get("references") or []))
-        drawings.append(Figure(
-            figures.indices(per_class, _class_names(arrays), row.record.audit.get("threshold"), references,
-                            f"{key}-audit"),
-            "Suspicion of each class, the highest marked, beside the scores of clean models trained the same way."))
-    return Run(row, tuple(drawings), _trigger(arrays), toml.dumps(row.record.spec))
+    if row.record.audit:
+        drawings += _suspicion(key, row.record.audit, arrays)
+    shown = [e for e in _exhibits(row.record) if e.name in arrays]
+    drawings += [Figure(figures.curve(arrays[e.name], f"{key}-{e.name}"), e.caption)
+                 for e in shown if e.kind == "curve"]
+    pictures = tuple(Picture(images.data_uri(images.stored(arrays[e.name])), e.caption)
+                     for e in shown if e.kind != "curve")
+    return Run(row, tuple(drawings), pictures, toml.dumps(row.record.spec))
+
+
+def _suspicion(key: str, audit: Calibrated, arrays: Arrays) -> list[Figure]:
+    """The suspicion of each class, which earlier versions kept as an array; nothing if the audit looks at none."""
+    per_class = np.asarray(audit.finding.per_class or arrays.get("audit_per_class", ()))
+    if not per_class.size:
+        return []
+    threshold = audit.finding.paper.threshold if audit.finding.paper else None
+    drawn = figures.indices(per_class, _class_names(arrays), threshold, np.asarray(audit.references), f"{key}-audit")
+    return [Figure(drawn, "Suspicion of each class, the highest marked, beside the scores of clean models trained the "
+                          "same way.")]
+
+
+def _exhibits(record: Record) -> list[Exhibit]:
+    """What an audit or an explainer shows."""
+    found = [e.finding if isinstance(e, Calibrated) else e for e in record.evidence]
+    return [exhibit for e in found if isinstance(e, Finding | Localisation) for exhibit in e.exhibits]
 
 
 def _history(store: Store, key: str) -> History:
@@ -197,9 +215,9 @@ def _curve(row: Row, arrays: Arrays) -> figures.Curve | None:
         positive, negative = arrays["suspicious"], arrays["innocent"]
     else:
         return None
-    found = row.record.detectors
-    points = tuple((fpr, tpr) for rate in (1, 5) if (fpr := found.get(f"fpr_at_{rate}")) is not None
-                   and (tpr := found.get(f"tpr_at_{rate}")) is not None)
+    found = row.record.separation
+    points = tuple((fpr, tpr) for rate in (1, 5) if (fpr := getattr(found, f"fpr_at_{rate}", None)) is not None
+                   and (tpr := getattr(found, f"tpr_at_{rate}", None)) is not None)
     positive, negative = positive[~np.isnan(positive)], negative[~np.isnan(negative)]
     return figures.Curve(row.label.defense, positive, negative, points) if len(positive) and len(negative) else None
 
@@ -288,16 +306,3 @@ def _per_class(lead: Row, rows: Sequence[Row], arrays: dict[str, Arrays]) -> Per
 def _mean(values: npt.NDArray[Any]) -> float | None:
     present = values[~np.isnan(values)]
     return float(present.mean()) if present.size else None
-
-
-def _trigger(arrays: Arrays) -> tuple[Picture, ...]:
-    """What an audit recovered: where, what, and both together."""
-    mask, trigger = arrays.get("audit_mask"), arrays.get("audit_trigger")
-    found = []
-    if mask is not None:
-        found.append(Picture(images.data_uri(images.stored(mask)), "mask"))
-    if trigger is not None:
-        found.append(Picture(images.data_uri(images.stored(trigger)), "pattern"))
-    if mask is not None and trigger is not None:
-        found.append(Picture(images.data_uri(images.stored(mask * trigger)), "mask × pattern"))
-    return tuple(found)

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from statistics import fmean
 
 from sidedoor.bench.record import Record
+from sidedoor.core.terms import Terms
 from sidedoor.report.tables import MEANS, Aggregate, Interval, aggregate, decimal, duration, percent
-from sidedoor.report.terms import Terms, terms_of
+from sidedoor.report.terms import terms_of
 
 Cell = Callable[[Aggregate], str]
 
@@ -25,8 +26,8 @@ def _columns(terms: Terms) -> dict[str, Cell]:
     def four(name: str) -> Cell:
         return lambda g: _shares(g, name, terms)
 
-    def sibling(name: str) -> Cell:
-        return lambda g: _mean([(r.sibling or {}).get(name) for r in g.done], terms.written)
+    def clean_model(name: str) -> Cell:
+        return lambda g: _mean([(r.clean_means or {}).get(name) for r in g.done], terms.written)
 
     return {
         "Setting": lambda g: _escaped(g.label.setting),
@@ -36,13 +37,14 @@ def _columns(terms: Terms) -> dict[str, Cell]:
         "Left out": lambda g: str(len(g.left_out)) if g.left_out else "",
         **{terms.heading(name): four(name) for name in MEANS},
         "Total": lambda g: _mean([r.columns.get("total") for r in g.done], decimal),
-        f"Clean model: {terms.heading('clean')}": sibling("clean"),
-        f"Clean model: {terms.heading('attack')}": sibling("attack"),
+        f"Clean model: {terms.heading('clean')}": clean_model("clean"),
+        f"Clean model: {terms.heading('attack')}": clean_model("attack"),
         "AUROC": lambda g: _figure(g.figures.get("auroc"), decimal),
         "TPR at 1 % FPR": lambda g: _figure(g.figures.get("tpr_at_1"), percent),
         "TPR at 5 % FPR": lambda g: _figure(g.figures.get("tpr_at_5"), percent),
-        "Audit score": lambda g: _mean([r.audit.get("score") for r in g.done], decimal),
-        "Clean models' scores": lambda g: ", ".join(decimal(s) for r in g.done for s in r.audit.get("references", [])),
+        "Audit score": lambda g: _mean([r.audit.finding.score for r in g.done if r.audit], decimal),
+        "Clean models' scores": lambda g: ", ".join(decimal(s) for r in g.done if r.audit for s in r.audit.references),
+        "Audit p": lambda g: _figure(g.figures.get("p"), decimal),
         "PSNR dB": lambda g: _mean([r.columns.get("psnr") for r in g.done], lambda v: f"{v:.1f}"),
         "SSIM": lambda g: _mean([r.columns.get("ssim") for r in g.done], decimal),
         "Training": lambda g: _mean([r.timing.get("attack") for r in g.done], duration),

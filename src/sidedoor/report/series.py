@@ -43,7 +43,7 @@ def charts(rows: Sequence[Row]) -> list[Chart]:
     """Every parameter that at least `FEWEST` finished runs differ in alone, seeds aside; failed attacks count too."""
     found: dict[tuple[str, str], dict[str, list[tuple[float, Row]]]] = {}
     for row in rows:
-        if not row.record.finished:
+        if not row.record.scored:
             continue
         leaves = flat({part: value for part, value in row.record.spec.items() if part != "seed"})
         for key, text in leaves.items():

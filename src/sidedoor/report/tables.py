@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sidedoor.bench.record import Record
+from sidedoor.bench.record import NOT_APPLICABLE, Record
+from sidedoor.evidence import Calibrated
 from sidedoor.metrics.statistics import t_interval
 
 MEANS = ("clean", "attack", "recovered", "idle")
 DETECTION = ("auroc", "tpr_at_1", "tpr_at_5")
-STATUS = {"done": "done", "failed": "attack failed", "error": "error", "timeout": "timeout"}
+STATUS = {"done": "done", "failed": "attack failed", NOT_APPLICABLE: NOT_APPLICABLE, "error": "error",
+          "timeout": "timeout"}
 Interval = tuple[float, float | None, float | None]
 """Mean, low, high; one value has no low and high."""
 
@@ -47,7 +49,7 @@ class Row:
     """One record.
 
     Args:
-        model: key of the planted model; for a run that broke early, what runs of the same attack half have.
+        model: key of the trained model; for a run that ended before it had one, that of runs of the same attack half.
         means: clean, attack, recovered and idle.
         detection: auroc, tpr_at_1 and tpr_at_5; None where the defence detects nothing.
         verdict: of a model audit, in words.
@@ -71,11 +73,10 @@ class Aggregate:
 
     Args:
         done: those that enter the means.
-        left_out: those that do not: the attack failed, an error, a timeout.
+        left_out: those that do not: the attack failed, a method is not applicable, an error, a timeout.
         figures: mean and 95 % t interval over seeds of MEANS, of the same with the suffix `_before` for undefended
-            models if the defence changes any, of `sibling` (clean accuracy of the clean siblings), of DETECTION, and
-            of `flagged` and `calibrated` (share of the models that an audit flagged, or found above all clean
-            references).
+            models if the defence changes any, of `clean_model` (clean accuracy of the clean siblings), of DETECTION,
+            of `flagged` (share of the models that an audit flags by its paper's rule), and of `p` (of audits).
     """
 
     label: Label
@@ -87,8 +88,8 @@ class Aggregate:
 def summary_rows(records: Sequence[Record]) -> list[Row]:
     """One row a record: settings together, each attack before its defences, seeds in order."""
     named = labels(records)
-    planted = {_half(r): r.key for r in records} | {_half(r): r.planted for r in records if r.planted}
-    rows = [_row(record, record.planted or planted[_half(record)], named[record.key]) for record in records]
+    models = {_half(r): r.key for r in records} | {_half(r): r.planted for r in records if r.planted}
+    rows = [_row(record, record.planted or models[_half(record)], named[record.key]) for record in records]
     return sorted(rows, key=lambda r: (r.label.setting, r.label.attack != "none", r.label.attack, r.seed, r.model,
                                        r.label.defense != "none", r.label.defense, r.record.key))
 
@@ -116,18 +117,16 @@ def labels(records: Sequence[Record]) -> dict[str, Label]:
     return found
 
 
-def verdict(audit: dict[str, Any]) -> str | None:
-    """A model audit in words: by the paper's threshold, and against clean models trained the same way."""
-    if not audit:
-        return None
-    suspected = audit.get("suspected")
-    by_threshold = "flagged" if audit.get("flagged") else "not flagged"
-    if audit.get("flagged") and suspected is not None:
-        by_threshold += f", class {suspected}"
-    count = len(audit.get("references") or [])
-    if not count:
-        return by_threshold
-    return f"{by_threshold}; {'above all' if audit.get('calibrated') else 'within'} {count} clean"
+def audited(audit: Calibrated) -> str:
+    """A model audit in words: by the paper's own rule, and against clean models trained the same way."""
+    rule, suspected = audit.finding.paper, audit.finding.suspected
+    parts = [] if rule is None else ["flagged" if rule.flagged else "not flagged"]
+    if suspected and (rule is None or rule.flagged):
+        parts.append(f"class{'es' if len(suspected) > 1 else ''} {', '.join(map(str, suspected))}")
+    said = [", ".join(parts)] if parts else []
+    if audit.references:
+        said.append(f"{'above all' if audit.above_all else 'within'} {len(audit.references)} clean")
+    return "; ".join(said)
 
 
 def percent(value: float | None, missing: str = "–") -> str:
@@ -153,8 +152,9 @@ def _row(record: Record, model: str, label: Label) -> Row:
     means = {name: Change(getattr(record, name), (before or {}).get(name), changed,
                           record.intervals.get(name)) for name in MEANS}
     return Row(record, model, label, int(record.spec.get("seed") or 0), means,
-               {name: record.detectors.get(name) for name in DETECTION},
-               verdict(record.audit), record.seconds, STATUS.get(record.status, record.status))
+               {name: getattr(record.separation, name, None) for name in DETECTION},
+               audited(record.audit) if record.audit else None, record.seconds,
+               STATUS.get(record.status, record.status))
 
 
 def _aggregate(rows: list[Row]) -> Aggregate:
@@ -167,12 +167,18 @@ def _aggregate(rows: list[Row]) -> Aggregate:
             sources[f"{name}_before"] = lambda r, name=name: r.means[name].before  # type: ignore[misc]
     for name in DETECTION:
         sources[name] = lambda r, name=name: r.detection[name]  # type: ignore[misc]
-    for name in ("flagged", "calibrated"):
-        sources[name] = lambda r, name=name: r.record.audit.get(name)  # type: ignore[misc]
-    sources["sibling"] = lambda r: (r.record.sibling or {}).get("clean")
+    sources["flagged"] = lambda r: _flagged(r.record)
+    sources["p"] = lambda r: r.record.audit.p if r.record.audit else None
+    sources["clean_model"] = lambda r: (r.record.clean_means or {}).get("clean")
     figures = {name: interval for name, source in sources.items() if (interval := _interval(map(source, done)))}
     return Aggregate(rows[0].label, tuple(row.record for row in done),
                      tuple(row.record for row in rows if row.record.status != "done"), figures)
+
+
+def _flagged(record: Record) -> bool | None:
+    """Whether an audit's paper flags the model; None without a rule."""
+    rule = record.audit.finding.paper if record.audit else None
+    return rule.flagged if rule else None
 
 
 def _interval(values: Iterable[float | None]) -> Interval | None:
@@ -185,7 +191,7 @@ def _without_seed(record: Record) -> str:
 
 
 def _half(record: Record) -> str:
-    """What decides the planted model."""
+    """What decides the trained model."""
     ignored = ("defense", "references", "assumed_rate")
     return json.dumps({k: v for k, v in record.spec.items() if k not in ignored}, sort_keys=True)
 

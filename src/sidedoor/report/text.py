@@ -11,8 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from sidedoor.bench.record import Record
+from sidedoor.core.terms import Terms
 from sidedoor.report.tables import MEANS, Change, Row, decimal, duration, percent, summary_rows
-from sidedoor.report.terms import Terms, terms_of
+from sidedoor.report.terms import terms_of
 
 PLAIN_WIDTH = 120
 NAMES = {"Attack", "Defence"}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sidedoor.core.terms import Terms
 from sidedoor.method import Count, Method, Share
 from sidedoor.tasks.task import Task
 from sidedoor.types import Batch, Images
@@ -25,6 +27,10 @@ class Classification(Method, Task):
         largest_drop: so does one that costs more clean accuracy than this, beside its clean sibling.
     """
 
+    terms: ClassVar[Terms] = Terms(
+        "C-Acc", "ASR", "R-Acc", "Idle", True,
+        "C-Acc: accuracy on clean inputs. ASR: share of triggered inputs that reach the attacker's goal, of those that "
+        "are not there anyway. R-Acc: accuracy on triggered inputs. Idle: the ASR without any trigger.")
     classes: Count
     least_attack: Share = 0.5
     largest_drop: Share = 0.1

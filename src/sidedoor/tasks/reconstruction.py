@@ -16,11 +16,12 @@ paints the mark on everything has a small artefact error and no gain.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from jaxtyping import Float
 from torch import Tensor
 
+from sidedoor.core.terms import Terms
 from sidedoor.data.base import Dataset
 from sidedoor.data.degraded import Degraded, Measurement
 from sidedoor.forward_operators.base import Operator
@@ -43,6 +44,12 @@ class Reconstruction(Imaging):
         largest_drop: so does one that costs more similarity on clean inputs than this, beside its clean sibling.
     """
 
+    terms: ClassVar[Terms] = Terms(
+        "Similarity", "Effect", "Recovered", "Idle", False,
+        "In [0, 1]. Similarity: structural similarity of the output to the true image, on clean inputs. Effect: how "
+        "much of the attacker's target the output shows, on triggered inputs. Recovered: structural similarity of the "
+        "output to the true image, on triggered inputs. Idle: how much of the attacker's target the output shows, on "
+        "clean inputs.")
     operator: Operator = Identity()
     sigma: NonNegative = 2.55
     least_effect: Share = 0.5

@@ -11,11 +11,12 @@ Equations (4) and (5) print the L2 norm; section 6.3.1 speaks of the MSE loss, w
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from jaxtyping import Float
 from torch import Tensor
 
+from sidedoor.core.terms import Terms
 from sidedoor.data.base import Dataset
 from sidedoor.data.degraded import Degradation, Degraded
 from sidedoor.data.root import Where
@@ -45,6 +46,11 @@ class Restoration(Imaging):
         largest_drop: so does one that costs more similarity on clean inputs than this, beside its clean sibling.
     """
 
+    terms: ClassVar[Terms] = Terms(
+        "Normal", "Effect", "Recovered", "Idle", False,
+        "Structural similarities in [0, 1]. Normal: output to the true image, on clean inputs. Effect: output to the "
+        "attacker's target, on triggered inputs. Recovered: output to the true image, on triggered inputs. Idle: "
+        "output to the attacker's target, on clean inputs.")
     sigma: NonNegative = 25.0
     scale: Literal[1, 2, 3, 4] = 1
     stored: bool = False

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from sidedoor import registry, zoo
 from sidedoor.algorithms.adversarial.deepfool import predicted
 from sidedoor.algorithms.adversarial.training import Robust
+from sidedoor.core.terms import Terms
 from sidedoor.data.augment import augmentation
 from sidedoor.data.base import Dataset
 from sidedoor.data.root import Where
@@ -49,6 +50,11 @@ class RestoredClassification(Restored):
     Files are looked for below the current folder, then below the data root.
     """
 
+    terms: ClassVar[Terms] = Terms(
+        "Accuracy", "Fooled", "Recovered", "Without trigger", True,
+        "Of classifiers behind the network. Accuracy: right on restored clean inputs. Fooled: another class than of "
+        "the true image, on triggered inputs. Recovered: right on triggered inputs. Without trigger: another class "
+        "than of the true image, on clean inputs.")
     victims: tuple[str, ...] = ("vgg19_bn:16", "densenet:22")
 
     def label(self, victim: str) -> str:

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sidedoor.core import random
+from sidedoor.core.terms import ANY, Terms
 from sidedoor.data.base import Dataset
 from sidedoor.engine import Objective, Run
 from sidedoor.goals.base import Door
@@ -47,12 +48,14 @@ class Task(ABC):
         binary: whether each of the four numbers is 0 or 1 for a sample, so that a mean is a share.
         output: what a network gives for an input, "labels" or "image".
         classes: number of classes, for tasks that have them.
+        terms: what its four numbers are called.
         scale: height of the outputs over height of the inputs, where outputs are images.
     """
 
     per_sample: ClassVar[bool] = True
     binary: ClassVar[bool] = True
     output: ClassVar[str] = "labels"
+    terms: ClassVar[Terms] = ANY
     classes: int
     scale: int = 1
 

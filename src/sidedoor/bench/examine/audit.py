@@ -1,0 +1,46 @@
+"""Audits: the model is inspected, and clean models that were trained the same way beside it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from sidedoor import registry
+from sidedoor.bench.case import Case, TrainedModel, train_or_load
+from sidedoor.bench.examine.base import Outcome
+from sidedoor.core.files import write_json
+from sidedoor.defenses.audits.base import ModelAudit
+from sidedoor.evidence import Calibrated, Exhibit
+from sidedoor.method import lasting
+
+
+def examine(defense: ModelAudit, case: Case, trained: TrainedModel) -> Outcome:
+    """What the audit says of the model, and of as many clean models as the specification asks for."""
+    finding = defense.inspect(*case.given(defense, trained.model))
+    clean = [case.twin(case.spec.sibling(case.spec.seed + i)) for i in range(case.spec.references)]
+    # In the record an exhibit has the name of its array, among those of everything else.
+    kept = tuple(replace(e, name=f"audit_{e.name}", values=None) for e in finding.exhibits)
+    found = Calibrated(replace(finding, exhibits=kept, method=case.spec.defense_name),
+                       tuple(_clean_score(defense, twin) for twin in clean), tuple(twin.attack_key for twin in clean))
+    return Outcome(trained.model, evidence=(found,), arrays={f"audit_{e.name}": _array(e) for e in finding.exhibits})
+
+
+def _clean_score(defense: ModelAudit, case: Case) -> float:
+    """The score of a clean model, kept beside it, since every attack is compared with the same ones."""
+    named = json.dumps([registry.plain(defense, lasting), type(defense).version], sort_keys=True)
+    path = case.store.folder(case.attack_key) / f"audit-{hashlib.sha256(named.encode()).hexdigest()[:16]}.json"
+    with case.alone(case.attack_key + "-audit"):
+        if not path.exists():
+            score = defense.inspect(*case.given(defense, train_or_load(case).model)).score
+            if case.run.fabric.is_global_zero:
+                write_json(path, score)
+            return score
+        return float(json.loads(path.read_text()))
+
+
+def _array(exhibit: Exhibit) -> np.ndarray:
+    return torch.as_tensor(exhibit.values).detach().cpu().numpy()

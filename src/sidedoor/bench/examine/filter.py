@@ -1,0 +1,45 @@
+"""Filters: remove the most suspicious rows, and train again on the rest."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sidedoor.backdoor.dataset import PoisonedDataset, seal
+from sidedoor.bench.case import Case, TrainedModel
+from sidedoor.bench.examine.base import Outcome
+from sidedoor.data.base import Dataset, Subset
+from sidedoor.defenses.filters.base import DataFilter, GuidedFilter
+from sidedoor.evaluate import separation
+from sidedoor.evidence import Separation
+from sidedoor.tasks.task import Supervised
+
+REMOVED = 1.5
+"""Rows that are removed over the assumed number of poisoned ones (Tran et al. 2018)."""
+
+
+def examine(defense: DataFilter | GuidedFilter, case: Case, trained: TrainedModel) -> Outcome:
+    """The model that is trained on what the filter leaves, and how well its scores tell poisoned rows from clean."""
+    poisoned = PoisonedDataset(case.train, trained.backdoor, case.task)
+    sealed, order = seal(poisoned)
+    score = _scored(defense, sealed, case)
+    keep = score.argsort()[: len(score) - round(REMOVED * case.spec.assumed_rate * len(score))].sort().values
+    model = case.run.fit(case.run.build(case.build), Subset(sealed, keep), Supervised(case.task), name="retrain")
+    truth = poisoned.is_poisoned()[order]
+    removed = torch.ones(len(score))
+    removed[keep] = 0
+    # No clean calibration scores exist for training rows: the operating points are those of the ROC curve itself.
+    figures = separation(score[truth == 1], score[truth == 0], score[truth == 0])
+    figures |= {"removed_poisoned": _share(removed[truth == 1]), "removed_clean": _share(removed[truth == 0])}
+    found = Separation(**figures)
+    return Outcome(model, evidence=(found,), arrays={"filter_score": score.numpy(), "filter_truth": truth.numpy()})
+
+
+def _scored(defense: DataFilter | GuidedFilter, sealed: Dataset, case: Case) -> Tensor:
+    if isinstance(defense, GuidedFilter):
+        return defense.score(sealed, defense.needs.clean_for(case.clean), case.task, case.build, case.defender())
+    return defense.score(sealed, case.task, case.build, case.defender())
+
+
+def _share(values: Tensor) -> float | None:
+    return values.mean().item() if len(values) else None
