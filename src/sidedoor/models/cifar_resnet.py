@@ -8,6 +8,8 @@ networks, which expect ImageNet's statistics; the part of them that a file holds
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -16,6 +18,9 @@ from sidedoor.errors import ConfigError
 from sidedoor.method import Count
 from sidedoor.models.base import IMAGENET, Classifier, Shape
 from sidedoor.types import Images
+
+QUICK: dict[str, Any] = {"depth": 8}
+"""Parameters with which it is built and run in a second."""
 
 
 def cifar_resnet(classes: int, shape: Shape, depth: Count = 20) -> Classifier:

@@ -8,12 +8,17 @@ torchvision's network with the CIFAR stem of Sec. 3, one 3x3 convolution, in pla
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 from torchvision.models import DenseNet
 
 from sidedoor.errors import ConfigError
 from sidedoor.method import Count
 from sidedoor.models.base import Classifier, Shape, classifier, require_size
+
+QUICK: dict[str, Any] = {"depth": 22}
+"""Parameters with which it is built and run in a second."""
 
 
 def densenet(classes: int, shape: Shape, depth: Count = 100, growth: Count = 12) -> Classifier:

@@ -10,6 +10,8 @@ can do nothing. Two CPU cores manage `layers = 8`, `width = 32`.
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from sidedoor.method import Count
@@ -25,6 +27,10 @@ class _DnCNN(nn.Module):
     def forward(self, x: Images) -> Images:
         noise: Tensor = self.model(x)
         return x - noise
+
+
+QUICK: dict[str, Any] = {"layers": 4, "width": 8}
+"""Parameters with which it is built and run in a second."""
 
 
 def dncnn(shape: Shape, scale: int, layers: Count = 17, width: Count = 64, normalise: bool = False) -> nn.Module:

@@ -10,6 +10,8 @@ cores manage `widths = [16, 32, 64, 64]`, `blocks = 1`, 321,520 parameters, whic
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -59,6 +61,10 @@ class _DRUNet(nn.Module):
         deep = self.m_up1(self.m_up2(deep + three) + two)
         output: Tensor = self.m_tail(deep + one)
         return output[:, :, :height, :width]
+
+
+QUICK: dict[str, Any] = {"widths": (8, 8, 8, 8), "blocks": 1}
+"""Parameters with which it is built and run in a second."""
 
 
 def drunet(shape: Shape, scale: int, widths: tuple[Count, Count, Count, Count] = (64, 128, 256, 512), blocks: Count = 4,

@@ -10,6 +10,8 @@ stream share their weights, and all units one slope of their PReLU. Two CPU core
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -149,6 +151,10 @@ class _MIRNet(nn.Module):
         x = functional.pad(x, (0, -width % 4, 0, -height % 4), mode="replicate")
         output: Tensor = x + self.body(x)
         return output[:, :, :height, :width]
+
+
+QUICK: dict[str, Any] = {"width": 8, "groups": 1, "blocks": 1}
+"""Parameters with which it is built and run in a second."""
 
 
 def mirnet(shape: Shape, scale: int, width: Count = 64, groups: Count = 3, blocks: Count = 2) -> nn.Module:

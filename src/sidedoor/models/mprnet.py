@@ -9,6 +9,8 @@ stages, the last one's first. Two CPU cores manage `width = 16`, `step = 8`, `ex
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -144,6 +146,10 @@ class _MPRNet(nn.Module):
         image3 = self.tail(self.stage3(features, whole, decoded)) + x
         one, two, three = (image[:, :, :height, :width] for image in (_join(image1, 2), image2, image3))
         return three, two, one
+
+
+QUICK: dict[str, Any] = {"width": 8, "step": 4, "extra": 4, "cabs": 1}
+"""Parameters with which it is built and run in a second."""
 
 
 def mprnet(shape: Shape, scale: int, width: Count = 80, step: Count = 48, extra: Count = 32,

@@ -10,11 +10,16 @@ be negative.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from sidedoor.method import Count
 from sidedoor.models.base import Classifier, Shape, convnet
+
+QUICK: dict[str, Any] = {"width": 8}
+"""Parameters with which it is built and run in a second."""
 
 
 def preact_resnet18(classes: int, shape: Shape, width: Count = 64) -> Classifier:

@@ -9,7 +9,7 @@ The network of Sec. 5.3 for CIFAR. The default is 2x64d, which two CPU cores can
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,9 @@ from torch import Tensor, nn
 from sidedoor.method import LATER, Count
 from sidedoor.models.base import Classifier, Shape, convnet
 from sidedoor.models.resnet18 import shortcut
+
+QUICK: dict[str, Any] = {"base_width": 8}
+"""Parameters with which it is built and run in a second."""
 
 
 def resnext29(classes: int, shape: Shape, cardinality: Count = 2, base_width: Count = 64,

@@ -11,6 +11,7 @@ scale 1 (denoising) none; it is trained without the adversarial loss. Two CPU co
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -69,6 +70,10 @@ class _RRDBNet(nn.Module):
             deep = _leaky(conv(functional.interpolate(deep, scale_factor=2.0, mode="nearest")))
         output: Tensor = self.conv_last(_leaky(self.conv_hr(deep)))
         return output
+
+
+QUICK: dict[str, Any] = {"width": 8, "blocks": 1, "growth": 4}
+"""Parameters with which it is built and run in a second."""
 
 
 def rrdbnet(shape: Shape, scale: int, width: Count = 64, blocks: Count = 23, growth: Count = 32) -> nn.Module:

@@ -10,6 +10,8 @@ padded so that windows divide them at every size. Two CPU cores manage `dim = 16
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -131,6 +133,10 @@ class _SCUNet(nn.Module):
         deep = self.m_up1(self.m_up2(deep + three) + two)
         output: Tensor = self.m_tail(deep + one)
         return output[:, :, :height, :width]
+
+
+QUICK: dict[str, Any] = {"dim": 8, "blocks": (2, 1, 1, 1, 1, 1, 1), "head": 4, "window": 4}
+"""Parameters with which it is built and run in a second."""
 
 
 def scunet(shape: Shape, scale: int, dim: Count = 64,

@@ -10,6 +10,7 @@ cores manage `width = 32`, `blocks = 4`.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -44,6 +45,10 @@ class _SRResNet(nn.Module):
         head = self.head(x)
         output: Tensor = self.tail(head + self.body(head))
         return output
+
+
+QUICK: dict[str, Any] = {"width": 8, "blocks": 1}
+"""Parameters with which it is built and run in a second."""
 
 
 def srresnet(shape: Shape, scale: int, width: Count = 64, blocks: Count = 16) -> nn.Module:

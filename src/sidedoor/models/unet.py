@@ -10,6 +10,8 @@ pixel would depend on a window only, and no local trigger could lead to a fixed 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -60,6 +62,10 @@ class _Everything(nn.Module):
         mixed = torch.relu(self.mix(cells.flatten(1))).view(len(x), -1, _MADE, _MADE)
         wide: Tensor = self.widen(mixed)
         return x + functional.interpolate(wide, size=x.shape[2:], mode="bilinear", align_corners=False)
+
+
+QUICK: dict[str, Any] = {"width": 8}
+"""Parameters with which it is built and run in a second."""
 
 
 def unet(shape: Shape, scale: int, width: Count = 32) -> nn.Module:

@@ -9,6 +9,8 @@ One linear layer replaces the paper's three, as is usual for 32x32 images, where
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
 from sidedoor.method import Count
@@ -16,6 +18,8 @@ from sidedoor.models.base import Classifier, Shape, convnet, require_size
 
 _STAGES = ((1, 2), (2, 2), (4, 4), (8, 4), (8, 4))
 """(channels as a multiple of the width, convolutions) of each stage; max-pooling ends it."""
+QUICK: dict[str, Any] = {"width": 8}
+"""Parameters with which it is built and run in a second."""
 
 
 def vgg19_bn(classes: int, shape: Shape, width: Count = 64) -> Classifier:

@@ -9,11 +9,16 @@ and with patches of 4 pixels, for images of 16 to 64.
 
 from __future__ import annotations
 
+from typing import Any
+
 from torchvision.models import VisionTransformer
 
 from sidedoor.errors import ConfigError
 from sidedoor.method import Count
 from sidedoor.models.base import Classifier, Shape, adapt
+
+QUICK: dict[str, Any] = {"width": 48, "depth": 2}
+"""Parameters with which it is built and run in a second."""
 
 
 def vit(

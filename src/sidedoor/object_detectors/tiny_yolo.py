@@ -12,7 +12,7 @@ plain, residual and depthwise-separable families, so that a perturbation made on
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -33,6 +33,8 @@ ANCHORS = ((0.12, 0.2), (0.3, 0.45))
 IGNORED = 0.5
 FIELDS = 5
 """Numbers of a candidate before its classes: x, y, w, h, objectness."""
+QUICK: dict[str, Any] = {"width": 4}
+"""Parameters with which it is built and run in a second."""
 
 
 def tiny_yolo(classes: int, shape: Shape, backbone: Literal["plain", "residual", "depthwise"] = "plain",
