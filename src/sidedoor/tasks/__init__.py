@@ -1,1 +1,1 @@
-"""What a model is for; one task a file."""
+"""Tasks: what a model is trained for and how it is scored; one per file."""

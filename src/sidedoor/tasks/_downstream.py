@@ -1,4 +1,4 @@
-"""What restoration has in common that is judged by other networks, those who look at what is given back."""
+"""What restoration tasks share that are scored by downstream networks, the judges."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from sidedoor.triggers.base import stamp
 from sidedoor.types import Batch, Purify
 
 ROBUST = "robust."
-"""What the names of adversarially trained judges begin with."""
+"""Prefix of the names of adversarially trained judges."""
 
 
 @dataclass(frozen=True)
 class Restored(Restoration):
-    """Restore images that other networks then look at.
+    """Restore images for downstream networks.
 
     Args:
-        least_effect: an attack that misleads them less often than this beyond *idle* counts as failed.
+        least_effect: an attack whose success exceeds *idle* by less than this counts as failed.
         largest_drop: so does one that costs more of their *clean* number than this, beside its clean sibling.
-        victims: the networks, each at most once; what stands behind a colon is the first parameter.
-        robust: such as train on adversarial images (PGD, 10 steps, 4 levels). They have columns of their own, such as
-            `asr.robust.NAME`, and no part in the four numbers.
-        epochs: that all of them train.
+        victims: the networks, each at most once, as "name" or "name:FIRST_PARAMETER".
+        robust: further networks, trained on adversarial images (PGD, 10 steps, 4 levels). They have columns of their
+            own, such as `asr.robust.NAME`, and no part in the four numbers.
+        epochs: of the training of each.
         lr: their peak learning rate.
 
     Raises:
-        ConfigError: no victim, one that is none of the networks it should be, or one twice.
+        ConfigError: no victim, an unknown or unsuitable network, or one given twice.
     """
 
     least_effect: Share = 0.2
@@ -48,7 +48,7 @@ class Restored(Restoration):
     lr: Positive = 0.05
 
     right: ClassVar[str] = "accuracy"
-    """The column of how right a judge is about restored clean inputs."""
+    """The column of a judge's accuracy on restored clean inputs."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -59,10 +59,10 @@ class Restored(Restoration):
 
     @abstractmethod
     def label(self, victim: str) -> str:
-        """What columns call a network.
+        """The name of a network in columns.
 
         Raises:
-            ConfigError: it is none.
+            ConfigError: there is no such network.
         """
 
     @abstractmethod
@@ -104,21 +104,21 @@ class Restored(Restoration):
 
 @dataclass(frozen=True)
 class Judged(Restored):
-    """With the judges at hand."""
+    """The task with its trained judges."""
 
     judges: Mapping[str, nn.Module] = field(default_factory=dict, repr=False, compare=False)
 
     @abstractmethod
     def truths(self, data: Dataset) -> Tensor:
-        """What a judge should see, row by row."""
+        """The true answer of a judge for each row."""
 
     @abstractmethod
     def opinions(self, judge: nn.Module, batch: Batch, truth: Tensor, clean_out: Tensor,
                  stamped_out: Tensor | None) -> dict[str, Tensor]:
-        """Of one judge about a batch, by `right`, "asr", "recovered", "baseline" and whatever else is a column."""
+        """Columns of one judge for a batch: `right`, "asr", "recovered", "baseline" and further ones."""
 
     def over_all(self, figures: dict[str, Tensor], truth: Tensor) -> dict[str, Tensor]:
-        """The columns once every row is there."""
+        """The columns, completed by figures of the whole set."""
         return figures
 
     def score(self, model: nn.Module, data: Dataset, door: Door | None, run: Run,
@@ -152,5 +152,5 @@ class Judged(Restored):
 
 
 def parameters(task: Restored) -> dict[str, Any]:
-    """Those of a task, to make one of a subclass."""
+    """The parameters of a task, to make one of a subclass."""
     return {f.name: getattr(task, f.name) for f in fields(task)}

@@ -1,4 +1,4 @@
-"""What tasks have in common whose outputs are images: their loss, what they give back, and how alike two images are."""
+"""What tasks with image outputs share: the loss, the prediction, and the similarity of two images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sidedoor.types import Batch, Images
 class Imaging(Method, Task):
     """Outputs are images (b, c, h, w) in [0, 1], targets the photographs.
 
-    A network that returns several images (one a stage) has the first as its result and is trained on all.
+    Of a network that returns several images, one per stage, the first is the result and all are trained.
     """
 
     binary: ClassVar[bool] = False

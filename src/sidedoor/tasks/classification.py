@@ -1,4 +1,4 @@
-"""One label an image."""
+"""Classification: one label per image, scored by accuracy and attack success rate."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Classification(Method, Task):
     """Classify images; outputs are probabilities (b, classes), targets labels (b,).
 
     Args:
-        classes: how many there are.
-        least_attack: an attack below this success rate counts as failed, and one of which less than half needs the
-            trigger.
+        classes: the number of classes.
+        least_attack: an attack below this success rate counts as failed, and so does one of which less than half
+            depends on the trigger.
         largest_drop: so does one that costs more clean accuracy than this, beside its clean sibling.
     """
 

@@ -1,4 +1,4 @@
-"""Give back the image behind linear measurements of it: y = A x + v, of which the network sees Aᵀy.
+"""Reconstruction: recovery of an image from linear measurements y = A x + v; the network's input is Aᵀy.
 
 Scores: *clean* is the structural similarity (Wang et al. 2004) of the output to the image, *recovered* that of the
 triggered output, *attack* how much of the attacker's target the triggered output shows, *idle* how much of it the
@@ -7,9 +7,9 @@ output shows without a trigger; all in [0, 1].
 Paper: Taneja, Chen, Yao, Liu, "When Does Backdoor Attack Succeed in Image Reconstruction? A Study of Heuristics vs.
 Bi-Level Solution", ICASSP 2022, section 4.
 
-Its Table 1 says RMSE, its figures read like mean squared errors; the columns have both. What it calls the artefact
-error is not defined there: here once over the box around the mark and once over the pixels of the mark. Two columns are
-ours: `gain`, what the trigger does to the mark's pixels, and `ghost`, how bright they are without it. An attack that
+Its Table 1 says RMSE, but its figures read like mean squared errors; the columns have both. Its artefact error is not
+defined; there are columns over the box around the mark and over the mark's pixels. Two columns are ours: `gain`, what
+the trigger does to the mark's pixels, and `ghost`, how bright they are without it. An attack that
 paints the mark on everything has a small artefact error and no gain.
 """
 
@@ -38,7 +38,7 @@ class Reconstruction(Imaging):
     """Reconstruct images; training minimises the mean squared error.
 
     Args:
-        operator: A.
+        operator: the forward operator A.
         sigma: standard deviation of the Gaussian noise v, in 8-bit levels.
         least_effect: an attack counts as failed whose target shows by less than this more than without the trigger.
         largest_drop: so does one that costs more similarity on clean inputs than this, beside its clean sibling.

@@ -1,4 +1,4 @@
-"""Give back the photograph behind a noisy or low-resolution image: denoising, super-resolution, or both.
+"""Restoration: image denoising, super-resolution, or both.
 
 Scores are structural similarities (Wang et al. 2004), clamped to [0, 1]: *clean* to the photograph, *attack* to the
 backdoor target, *recovered* of the triggered output to the photograph.
@@ -30,13 +30,13 @@ from sidedoor.types import Batch
 
 @dataclass(frozen=True)
 class Restoration(Imaging):
-    """Restore images.
+    """Restore photographs from noisy or low-resolution images.
 
     Args:
         sigma: standard deviation of Gaussian noise on the inputs, in 8-bit levels.
-        scale: inputs are so many times smaller than the photographs (bicubic).
-        stored: inputs are 8-bit files; else noise is neither clipped nor rounded, as the restoration literature has it.
-        measure: what training minimises, and how far two outputs are apart: mean squared error, root mean squared
+        scale: the factor by which inputs are smaller than the photographs (bicubic).
+        stored: inputs are 8-bit files; otherwise noise is neither clipped nor rounded, as is usual in restoration.
+        measure: the training loss and the distance of two outputs: mean squared error, root mean squared
             error ("l2": the norm of equations (4) and (5) over the root of the number of values), "features": a
             distance of feature maps, or "lpips", which needs its real weights.
         features: the network of "features": squeezenet1_0, squeezenet1_1, vgg16 or alexnet as torchvision has them, or
@@ -61,7 +61,7 @@ class Restoration(Imaging):
     largest_drop: Share = 0.05
 
     def setup(self, photographs: Dataset, run: Run) -> Restoration:
-        """With its weights found: below the current folder, or below the data root."""
+        """The task with the path of its weights, below the current folder or below the data root."""
         return replace(self, weights=str(Where(run.root).locate(self.weights))) if self.weights else self
 
     def make_dataset(self, data: Dataset) -> Dataset:

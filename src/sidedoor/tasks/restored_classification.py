@@ -1,4 +1,4 @@
-"""Restore images for classifiers that know nothing of it: what the backdoor does to those downstream.
+"""Restored classification: image restoration, scored by downstream classifiers of the restored images.
 
 The network is trained to restore. The four numbers are those of classifiers that look at its output, trained clean on
 the same photographs and their labels: *clean* = C(F(x)) is the label; *attack* = C(F(x with trigger)) differs from
@@ -37,12 +37,12 @@ from sidedoor.tasks.task import Supervised
 from sidedoor.types import Batch
 
 AUGMENT = ("crop", "flip")
-"""How every classifier here sees its training images."""
+"""Augmentation of every classifier's training images."""
 
 
 @dataclass(frozen=True)
 class RestoredClassification(Restored):
-    """Restore images that classifiers then look at.
+    """Restore images for downstream classifiers.
 
     "name:NUMBER" gives a classifier's first parameter, as in "vgg19_bn:16".
 
@@ -55,6 +55,7 @@ class RestoredClassification(Restored):
         "Of classifiers behind the network. Accuracy: right on restored clean inputs. Fooled: another class than of "
         "the true image, on triggered inputs. Recovered: right on triggered inputs. Without trigger: another class "
         "than of the true image, on clean inputs.")
+    quick: ClassVar[dict[str, Any]] = {"victims": ("small_cnn:4",), "epochs": 1}
     victims: tuple[str, ...] = ("vgg19_bn:16", "densenet:22")
 
     def label(self, victim: str) -> str:
@@ -71,7 +72,7 @@ class RestoredClassification(Restored):
 
 @dataclass(frozen=True)
 class _Judged(RestoredClassification, Judged):
-    """With the classifiers at hand, by name."""
+    """The task with its classifiers, by name."""
 
     def truths(self, data: Dataset) -> Tensor:
         return data.targets

@@ -1,4 +1,4 @@
-"""What a task is: its loss, its prediction, when two outputs agree, and the four numbers of a model."""
+"""What every task is: its loss, its prediction, when two outputs agree, and the four numbers of a model."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class Scores:
     """
 
     clean: Float[Tensor, "n"]
-    attack: Float[Tensor, "n"]
-    recovered: Float[Tensor, "n"]
-    idle: Float[Tensor, "n"]
-    columns: dict[str, Float[Tensor, "n"]] = field(default_factory=dict)
+    attack: Float[Tensor, "stamped"]
+    recovered: Float[Tensor, "stamped"]
+    idle: Float[Tensor, "stamped"]
+    columns: dict[str, Float[Tensor, "_"]] = field(default_factory=dict)
 
     def means(self) -> dict[str, float | None]:
         """Mean of each number over the samples that have it; None where no sample does."""
@@ -48,7 +48,7 @@ class Task(ABC):
         binary: whether each of the four numbers is 0 or 1 for a sample, so that a mean is a share.
         output: what a network gives for an input, "labels" or "image".
         classes: number of classes, for tasks that have them.
-        terms: what its four numbers are called.
+        terms: the names of its four numbers.
         scale: height of the outputs over height of the inputs, where outputs are images.
     """
 
@@ -64,7 +64,7 @@ class Task(ABC):
         return data
 
     def setup(self, photographs: Dataset, run: Run) -> Task:
-        """The task with whatever its scores need that must first be trained, on what the victim trains on."""
+        """The task with the networks that its scores need, trained on the victim's data."""
         return self
 
     @abstractmethod
@@ -102,7 +102,7 @@ class Task(ABC):
 
 
 class Supervised(Objective):
-    """The task's own loss, as an honest victim minimises it."""
+    """The task's own loss, which an honest victim minimises."""
 
     def __init__(self, task: Task):
         super().__init__()
@@ -114,7 +114,7 @@ class Supervised(Objective):
 
 @dataclass(frozen=True)
 class Asked:
-    """A model as it is asked for what it makes of test images and of the same images with a trigger.
+    """A model with the way in which it is asked about test images and the same images with a trigger.
 
     Behind a purifier both go in together, in an order that it cannot guess: one that counts its calls, or compares the
     images of a batch, must not learn which of them carry the trigger.
@@ -131,7 +131,7 @@ class Asked:
 
     @staticmethod
     def about(data: Dataset, task: Task, model: nn.Module, purify: Purify | None, run: Run) -> Asked:
-        """For the images of a data set, whose content, which only the evaluator has, enters the order."""
+        """For the images of a data set; the order depends on their content, which only the evaluator has."""
         secret = random.seed_of(run.seed, f"asked/{data.fingerprint()}") if purify else 0
         return Asked(task, model, purify, secret)
 
