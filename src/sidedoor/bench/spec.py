@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import hashlib
 import itertools
 import json
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -16,15 +15,13 @@ from typing import Any
 from sidedoor import registry
 from sidedoor.attacks.base import Attack
 from sidedoor.backdoor.base import Access
+from sidedoor.bench.versions import versions
 from sidedoor.core.foreign_weights import FOREIGN
 from sidedoor.data.augment import augmentation
-from sidedoor.defenses.audits.base import ModelAudit
 from sidedoor.defenses.base import Defense
-from sidedoor.defenses.filters.base import DataFilter
-from sidedoor.defenses.training.base import TrainingDefense
 from sidedoor.engine import Recipe
-from sidedoor.errors import CannotComplete, ConfigError, unknown
-from sidedoor.method import Method, Share, Whole, came_later, check, hints, lasting
+from sidedoor.errors import CannotComplete, ConfigError, NotApplicable, unknown
+from sidedoor.method import Share, Whole, came_later, check, hints, lasting
 from sidedoor.tasks.task import Task
 
 _BUILT_FOR = {"labels": "classes", "image": "scale"}
@@ -33,8 +30,8 @@ Reference = dict[str, Any]
 """A registered name with all its parameters: `{"name": ..., ...}`."""
 
 
-class Refused(ConfigError):
-    """A pair of methods that makes no sense."""
+class Refused(NotApplicable):
+    """Methods that do not suit each other."""
 
 
 @dataclass(frozen=True)
@@ -85,30 +82,35 @@ class Spec:
             if share in (0, 1):
                 raise ConfigError(f"{name} = {share} given; expected more than 0 and less than 1")
         augmentation(self.augment)
-        self.check()
+        if self.defense and registry.load("defense", self.defense["name"]).stage.compared and self.references < 1:
+            raise ConfigError("a model audit needs at least one clean reference model; set `references`")
 
     def check(self) -> None:
-        """Refuse pairs that make no sense, with the reason.
+        """Refuse methods that do not suit each other.
 
         Raises:
-            Refused: such a pair.
+            Refused: such a pair, with the reason.
         """
+        if reason := self.refusal():
+            raise Refused(reason)
+
+    def refusal(self) -> str | None:
+        """Why the methods do not suit each other; None if they do."""
         attack, defense = self.make_attack(), self.make_defense()
         task = registry.load("task", self.task["name"])
         for kind, method, name in (("attack", attack, self.attack_name), ("defence", defense, self.defense_name)):
             if method and not issubclass(task, method.tasks):
                 known = ", ".join(suited.__name__ for suited in method.tasks)
-                raise Refused(f"{kind} {name} does not work on the task {self.task['name']}; it knows {known}")
+                return f"{kind} {name} does not work on the task {self.task['name']}; it knows {known}"
         for reference in (self.model, self.surrogate or self.model):
             if _BUILT_FOR[task.output] not in registry.leading("model", reference["name"]):
-                raise Refused(f"model {reference['name']} is no network for the task {self.task['name']}; see "
-                              "`sidedoor list models`")
-        if isinstance(defense, DataFilter | TrainingDefense) and attack and attack.access is not Access.DATA:
-            raise Refused(f"defence {self.defense_name} works on poisoned training data, but in attack "
-                          f"{self.attack_name} the attacker trains the model and hands over no data; choose a "
-                          "repair, audit, detector or purifier")
-        if isinstance(defense, ModelAudit) and self.references < 1:
-            raise ConfigError("a model audit needs at least one clean reference model; set `references`")
+                return (f"model {reference['name']} is no network for the task {self.task['name']}; see "
+                        "`sidedoor list models`")
+        if defense and defense.stage.on_training_data and attack and attack.access is not Access.DATA:
+            return (f"defence {self.defense_name} works on poisoned training data, but in attack {self.attack_name} "
+                    "the attacker trains the model and hands over no data; choose a repair, audit, detector or "
+                    "purifier")
+        return None
 
     @property
     def attack_name(self) -> str:
@@ -142,8 +144,8 @@ class Spec:
 
     def deciding(self) -> dict[str, Any]:
         """What of the specification decides the result: not where files lie, nor later parameters at their defaults."""
-        spec = self.to_json() | {"attack": registry.plain(self.make_attack(), lasting),
-                                 "defense": registry.plain(self.make_defense(), lasting),
+        spec = self.to_json() | {"attack": registry.plain(self.make_attack(), lasting, registry.key_name_of),
+                                 "defense": registry.plain(self.make_defense(), lasting, registry.key_name_of),
                                  "recipe": lasting(self.recipe)}
         # The data's fingerprint and the hash of the weights stand for the files.
         for kind, name, place in (("data", "data", "path"), ("model", "model", "weights"),
@@ -158,7 +160,7 @@ class Spec:
             fingerprint: of the data.
         """
         methods = [m for m in (self.make_attack(), self.make_defense()) if m is not None]
-        content = {"spec": self.deciding(), "data": fingerprint, "versions": [v for m in methods for v in _versions(m)]}
+        content = {"spec": self.deciding(), "data": fingerprint, "versions": [v for m in methods for v in versions(m)]}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -167,12 +169,6 @@ def _lasting(kind: str, reference: Reference | None) -> Reference:
     known = registry.parameters(kind, reference["name"]) if reference else {}
     return {k: v for k, v in (reference or {}).items()
             if k not in known or not came_later(known[k][0]) or v != registry.plain(known[k][1])}
-
-
-def _versions(method: Any) -> list[int]:
-    """Of a method and of those among its parameters."""
-    return [type(method).version] + [v for f in fields(method) if isinstance(inner := getattr(method, f.name), Method)
-                                     for v in _versions(inner)]
 
 
 _REFERENCES = ("data", "model", "attack", "defense", "surrogate", "task")
@@ -259,8 +255,16 @@ def cells(table: Mapping[str, Any]) -> list[Spec]:
     """The cells of a run file: the attack without a defence, then with each of `defenses`.
 
     Raises:
-        ConfigError: an unknown key or value.
+        ConfigError: an unknown key or value, or methods that do not suit each other.
     """
+    found = _cells(table)
+    for spec in found:
+        spec.check()
+    return found
+
+
+def _cells(table: Mapping[str, Any]) -> list[Spec]:
+    """The cells of a run file, each once, whether or not their methods suit each other."""
     values = copy.deepcopy(dict(table))
     defenses = _defenses(values)
     if "recipe" in values:
@@ -273,7 +277,15 @@ def cells(table: Mapping[str, Any]) -> list[Spec]:
         if name not in values:
             raise ConfigError(f"the specification has no `{name}`")
     first = Spec(**{k: registry.convert(hints(Spec)[k], v, k) for k, v in values.items()})
-    return [first, *(replace(first, defense=defense) for defense in defenses)]
+    return _once([first, *(replace(first, defense=defense) for defense in defenses)])
+
+
+def _once(specs: Iterable[Spec]) -> list[Spec]:
+    """Each specification where it first comes."""
+    found: dict[str, Spec] = {}
+    for spec in specs:
+        found.setdefault(json.dumps(spec.to_json(), sort_keys=True), spec)
+    return list(found.values())
 
 
 def _defenses(values: dict[str, Any]) -> list[Any]:
@@ -295,33 +307,28 @@ def _make_recipe(given: Any) -> Recipe:
 
 
 def grid(table: Mapping[str, Any]) -> list[Spec]:
-    """The cells of a sweep file: a run file with a table `[grid]` of lists, crossed.
+    """The cells of a sweep file, each once: a run file with a table `[grid]` of lists, crossed.
 
-    Pairs of methods that make no sense are left out.
+    Cells whose methods do not suit each other are among them; a sweep records why instead of running them.
 
     A key of the grid is a dotted key of the run file, such as `seed`, `attack` or `"attack.rate"`.
 
     Raises:
-        ConfigError: the grid is missing, empty or without a pair that makes sense, or a value is unknown.
+        ConfigError: the grid is missing, empty or without a cell whose methods suit each other, or a value is unknown.
     """
     axes = table.get("grid")
     if not isinstance(axes, dict) or not all(isinstance(v, list) and v for v in axes.values()):
         raise ConfigError('a sweep file needs a table [grid] of non-empty lists, such as seed = [0, 1, 2]')
-    found: dict[str, Spec] = {}
+    found = _once(spec for point in _points(table, axes) for spec in _cells(point))
+    if all(spec.refusal() for spec in found):
+        raise ConfigError(f"no cell of the grid makes sense: {found[0].refusal()}")
+    return found
+
+
+def _points(table: Mapping[str, Any], axes: dict[str, list[Any]]) -> Iterator[dict[str, Any]]:
+    """A run file's table for each combination of values."""
     for values in itertools.product(*axes.values()):
         point = copy.deepcopy({k: v for k, v in table.items() if k != "grid"})
         for name, value in zip(axes, copy.deepcopy(values), strict=True):
             _assign(point, name, value)
-        for spec in _sensible(point):
-            found.setdefault(json.dumps(spec.to_json(), sort_keys=True), spec)
-    if not found:
-        raise ConfigError("no cell of the grid makes sense: its attacks rule out its defences")
-    return list(found.values())
-
-
-def _sensible(point: dict[str, Any]) -> Iterator[Spec]:
-    """The cells of one point of a grid, without the defences that its attack rules out."""
-    defenses = _defenses(point)
-    for variant in [point, *(point | {"defense": defense} for defense in defenses)]:
-        with contextlib.suppress(Refused):
-            yield from cells(variant)
+        yield point
