@@ -171,9 +171,8 @@ def test_rows_that_cannot_be_are_refused(rows: list[int], message: str) -> None:
 
 
 def test_rows_doors_and_marks_must_be_as_many() -> None:
-    wrong = Poison(torch.tensor([1, 2]), torch.tensor([0]), torch.tensor([False, False]))
     with pytest.raises(ConfigError, match="2 rows, 1 doors and 2 cover marks"):
-        PoisonedDataset(base_set(), Backdoor((WHITE,), wrong), TASK)
+        Poison(torch.tensor([1, 2]), torch.tensor([0]), torch.tensor([False, False]))
 
 
 @pytest.mark.parametrize(("change", "message"), [

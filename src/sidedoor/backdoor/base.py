@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sidedoor.data.base import Dataset
 from sidedoor.engine import Run
+from sidedoor.errors import ConfigError
 from sidedoor.goals.base import Door
 from sidedoor.tasks.task import Supervised, Task
 from sidedoor.types import Build
@@ -37,6 +38,9 @@ class Poison:
         targets: None: the door's goal gives the label; otherwise the labels as given.
         append: rows are added to the set instead of replaced.
         rate: share of the eligible samples that was poisoned, not counting cover rows, for reports.
+
+    Raises:
+        ConfigError: the numbers of rows, doors and cover marks differ.
     """
 
     index: Int[Tensor, "k"]
@@ -46,6 +50,11 @@ class Poison:
     targets: Tensor | None = None
     append: bool = False
     rate: float = 0.0
+
+    def __post_init__(self) -> None:
+        rows, doors, marks = len(self.index), len(self.door), len(self.cover)
+        if not rows == doors == marks:
+            raise ConfigError(f"poison has {rows} rows, {doors} doors and {marks} cover marks; expected equal numbers")
 
     @staticmethod
     def none() -> Poison:

@@ -131,8 +131,6 @@ def _check(backdoor: Backdoor, base: Dataset) -> None:
         raise ConfigError(f"poison rows from {index.min()} to {index.max()} given; expected 0 to {n - 1}")
     if not poison.append and bool((index.diff() <= 0).any()):
         raise ConfigError("poison rows must be ascending and without repeats")
-    if not k == len(poison.door) == len(poison.cover):
-        raise ConfigError(f"poison has {k} rows, {len(poison.door)} doors and {len(poison.cover)} cover marks")
     if k and not 0 <= poison.door.min() <= poison.door.max() < len(backdoor.doors):
         raise ConfigError(f"poison names doors up to {poison.door.max()}, but there are {len(backdoor.doors)}")
     if poison.images is not None and (poison.images.shape != (k, *base.shape) or poison.images.dtype != torch.uint8):

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from sidedoor import registry
@@ -352,7 +353,7 @@ def images(shape: tuple[int, int, int], count: int = 6) -> Images:
     return ((0.4 * ramp + noise).clamp(0, 1) * 255).round() / 255
 
 
-def check_per_sample(who: str, f: Any, x: Images, index: Tensor) -> Tensor:
+def check_per_sample(who: str, f: Any, x: Float[Tensor, "b ..."], index: Tensor) -> Tensor:
     """What f(x, index) gives each sample is its own: the same again, in another order, and among other neighbours.
 
     Returns:
