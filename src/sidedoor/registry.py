@@ -1,6 +1,6 @@
 """Every method by name: the files of this package, then plug-ins of other packages by entry point.
 
-File name = registry name = command-line name. Listing parses files and never imports them, so it does not need torch.
+File name = registry name = command-line name. Listing reads source and imports no method, so it does not need torch.
 A plug-in declares an entry point in the group `sidedoor.attack`, `sidedoor.defense`, ... named as its method.
 """
 
@@ -13,38 +13,96 @@ import importlib.metadata
 import inspect
 import types
 import typing
-from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, fields
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
+from sidedoor.core import source
+from sidedoor.core.source import Definition
 from sidedoor.errors import CannotComplete, ConfigError, unknown
 from sidedoor.method import check
 
-KINDS = {
-    "attack": "attacks",
-    "defense": "defenses",
-    "goal": "goals",
-    "task": "tasks",
-    "model": "models",
-    "data": "data.sets",
-    "trigger": "triggers",
-    "design": "trigger_designs",
-    "weighting": "multitask",
-    "detector": "object_detectors",
-    "operator": "forward_operators",
-}
-"""Kind -> the package whose files are its members. Models, detectors and data sets are functions, the rest classes."""
 
-FUNCTIONS = frozenset({"model", "detector", "data"})
-LEADING = {"model": ("classes", "shape", "scale"), "detector": ("classes", "shape"), "data": ("where",),
-           "task": ("classes",)}
-"""Arguments that the house passes itself; the rest are parameters."""
+@dataclass(frozen=True)
+class Kind:
+    """One kind of registered thing: all that the house knows of it.
+
+    Args:
+        name: as commands, specifications and entry points (`sidedoor.NAME`) write it.
+        plural: as people may type it.
+        title: in documents.
+        package: whose files, also in folders of it, are the members.
+        base: the class that members derive from, "module:Class"; None: members are functions.
+        leading: arguments that the house passes itself; the rest are parameters.
+        former: the name it had before, which is still accepted.
+    """
+
+    name: str
+    plural: str
+    title: str
+    package: str
+    base: str | None = None
+    leading: tuple[str, ...] = ()
+    former: str = ""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All that it answers to."""
+        former = (self.former, f"{self.former}s") if self.former else ()
+        return (self.name, self.plural, *former)
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Of entry points."""
+        return tuple(f"sidedoor.{name}" for name in (self.name, self.former) if name)
+
+
+KINDS = (
+    Kind("attack", "attacks", "Attacks", "attacks", "attacks.base:Attack"),
+    Kind("defense", "defenses", "Defences", "defenses", "defenses.base:Defense"),
+    Kind("goal", "goals", "Goals", "goals", "goals.base:Goal"),
+    Kind("task", "tasks", "Tasks", "tasks", "tasks.task:Task", ("classes",)),
+    Kind("model", "models", "Networks", "models", leading=("classes", "shape", "scale")),
+    Kind("data", "datasets", "Data sets", "data.sets", leading=("where",)),
+    Kind("trigger", "triggers", "Triggers", "triggers", "triggers.base:Trigger"),
+    Kind("trigger_design", "trigger_designs", "Trigger designs", "trigger_designs", "trigger_designs.base:Design",
+         former="design"),
+    Kind("weighting", "weightings", "Weightings of two losses", "multitask", "multitask.base:Weighting"),
+    Kind("object_detector", "object_detectors", "Object detectors", "object_detectors", leading=("classes", "shape"),
+         former="detector"),
+    Kind("forward_operator", "forward_operators", "Forward operators", "forward_operators",
+         "forward_operators.base:Operator", former="operator"),
+)
+
+
+def kind_of(name: str) -> Kind:
+    """The kind that a name stands for, in the singular or plural, or by the name it had before.
+
+    Raises:
+        ConfigError: it is unknown.
+    """
+    for kind in KINDS:
+        if name in kind.names:
+            return kind
+    raise unknown("kind", name, [kind.name for kind in KINDS])
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One registered name: what is known of it without importing it."""
+    """One registered name: what is known of it without importing it.
+
+    Args:
+        target: the module, or "module:attribute".
+        summary: one line.
+        paper: as its module names it.
+        origin: the package that brings it.
+        room: the package of the house that it belongs in, such as "attacks.poisoning".
+        access: what the attacker can touch ("data", "training" or "weights"), or what the defender is given, in words.
+        stage: of a defence.
+        tasks: that an attack, a defence, a goal or a network is for, by name.
+        aliases: further names that it is found by.
+    """
 
     name: str
     kind: str
@@ -52,6 +110,11 @@ class Entry:
     summary: str
     paper: str
     origin: str
+    room: str = ""
+    access: str = ""
+    stage: str = ""
+    tasks: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
 
 
 @functools.cache
@@ -61,17 +124,30 @@ def entries() -> tuple[Entry, ...]:
     Raises:
         ConfigError: two entries share a name.
     """
-    found = [_from_file(kind, file) for kind, package in KINDS.items() for file in _files(package)]
-    found += [_from_plugin(kind, point) for kind in KINDS for point in
-              importlib.metadata.entry_points(group=f"sidedoor.{kind}")]
+    return tuple(sorted({entry.name: entry for entry in _by_name().values()}.values(),
+                        key=lambda e: (KINDS.index(kind_of(e.kind)), e.name)))
+
+
+@functools.cache
+def _by_name() -> dict[str, Entry]:
+    """Every entry by its name and its aliases."""
     seen: dict[str, Entry] = {}
-    for entry in found:
-        if entry.name in seen:
-            first = seen[entry.name]
-            raise ConfigError(f"the name {entry.name!r} is taken twice: {first.target} ({first.origin}) and "
-                              f"{entry.target} ({entry.origin}); rename or uninstall one")
-        seen[entry.name] = entry
-    return tuple(sorted(found, key=lambda e: (list(KINDS).index(e.kind), e.name)))
+    for entry in _found():
+        for name in (entry.name, *entry.aliases):
+            if name in seen:
+                first = seen[name]
+                raise ConfigError(f"the name {name!r} is taken twice: {first.target} ({first.origin}) and "
+                                  f"{entry.target} ({entry.origin}); rename or uninstall one")
+            seen[name] = entry
+    return seen
+
+
+def _found() -> Iterator[Entry]:
+    for kind in KINDS:
+        yield from (_from_file(kind, file) for file in _files(kind.package))
+    for kind in KINDS:
+        yield from (_from_plugin(kind, point) for group in kind.groups
+                    for point in importlib.metadata.entry_points(group=group))
 
 
 def _files(package: str) -> list[Path]:
@@ -85,22 +161,105 @@ def folder_of(package: str) -> Path:
     return Path(__file__).parent.joinpath(*package.split("."))
 
 
-def _from_file(kind: str, file: Path) -> Entry:
-    text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+def _from_file(kind: Kind, file: Path) -> Entry:
     place = ".".join(file.relative_to(Path(__file__).parent).with_suffix("").parts)
-    return Entry(file.stem, kind, f"sidedoor.{place}", *_describe(text), "sidedoor")
+    module = f"sidedoor.{place}"
+    entry = Entry(file.stem, kind.name, module, *_describe(source.docstring(module)), "sidedoor",
+                  place.rpartition(".")[0])
+    return _with_facts(entry, kind, _member(kind, module, file.stem))
 
 
-def _from_plugin(kind: str, point: importlib.metadata.EntryPoint) -> Entry:
+def _from_plugin(kind: Kind, point: importlib.metadata.EntryPoint) -> Entry:
     origin = point.dist.name if point.dist else "unknown package"
-    return Entry(point.name, kind, point.value, f"plug-in of {origin}", "", origin)
+    module, _, attribute = point.value.partition(":")
+    found = source.definition(module, attribute) if attribute else _member(kind, module, point.name)
+    summary, paper = _describe(source.docstring(module))
+    own = _describe(found.docstring)[0] if found and attribute else ""
+    entry = Entry(point.name, kind.name, point.value, own or summary or f"plug-in of {origin}", paper, origin,
+                  kind.package)
+    return _with_facts(entry, kind, found)
+
+
+def _member(kind: Kind, module: str, name: str) -> Definition | None:
+    """The one public class of the kind, or the function of the name, that a module defines."""
+    if kind.base is None:
+        return source.definition(module, name)
+    return next((d for d in source.definitions(module) if kind.base in map(_place, d.lineage())), None)
+
+
+def _place(found: Definition) -> str:
+    return f"{found.module.removeprefix('sidedoor.')}:{found.name}"
+
+
+def _with_facts(entry: Entry, kind: Kind, found: Definition | None) -> Entry:
+    """The entry with what its class or function says, if its source is found."""
+    if found is None:
+        return entry
+    former = found.text("key_name")
+    return replace(entry, room=_room(entry, kind, found), access=_access(found), stage=_stage(found),
+                   tasks=_tasks(kind, found), aliases=(former,) if former else ())
+
+
+def _room(entry: Entry, kind: Kind, found: Definition) -> str:
+    """The package that a member lies in, or the nearest of its bases that the house has."""
+    places = (each.module.removeprefix("sidedoor.").rpartition(".")[0] for each in found.lineage()
+              if each.module.startswith(f"sidedoor.{kind.package}."))
+    return next(places, entry.room)
+
+
+_GIVEN = {"labelled": "labelled clean images", "images": "clean images", "none": ""}
+
+
+def _access(found: Definition) -> str:
+    """An attack's `access`, or what a defence `needs`, in words."""
+    value, needs = found.value("access"), _call(found, "needs")
+    if needs is None:
+        return value[1].attr.lower() if value and isinstance(value[1], ast.Attribute) else ""
+    given = [_GIVEN.get(str(needs.get(name, "none")), str(needs.get(name))) for name in ("model", "clean")]
+    given += ["training data"] * bool(needs.get("train")) + ["shadow models"] * bool(needs.get("shadows"))
+    return ", ".join(filter(None, given)) or "inputs only"
+
+
+def _stage(found: Definition) -> str:
+    """The name of a defence's stage, the first argument of its `Stage`."""
+    return str((_call(found, "stage") or {}).get("0", ""))
+
+
+def _call(found: Definition, name: str) -> dict[str, Any] | None:
+    """The plain arguments of the call whose value a class assigns to a name, by their names or places."""
+    value = found.value(name)
+    if value is None or not isinstance(value[1], ast.Call):
+        return None
+    given = {str(place): argument for place, argument in enumerate(value[1].args)}
+    given |= {keyword.arg: keyword.value for keyword in value[1].keywords if keyword.arg}
+    return {key: argument.value for key, argument in given.items() if isinstance(argument, ast.Constant)}
+
+
+def _tasks(kind: Kind, found: Definition) -> tuple[str, ...]:
+    """The tasks that a member suits: those that its class names, or that have its kind of output."""
+    if kind.name == "model":
+        wanted = {"labels" if "classes" in found.arguments else "", "image" if "scale" in found.arguments else ""}
+        return tuple(name for name, task in _all_tasks() if task.text("output") in wanted)
+    if kind.name == "goal":
+        return tuple(name for name, task in _all_tasks() if task.text("output") == found.text("output"))
+    if (value := found.value("tasks")) is None or not isinstance(value[1], ast.Tuple):
+        return ()
+    named = {_place(d) for e in value[1].elts if (d := source.definition(value[0], ast.unparse(e)))}
+    return tuple(name for name, task in _all_tasks() if named & set(map(_place, task.lineage())))
+
+
+@functools.cache
+def _all_tasks() -> tuple[tuple[str, Definition], ...]:
+    kind = kind_of("task")
+    modules = [(file.stem, f"sidedoor.{kind.package}.{file.stem}") for file in _files(kind.package)]
+    return tuple((name, found) for name, module in modules if (found := _member(kind, module, name)))
 
 
 def _describe(docstring: str) -> tuple[str, str]:
-    """(first sentence, the paragraph that begins with "Paper:") of a module docstring."""
+    """(first sentence, the paragraph that begins with "Paper:" or "Papers:") of a module docstring."""
     paragraphs = [" ".join(p.split()) for p in docstring.split("\n\n")]
-    paper = next((p.removeprefix("Paper:").strip() for p in paragraphs if p.startswith("Paper:")), "")
-    return (paragraphs[0] if paragraphs else ""), paper
+    paper = next((text for p in paragraphs if (text := p.removeprefix("Papers:").removeprefix("Paper:")) != p), "")
+    return (paragraphs[0] if paragraphs else ""), paper.strip()
 
 
 def paper_of(docstring: str) -> str:
@@ -109,23 +268,21 @@ def paper_of(docstring: str) -> str:
 
 
 def find(name: str, kind: str | None = None) -> Entry:
-    """The entry of a name.
+    """The entry of a name, or of one that it had before.
 
     Raises:
         ConfigError: the name is unknown, or is of another kind.
     """
-    known = {e.name: e for e in entries()}
-    if kind is not None and kind not in KINDS:
-        raise unknown("kind", kind, KINDS)
+    wanted, known = kind_of(kind).name if kind is not None else None, _by_name()
     if name not in known:
-        raise unknown(kind or "name", name, [n for n, e in known.items() if kind in (None, e.kind)])
-    if kind not in (None, known[name].kind):
-        raise ConfigError(f"{name!r} is of the kind {known[name].kind}, not {kind}")
+        raise unknown(wanted or "name", name, [e.name for e in entries() if wanted in (None, e.kind)])
+    if wanted not in (None, known[name].kind):
+        raise ConfigError(f"{name!r} is of the kind {known[name].kind}, not {wanted}")
     return known[name]
 
 
 def load(kind: str, name: str) -> Any:
-    """The class (attacks, defences, goals, tasks, triggers) or function (models, detectors, data) behind a name."""
+    """The class, or for kinds without a base class the function, behind a name."""
     entry = find(name, kind)
     path, _, attribute = entry.target.partition(":")
     try:
@@ -135,35 +292,28 @@ def load(kind: str, name: str) -> Any:
     except (ImportError, AttributeError) as error:
         raise CannotComplete(f"cannot load {name!r} ({entry.target}) of {entry.origin}: {error}; repair or uninstall "
                              "that package") from error
-    if kind in FUNCTIONS:
-        return getattr(module, name)
+    base = _base(kind_of(kind))
+    if base is None:
+        return getattr(module, entry.name)
     classes = [c for c in vars(module).values() if inspect.isclass(c) and c.__module__ == path
-               and not c.__name__.startswith("_") and issubclass(c, _base(kind)) and not inspect.isabstract(c)]
+               and not c.__name__.startswith("_") and issubclass(c, base) and not inspect.isabstract(c)]
     if len(classes) != 1:
-        raise ConfigError(f"{path} defines {len(classes)} public classes of kind {kind}; expected one")
+        raise ConfigError(f"{path} defines {len(classes)} public classes of kind {entry.kind}; expected one")
     return classes[0]
 
 
-def _base(kind: str) -> type:
-    module, name = {
-        "attack": ("sidedoor.attacks.base", "Attack"),
-        "defense": ("sidedoor.defenses.base", "Defense"),
-        "goal": ("sidedoor.goals.base", "Goal"),
-        "task": ("sidedoor.tasks.task", "Task"),
-        "trigger": ("sidedoor.triggers.base", "Trigger"),
-        "design": ("sidedoor.trigger_designs.base", "Design"),
-        "weighting": ("sidedoor.multitask.base", "Weighting"),
-        "operator": ("sidedoor.forward_operators.base", "Operator"),
-    }[kind]
-    return typing.cast(type, getattr(importlib.import_module(module), name))
+def _base(kind: Kind) -> type | None:
+    if kind.base is None:
+        return None
+    module, _, name = kind.base.partition(":")
+    return typing.cast(type, getattr(importlib.import_module(f"sidedoor.{module}"), name))
 
 
 def parameters(kind: str, name: str) -> dict[str, tuple[Any, Any]]:
     """Parameter -> (declared type, default or `inspect.Parameter.empty`)."""
-    subject = load(kind, name)
-    hints = typing.get_type_hints(subject if kind in FUNCTIONS or hasattr(subject, "__dataclass_fields__")
+    subject, leading = load(kind, name), kind_of(kind).leading
+    hints = typing.get_type_hints(subject if _is_function(kind) or hasattr(subject, "__dataclass_fields__")
                                   else subject.__init__, include_extras=True)
-    leading = LEADING.get(kind, ())
     made = {f.name: f.default_factory() for f in fields(subject) if f.default_factory is not MISSING} \
         if hasattr(subject, "__dataclass_fields__") else {}
     return {p.name: (hints.get(p.name, Any), made.get(p.name, p.default))
@@ -172,7 +322,11 @@ def parameters(kind: str, name: str) -> dict[str, tuple[Any, Any]]:
 
 def leading(kind: str, name: str) -> frozenset[str]:
     """Which of the arguments that the house passes itself the method takes."""
-    return frozenset(inspect.signature(load(kind, name)).parameters) & frozenset(LEADING.get(kind, ()))
+    return frozenset(inspect.signature(load(kind, name)).parameters) & frozenset(kind_of(kind).leading)
+
+
+def _is_function(kind: str) -> bool:
+    return kind_of(kind).base is None
 
 
 def reference(kind: str, given: str | Mapping[str, Any]) -> dict[str, Any]:
@@ -189,7 +343,7 @@ def reference(kind: str, given: str | Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(given, Mapping) or not isinstance(given.get("name"), str):
         raise ConfigError(f"{kind} = {given!r} given; expected a name or a table with a `name`")
     name, _, argument = given["name"].partition(":")
-    known = parameters(kind, name)
+    known, registered = parameters(kind, name), find(name, kind).name
     values = {k: v for k, v in given.items() if k != "name"}
     if argument:
         if not known:
@@ -198,7 +352,7 @@ def reference(kind: str, given: str | Mapping[str, Any]) -> dict[str, Any]:
     for key in values:
         if key not in known:
             raise unknown(f"parameter of {name}", key, known)
-    full: dict[str, Any] = {"name": name}
+    full: dict[str, Any] = {"name": registered}
     for key, (hint, default) in known.items():
         value = values.get(key, default)
         if value is inspect.Parameter.empty:
@@ -221,7 +375,7 @@ def make(kind: str, given: str | Mapping[str, Any], **leading: Any) -> Any:
     values = {k: convert(known[k][0], v, f"{name}.{k}") for k, v in full.items()}
     accepted = inspect.signature(subject).parameters
     values |= {k: v for k, v in leading.items() if k in accepted}
-    if kind in FUNCTIONS:
+    if _is_function(kind):
         return functools.partial(typing.cast(Callable[..., Any], subject), **values)
     return subject(**values)
 
@@ -236,10 +390,15 @@ def name_of(method: object) -> str:
     return type(method).__name__
 
 
-_NESTED = {"sidedoor.goals.base.Goal": "goal", "sidedoor.trigger_designs.base.Design": "design",
-           "sidedoor.multitask.base.Weighting": "weighting", "sidedoor.attacks.base.Attack": "attack",
-           "sidedoor.forward_operators.base.Operator": "operator"}
-"""Methods that are parameters of methods, by the type that a field declares."""
+def _nested(hint: Any) -> Kind | None:
+    """The kind of the methods that a declared type stands for: methods may be parameters of methods."""
+    place = f"{hint.__module__.removeprefix('sidedoor.')}:{hint.__name__}" if inspect.isclass(hint) else None
+    return next((kind for kind in KINDS if kind.base and kind.base == place), None)
+
+
+def key_name_of(method: object) -> str:
+    """The name that keys of results know a method by: that which it had when results of it were first kept."""
+    return getattr(type(method), "key_name", "") or name_of(method)
 
 
 def convert(hint: Any, value: Any, what: str) -> Any:
@@ -255,8 +414,8 @@ def convert(hint: Any, value: Any, what: str) -> Any:
         if len(each) != len(value):
             raise ConfigError(f"{what} = {value!r} given; expected {len(each)} entries")
         return tuple(convert(h, v, what) for h, v in zip(each, value, strict=True))
-    if inspect.isclass(hint) and (kind := _NESTED.get(f"{hint.__module__}.{hint.__name__}")):
-        return value if isinstance(value, hint) else make(kind, value)
+    if kind := _nested(hint):
+        return value if isinstance(value, hint) else make(kind.name, value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     return value
@@ -266,16 +425,18 @@ def _every(method: Any) -> dict[str, Any]:
     return {f.name: getattr(method, f.name) for f in fields(method)}
 
 
-def plain(value: Any, parameters: Callable[[Any], dict[str, Any]] = _every) -> Any:
+def plain(value: Any, parameters: Callable[[Any], dict[str, Any]] = _every,
+          name: Callable[[Any], str] = name_of) -> Any:
     """A value as JSON knows it: tuples become lists, methods become references.
 
     Args:
         parameters: those of a method that are written, by name.
+        name: what a method is called.
     """
     if isinstance(value, tuple | list):
-        return [plain(v, parameters) for v in value]
+        return [plain(v, parameters, name) for v in value]
     if hasattr(value, "__dataclass_fields__"):
-        return {"name": name_of(value)} | {k: plain(v, parameters) for k, v in parameters(value).items()}
+        return {"name": name(value)} | {k: plain(v, parameters, name) for k, v in parameters(value).items()}
     if isinstance(value, str | int | float | bool) or value is None:
         return value
     raise ConfigError(f"{value!r} of type {type(value).__name__} given; expected a number, text, a list or a method")

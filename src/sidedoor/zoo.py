@@ -49,7 +49,7 @@ def network(name: str | Mapping[str, Any], data: Dataset, scale: int = 1) -> Bui
 
 def detector(name: str | Mapping[str, Any], data: Dataset) -> Build:
     """A function that builds a registered detector for a data set; the key `weights` names a file to start from."""
-    return _builder("detector", name, classes=len(data.classes), shape=data.shape)
+    return _builder("object_detector", name, classes=len(data.classes), shape=data.shape)
 
 
 def with_weights(given: str) -> tuple[str, str]:

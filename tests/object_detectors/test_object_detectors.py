@@ -106,4 +106,4 @@ def test_a_detector_with_weights_is_taken_as_it_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["ssdlite", "faster_rcnn", "fastestdet"])
 def test_small_images_are_refused(name: str) -> None:
     with pytest.raises(ConfigError, match="the smallest size is 64x64"):
-        registry.make("detector", name, classes=3, shape=(3, 32, 32))()
+        registry.make("object_detector", name, classes=3, shape=(3, 32, 32))()

@@ -2,36 +2,34 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
+import re
 import textwrap
 import types
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Annotated, Any
 
 from sidedoor import registry
-from sidedoor.attacks.base import Attack
-from sidedoor.backdoor.base import Access
-from sidedoor.defenses.base import Defense
-from sidedoor.goals.base import Goal
 from sidedoor.method import bounds_of, interval
 
 _ACCESS = {
-    Access.DATA: "the attacker changes training data; the victim trains",
-    Access.TRAINING: "the attacker trains the model and delivers it",
-    Access.WEIGHTS: "the attacker edits the weights of a trained model",
-}
-_GIVEN = {
-    "train": "the training data, sealed (poisoned rows are not marked)",
-    "build": "the network's architecture",
-    "model": "the model",
-    "clean": "the defender's small clean split",
+    "data": "the attacker changes training data; the victim trains",
+    "training": "the attacker trains the model and delivers it",
+    "weights": "the attacker edits the weights of a trained model",
 }
 
 
 @dataclass(frozen=True)
 class Description:
-    """One registered name, for people (`text`) and as JSON (`vars`)."""
+    """One name, for people (`text`) and as JSON (`vars`).
+
+    Args:
+        parameters: by name: "type", "required" and, where they are known, "default", its "origin", and "meaning".
+    """
 
     name: str
     kind: str
@@ -49,51 +47,75 @@ class Description:
         if self.threat_model:
             lines += ["", *textwrap.wrap(f"Threat model: {self.threat_model}.", 100)]
         if self.parameters:
-            lines += ["", "Parameters:"]
-            lines += [f"  {name} = {p['default']!r}  ({p['type']})" if "default" in p else
-                      f"  {name}  ({p['type']}, required)" for name, p in self.parameters.items()]
+            lines += ["", "Parameters:", *(line for item in self.parameters.items() for line in _parameter(*item))]
         return "\n".join(lines)
 
 
+def _parameter(name: str, said: dict[str, Any]) -> list[str]:
+    default = f" = {said['default']!r}" if "default" in said else ""
+    facts = said["type"] + (", required" if said["required"] else "")
+    more = [f"default: {said['origin']}"] if "origin" in said else []
+    more += [said["meaning"]] if said.get("meaning") else []
+    wrap = functools.partial(textwrap.wrap, width=100, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    return [f"  {name}{default}  ({facts})", *(line for text in more for line in wrap(text))]
+
+
 def describe(name: str) -> Description:
-    """Describe a name.
+    """Describe a registered name.
 
     Raises:
         ConfigError: it is unknown.
     """
     entry = registry.find(name)
-    subject = registry.load(entry.kind, name)
-    parameters = {key: {"type": _named(hint)} | ({} if default is inspect.Parameter.empty else
-                                                 {"default": registry.plain(default)})
-                  for key, (hint, default) in registry.parameters(entry.kind, name).items()}
+    subject = registry.load(entry.kind, entry.name)
     module = inspect.getmodule(subject)
-    paper = entry.paper or registry.paper_of(inspect.getdoc(module) or "")
-    return Description(name, entry.kind, entry.summary, inspect.getdoc(subject) or "", paper, _threat_model(subject),
-                       parameters)
+    about = inspect.getdoc(module) or ""
+    own = inspect.getdoc(subject) or ""
+    return Description(entry.name, entry.kind, entry.summary, f"{_without_paper(about)}\n\n{own}"
+                       if entry.kind == "data" else own, entry.paper or registry.paper_of(about),
+                       _threat_model(entry.kind, subject), _parameters(entry.kind, entry.name, subject))
 
 
-def _threat_model(subject: Any) -> str:
-    if inspect.isclass(subject) and issubclass(subject, Attack):
-        goals = "any goal" if subject.goals == (Goal,) else ", ".join(goal.__name__ for goal in subject.goals)
-        return f"{_ACCESS[subject.access]}; goals: {goals}"
-    if inspect.isclass(subject) and issubclass(subject, Defense):
-        verb = next(getattr(subject, name) for name in ("score", "train", "repair", "inspect", "fit")
-                    if hasattr(subject, name))
-        given = [_GIVEN[name] for name in inspect.signature(verb).parameters if name in _GIVEN]
-        return f"a {subject.stage} defence that is given {', '.join(given)}"
+def _without_paper(docstring: str) -> str:
+    return "\n\n".join(p for p in docstring.split("\n\n") if not p.startswith(("Paper:", "Papers:")))
+
+
+def _parameters(kind: str, name: str, subject: Any) -> dict[str, dict[str, Any]]:
+    origins = getattr(subject, "origins", {})
+    return {key: {"type": named(hint), "required": default is inspect.Parameter.empty}
+            | ({} if default is inspect.Parameter.empty else {"default": registry.plain(default)})
+            | ({"origin": origins[key]} if key in origins else {})
+            for key, (hint, default) in registry.parameters(kind, name).items()}
+
+
+def _threat_model(kind: str, subject: Any) -> str:
+    if kind == "attack":
+        allowed = [goal.__name__ for goal in subject.goals]
+        return f"{_ACCESS[subject.access.value]}; goals: {'any goal' if allowed == ['Goal'] else ', '.join(allowed)}"
+    if kind == "defense":
+        return f"a defence ({subject.stage.name}) that {subject.stage.words}; it is given {subject.needs}"
     return ""
 
 
-def _named(hint: Any) -> str:
+def meanings(docstring: str) -> dict[str, str]:
+    """What the section "Args:" of a docstring says of each name; "a, b: text" speaks of both."""
+    section = re.search(r"^Args:\n((?: {4}.*\n?|\n)+)", inspect.cleandoc(docstring), re.MULTILINE)
+    items = re.findall(r"^ {4}([\w, ]+): (.*(?:\n {5,}.*)*)", section[1] if section else "", re.MULTILINE)
+    return {name.strip(): " ".join(text.split()) for names, text in items for name in names.split(",")}
+
+
+def named(hint: Any, words: Mapping[Any, str] = MappingProxyType({})) -> str:
+    """A declared type in words; `words` has those of further types."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
-        bounds, kind = bounds_of(hint), _named(arguments[0])
+        bounds, kind = bounds_of(hint), named(arguments[0], words)
         return f"{kind}, {interval(bounds)}" if bounds else kind
     if origin is typing.Literal:
         return f"one of {', '.join(map(repr, arguments))}"
     if origin is tuple:
         many = "any number" if arguments[-1] is Ellipsis else str(len(arguments))
-        return f"list of {many}: {', '.join(dict.fromkeys(_named(a) for a in arguments if a is not Ellipsis))}"
+        each = dict.fromkeys(named(a, words) for a in arguments if a is not Ellipsis)
+        return f"list of {many}: {', '.join(each)}"
     if origin in (typing.Union, types.UnionType):
-        return " or ".join("none" if option is type(None) else _named(option) for option in arguments)
-    return getattr(hint, "__name__", None) or str(hint)
+        return " or ".join("none" if option is type(None) else named(option, words) for option in arguments)
+    return words.get(hint) or getattr(hint, "__name__", None) or str(hint)

@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import inspect
 import os
 import platform
 from pathlib import Path
 
-import torch
+import typer
 
 from sidedoor import registry
-from sidedoor.data.root import Where
+from sidedoor.cli._options import AsJson, Root, emit
 from sidedoor.errors import SidedoorError
 
 _EXTRAS = {"timm": "timm", "pyarrow": "analysis", "lpips": "perceptual", "torchjd": "mtl"}
-_GENERATED = ("digits", "toy", "photos")
-"""Data sets that need no data root; those that need a path are not looked for."""
+
+
+def doctor(as_json: AsJson = False, root: Root = None) -> None:
+    """Say what this machine has: versions, devices, data sets found, optional packages."""
+    examination = examine(root)
+    if as_json:
+        emit(examination)
+        return
+    for topic, findings in examination.items():
+        typer.echo(f"{topic}:")
+        for name, finding in findings.items():
+            typer.echo(f"  {name:<18} {finding}")
 
 
 def examine(root: Path | None) -> dict[str, dict[str, str]]:
@@ -28,25 +39,35 @@ def examine(root: Path | None) -> dict[str, dict[str, str]]:
 
 
 def _devices() -> dict[str, str]:
+    import torch
+
     devices = {"cpu": f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads"}
     for i in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(i)
         devices[f"cuda:{i}"] = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
     if not torch.cuda.is_available():
         devices["cuda"] = "none found"
+    devices["mps"] = "found" if torch.backends.mps.is_available() else "none found"
     return devices
 
 
 def _data(root: Path | None) -> dict[str, str]:
+    """The root, then every data set but those that take a path."""
     found = {"root": str(root) if root else "not set; pass --data-root or set SIDEDOOR_DATA"}
     for entry in registry.entries():
-        if entry.kind == "data" and entry.name not in ("folder", "npz"):
+        if entry.kind == "data" and not _takes_a_path(entry.name):
             found[entry.name] = _found(entry.name, root)
     return found
 
 
+def _takes_a_path(name: str) -> bool:
+    return any(default is inspect.Parameter.empty for _, default in registry.parameters("data", name).values())
+
+
 def _found(name: str, root: Path | None) -> str:
-    if root is None and name not in _GENERATED:
+    from sidedoor.data.root import Where, needs_root
+
+    if root is None and needs_root(registry.load("data", name)):
         return "needs a data root"
     try:
         train, test = registry.make("data", name)(Where(root))

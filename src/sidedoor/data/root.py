@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
-from sidedoor.data.base import dataset_root
+from sidedoor.data.base import Splits, dataset_root
 from sidedoor.errors import CannotComplete
 
+Load = TypeVar("Load", bound=Callable[..., Splits])
 DOWNLOAD = "fetch it with `sidedoor run SPEC.toml --download`"
 
 
@@ -68,6 +70,17 @@ class Where:
             if place.exists():
                 return place.resolve()
         raise CannotComplete(f"{path!r} does not exist; looked for {' and '.join(str(p.absolute()) for p in places)}")
+
+
+def self_contained(load: Load) -> Load:
+    """Mark a data set that needs no data root: it is generated, or comes with a package that sidedoor needs."""
+    vars(load)["needs_root"] = False
+    return load
+
+
+def needs_root(load: object) -> bool:
+    """Whether a data set lies in the data root."""
+    return bool(getattr(load, "needs_root", True))
 
 
 def _missing(folder: Path, needs: Sequence[str]) -> list[str]:

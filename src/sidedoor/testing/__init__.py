@@ -8,6 +8,7 @@ method must do, not whether it works: that an attack succeeds or a repair helps 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import is_dataclass
 from typing import Any
 
 from sidedoor import registry
@@ -32,6 +33,17 @@ __all__ = ["check", "check_attack", "check_data", "check_defense", "check_design
            "check_weighting"]
 
 
+CONTRACTS: dict[str, Callable[..., None]] = {
+    "attack": check_attack, "defense": check_defense, "goal": check_goal, "task": check_task, "model": check_model,
+    "data": check_data, "trigger": check_trigger, "trigger_design": check_design, "weighting": check_weighting,
+    "object_detector": check_detector, "forward_operator": check_operator,
+}
+"""The contract of each kind of the registry."""
+
+IMAGE = (3, 16, 16)
+"""Shape of the images that a trigger is put into."""
+
+
 def check(name: str, /, *, where: Where | None = None, **parameters: Any) -> None:
     """Check the contract of a registered name.
 
@@ -43,27 +55,18 @@ def check(name: str, /, *, where: Where | None = None, **parameters: Any) -> Non
         AssertionError: which rule broke, and how.
         ConfigError: the name is unknown, or a parameter does not fit.
     """
-    kind = registry.find(name).kind
-    if kind == "data":
-        check_data(registry.make(kind, {"name": name, **parameters}), where)
-    elif kind == "model" and "scale" in registry.leading(kind, name):
-        check_restorer(registry.make(kind, {"name": name, **parameters}))
-    elif kind == "model":
-        check_model(registry.make(kind, {"name": name, **parameters}))
-    elif kind == "detector":
-        check_detector(registry.make(kind, {"name": name, **parameters}))
-    elif kind == "trigger":
-        check_trigger(_made(kind, name, parameters), (3, 16, 16))
-    elif kind == "task":
-        check_task(_made(kind, name, dict.fromkeys(registry.leading(kind, name), CLASSES) | parameters))
-    else:
-        method = _made(kind, name, parameters)
-        require(registry.make(kind, registry.plain(method)) == method, f"{kind} {name}",
+    kind = registry.kind_of(registry.find(name).kind)
+    contract, taken = CONTRACTS[kind.name], registry.leading(kind.name, name)
+    if kind.base is None:
+        made = registry.make(kind.name, {"name": name, **parameters})
+        contract = check_restorer if "scale" in taken else contract
+        contract(made, *([where] if "where" in taken else []))
+        return
+    method = _made(kind.name, name, dict.fromkeys(taken, CLASSES) | parameters)
+    if is_dataclass(method) and not taken:
+        require(registry.make(kind.name, registry.plain(method)) == method, f"{kind.name} {name}",
                 f"written to a config and read again, {method} is another")
-        contracts: dict[str, Callable[[Any], None]] = {
-            "attack": check_attack, "defense": check_defense, "goal": check_goal, "design": check_design,
-            "weighting": check_weighting, "operator": check_operator}
-        contracts[kind](method)
+    contract(method, *([IMAGE] if kind.name == "trigger" else []))
 
 
 def _made(kind: str, name: str, parameters: dict[str, Any]) -> Any:

@@ -11,12 +11,13 @@ from __future__ import annotations
 import numpy as np
 
 from sidedoor.data.base import ArrayDataset, Splits, split
-from sidedoor.data.root import Where
+from sidedoor.data.root import Where, self_contained
 
 SPLIT_SEED = 0
 TEST_SHARE = 0.25
 
 
+@self_contained
 def digits(where: Where) -> Splits:
     """A quarter of each class is the test set, the same rows for every experiment seed."""
     from sklearn.datasets import load_digits

@@ -14,7 +14,7 @@ import numpy as np
 
 from sidedoor.data.base import ArrayDataset, Splits
 from sidedoor.data.formats.images import Unreadable, pixels
-from sidedoor.data.root import Where
+from sidedoor.data.root import Where, self_contained
 from sidedoor.errors import CannotComplete, ConfigError
 from sidedoor.method import Count
 
@@ -30,6 +30,7 @@ PHOTOGRAPHS = {
 HELD_OUT = ("coffee", "flower")
 
 
+@self_contained
 def photos(where: Where, size: Count = 64) -> Splits:
     """Cut each photograph into a grid of patches of `size` pixels a side; what is left at its edges is dropped.
 

@@ -14,7 +14,7 @@ from torchvision.ops import box_iou
 
 from sidedoor.core.random import seed_of
 from sidedoor.data.base import ArrayDataset, Splits
-from sidedoor.data.root import Where
+from sidedoor.data.root import Where, self_contained
 from sidedoor.errors import ConfigError
 from sidedoor.method import Count
 
@@ -25,6 +25,7 @@ SMALLEST, LARGEST = 0.14, 0.42
 TRIES = 20
 
 
+@self_contained
 def scenes(where: Where, size: Count = 64, objects: Count = 4, train: Count = 1000, test: Count = 300) -> Splits:
     """Generate the two parts; the same arguments give the same pixels.
 

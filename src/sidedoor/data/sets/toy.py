@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sidedoor.core.random import seed_of
 from sidedoor.data.base import ArrayDataset, Splits
-from sidedoor.data.root import Where
+from sidedoor.data.root import Where, self_contained
 from sidedoor.errors import ConfigError
 from sidedoor.method import Count
 
@@ -43,6 +43,7 @@ LOOKS = {
 CLASSES = {"easy": 4, "hard": 10}
 
 
+@self_contained
 def toy(
     where: Where,
     difficulty: Literal["easy", "hard"] = "easy",

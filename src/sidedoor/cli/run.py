@@ -1,0 +1,143 @@
+"""Commands that run specifications, and that read or tidy what runs have left."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from sidedoor.cli._options import (
+    AsJson,
+    Device,
+    Download,
+    Out,
+    Quiet,
+    Results,
+    Root,
+    Settings,
+    SpecFile,
+    Verbose,
+    emit,
+    machine,
+    note,
+    open_store,
+)
+from sidedoor.errors import CannotComplete, ConfigError
+
+if TYPE_CHECKING:
+    from sidedoor.bench.record import Record
+    from sidedoor.bench.store import Store
+
+
+def run(spec: SpecFile, settings: Settings = [], out: Out = Path("runs"), as_json: AsJson = False,  # noqa: B006
+        root: Root = None, download: Download = False, device: Device = "auto",
+        devices: Annotated[int, typer.Option(min=1, help="Processes to train on together.")] = 1,
+        verbose: Verbose = False, quiet: Quiet = False) -> None:
+    """Run a specification: the attack undefended, then each of its defences; a table and an HTML report."""
+    from sidedoor.bench.run import attempt
+    from sidedoor.bench.spec import cells, read
+    from sidedoor.bench.sweep import keys_of
+
+    # Of several processes, which fabric starts or torchrun has started, the first one speaks.
+    first = devices == 1 or int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
+    here, store = machine(root, download, device, devices, silent=not first), open_store(out)
+    specs = cells(read(spec, tuple(settings)))
+    with here.progress.task("runs", len(specs)) as advance:
+        records = []
+        for cell, key in zip(specs, keys_of(specs, here), strict=True):
+            records.append(attempt(cell, store, here, key))
+            advance(1, f"{cell.attack_name} / {cell.defense_name}")
+    if first:
+        _finish(records, store, as_json)
+
+
+def sweep(grid: Annotated[Path, typer.Argument(help="A specification with a table [grid].", metavar="GRID.toml")],
+          workers: Annotated[int, typer.Option(min=0, help="Processes; 0: one after another in this one.")] = 1,
+          timeout: Annotated[float | None, typer.Option(help="Seconds after which a cell is given up.")] = None,
+          settings: Settings = [], out: Out = Path("runs"), as_json: AsJson = False,  # noqa: B006
+          root: Root = None, download: Download = False, device: Device = "auto", verbose: Verbose = False,
+          quiet: Quiet = False) -> None:
+    """Run every cell of a grid that the folder does not have yet, one process per cell."""
+    from sidedoor.bench.spec import grid as cells_of
+    from sidedoor.bench.spec import read
+    from sidedoor.bench.sweep import sweep as run_all
+
+    here, store = machine(root, download, device), open_store(out)
+    records = run_all(cells_of(read(grid, tuple(settings))), store, here, workers=workers, timeout=timeout)
+    try:
+        note(f"table: {store.compile()}")
+    except CannotComplete as error:
+        note(f"no table: {error}")
+    _finish(records, store, as_json)
+
+
+def report(
+    directory: Results,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Where to write the page.")] = None,
+) -> None:
+    """Write one self-contained HTML page from a folder of results, or its table as Markdown (`-o NAME.md`)."""
+    from sidedoor.bench.store import Store
+
+    typer.echo(_report(Store(directory), output))
+
+
+def poison(spec: SpecFile, out: Annotated[Path, typer.Option("-o", "--out", help="A new folder.")],
+           form: Annotated[str, typer.Option("--format", help="folder (PNG class folders) or npz.")] = "folder",
+           settings: Settings = [], root: Root = None, download: Download = False,  # noqa: B006
+           verbose: Verbose = False, quiet: Quiet = False) -> None:
+    """Export the poisoned training data of a specification, with a manifest that says what was changed."""
+    from sidedoor.apps.export_poisoned import export_poisoned
+    from sidedoor.bench.spec import cells, read
+
+    if form not in ("folder", "npz"):
+        raise ConfigError(f"--format {form} given; expected folder or npz")
+    chosen: Literal["folder", "npz"] = "npz" if form == "npz" else "folder"
+    spec_ = cells(read(spec, tuple(settings)))[0]
+    typer.echo(export_poisoned(spec_, out, chosen, machine(root, download, "cpu")))
+
+
+def clean(directory: Results = Path("runs"),
+          remove: Annotated[bool, typer.Option("--remove", help="Delete them, not only list them.")] = False) -> None:
+    """List artefacts that no result needs, or remove them."""
+    from sidedoor.bench.store import Store, size_of
+
+    store = Store(directory)
+    if not directory.is_dir():
+        raise CannotComplete(f"no folder {directory}")
+    unused = store.unused()
+    for path in unused:
+        typer.echo(f"{size_of(path) / 2**20:9.1f} MB  {path}")
+    if remove:
+        note(f"removed {store.remove(unused) / 2**20:.1f} MB")
+    elif unused:
+        note("nothing was removed; add --remove to do so")
+
+
+def _finish(records: list[Record], store: Store, as_json: bool) -> None:
+    """Print the records, write the report, and say by the exit code whether all runs came to their end."""
+    from rich.console import Console
+
+    from sidedoor.report.text import print_table
+
+    if as_json:
+        emit([record.to_json() for record in records])
+    else:
+        print_table(records, Console())
+    said = f"results: {store.root / 'results'}\nreport:  {_report(store, None)}"
+    note(said) if as_json else typer.echo(said)
+    broken = [record for record in records if not record.finished]
+    for record in broken if as_json else ():  # the table has said it
+        typer.echo(f"{record.attack_name} / {record.defense_name}: {record.status}: {record.error}", err=True)
+    if broken:
+        raise typer.Exit(1)
+
+
+def _report(store: Store, output: Path | None) -> Path:
+    from sidedoor.core.files import write_text
+    from sidedoor.report import html, markdown
+
+    path = output or store.root / "report.html"
+    write_text(path, markdown.table(store.records()) if path.suffix == ".md" else html.build(store))
+    return path
