@@ -51,8 +51,10 @@ class Recipe(Method):
     """How a phase is optimised.
 
     Args:
-        optimizer: "sgd" (with momentum) or "adam"; weight decay is L2 for both.
+        optimizer: "sgd" (with momentum) or "adam".
         lr: the peak learning rate.
+        momentum: of SGD; the first beta of Adam.
+        weight_decay: strength of the L2 penalty.
         schedule: "cosine" to zero, "one_cycle" (Smith and Topin 2018), "step" (×0.1 at 50 % and 75 %) or "constant".
         epochs: passes over the data.
         batch: samples a step, over all devices.
@@ -285,17 +287,26 @@ class Run:
 
 
 def fabric(device: str = "auto", devices: int = 1) -> Fabric:
-    """Devices to compute on. `auto` takes a GPU if there is one.
+    """Devices to compute on.
+
+    Args:
+        device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1" (the second GPU alone) or "mps".
+        devices: how many of them.
 
     Raises:
         CannotComplete: the device is not there.
+        ConfigError: several devices where one is named.
     """
     _keep_freed_memory()
-    accelerator = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    accelerator, _, place = name.partition(":")
+    if place and devices != 1:
+        raise ConfigError(f"{devices} devices given with {name!r}, which is one; expected {accelerator!r}")
     try:
-        return Fabric(accelerator=accelerator, devices=devices, strategy="auto" if devices == 1 else "ddp")
-    except (MisconfigurationException, ValueError, RuntimeError) as error:
-        raise CannotComplete(f"cannot compute on {devices} × {accelerator}: {error}; `sidedoor doctor` lists devices") \
+        return Fabric(accelerator=accelerator, devices=[int(place)] if place else devices,
+                      strategy="auto" if devices == 1 else "ddp")
+    except (MisconfigurationException, ValueError, RuntimeError, TypeError) as error:
+        raise CannotComplete(f"cannot compute on {devices} × {name}: {error}; `sidedoor doctor` lists devices") \
             from error
 
 

@@ -44,7 +44,12 @@ class Spec:
     Args:
         data: the data set.
         model: the victim's network; the keys `weights` and `sha256` name a safetensors file to start from.
+        attack: None: the model is trained clean.
+        defense: None: the model is measured undefended.
         surrogate: the network that a data poisoner derives a trigger with; None: the victim's own.
+        task: what the model is for.
+        recipe: how the victim trains.
+        seed: of all random streams, the defender's split aside.
         defender_share: of each class of the training data, held by the defender and trained on by nobody else.
         defender_seed: of that split.
         train_samples, test_samples: keep so many, balanced over classes as the set is; 0 for all.
