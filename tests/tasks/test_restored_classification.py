@@ -140,7 +140,7 @@ def test_an_attack_counts_by_what_it_adds_to_the_baseline(attack: float, idle: f
 
 
 def test_without_its_classifiers_it_gives_no_scores() -> None:
-    with pytest.raises(ConfigError, match="prepared"):
+    with pytest.raises(ConfigError, match="setup"):
         TASK.score(Darkened(), TASK.make_dataset(even([50], [0])), None, Run.local(device="cpu"))
 
 

@@ -1,4 +1,4 @@
-"""Restore images for detectors that know nothing of it: what the backdoor does to those downstream.
+"""Restored detection: image restoration, scored by downstream object detectors on the restored images.
 
 The network is trained to restore. The four numbers are those of detectors that look at its output, trained clean on
 the same photographs and their boxes. *clean* is the F1 of D(F(x)) and the true boxes. *attack* is 1 where D(F(x with
@@ -8,7 +8,7 @@ restoration does without any trigger. *recovered* is the F1 of D(F(x with trigge
 Paper: Jiang, Li, He, Zhang, Xu, Zhang, Lu, "Backdoor Attacks against Image-to-Image Networks", 2024, arXiv:2407.10445,
 sections 5.2 and 6.6. It leaves the success rate for detection undefined; the above is ours.
 
-Detections count from a score of 0.2 on, boxes are one from an overlap of one half on. Each detector has columns of its
+Detections count from a score of 0.2, boxes match from an overlap of one half. Each detector has columns of its
 own, such as for "tiny_yolo:plain": `asr.…`, `baseline.…`, `f1.…` (of F(x)), `recovered.…`, `photo.…` (F1 on the
 photographs themselves), `extra.…` (added boxes an image, with the trigger) and `extra_idle.…`, and the figures of a
 whole set `map.…` (AP50 on F(x)), `map_attack.…` and `map_photo.…`, the same in every row.
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from sidedoor import registry, zoo
 from sidedoor.algorithms.adversarial.training import Robust
+from sidedoor.core.terms import Terms
 from sidedoor.data.augment import augmentation
 from sidedoor.data.base import Dataset
 from sidedoor.data.boxed import Boxed
@@ -38,16 +39,16 @@ from sidedoor.tasks._downstream import Judged, Restored, parameters
 from sidedoor.types import Batch
 
 SURE = 0.2
-"""Score from which on a detection counts."""
+"""The least score of a detection that counts."""
 AUGMENT = ("noise",)
-"""How every detector here sees its training images: one that never saw noise finds objects in any."""
+"""Augmentation of every detector's training images: one that never saw noise finds objects in it."""
 SEEN = "seen"
 """Detections on the three kinds of images, kept until the whole set is through."""
 
 
 @dataclass(frozen=True)
 class RestoredDetection(Restored):
-    """Restore images that detectors then look at.
+    """Restore images for downstream object detectors.
 
     "name:WORD" gives a detector's first parameter, as in "tiny_yolo:plain". "NAME@FILE" is a detector with published
     weights, which are not trained further unless it is to be a robust one; files are looked for below the current
@@ -58,10 +59,16 @@ class RestoredDetection(Restored):
     lr: Positive = 2e-3
 
     right: ClassVar[str] = "f1"
+    terms: ClassVar[Terms] = Terms(
+        "F1", "Fabricated", "Recovered", "Without trigger", True,
+        "Of detectors behind the network. F1: of detections on restored clean inputs. Fabricated: triggered inputs "
+        "with a box that the true image has not. Recovered: F1 on triggered inputs. Without trigger: clean inputs with "
+        "a box that the true image has not.")
+    quick: ClassVar[dict[str, Any]] = {"victims": ("tiny_yolo:depthwise",), "epochs": 1}
 
     def label(self, victim: str) -> str:
         named, _ = zoo.with_weights(victim)
-        registry.reference("detector", named)
+        registry.reference("object_detector", named)
         return named
 
     def judge(self, victim: str, photographs: Dataset, run: Run, adversarial: bool) -> nn.Module:
@@ -73,7 +80,7 @@ class RestoredDetection(Restored):
 
 @dataclass(frozen=True)
 class _Judged(RestoredDetection, Judged):
-    """With the detectors at hand, by name."""
+    """The task with its detectors, by name."""
 
     def truths(self, data: Dataset) -> Tensor:
         return located(data)
@@ -121,7 +128,7 @@ def _losses(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def recipe(epochs: int, lr: float, precision: Literal["32", "bf16"] = "32") -> Recipe:
-    """How every detector here trains."""
+    """The recipe of every detector here."""
     return Recipe(optimizer="adam", weight_decay=0.0, epochs=epochs, lr=lr, batch=16, clip=10.0,
                   precision=precision)
 
@@ -151,7 +158,7 @@ def detector(victim: str, photographs: Dataset, run: Run, how: Recipe, adversari
     """
     located(photographs)
     named, weights = zoo.with_weights(victim)
-    given = registry.reference("detector", named)
+    given = registry.reference("object_detector", named)
     found = {"weights": str(Where(run.root).locate(weights))} if weights else {}
     build = zoo.detector(given | found, photographs)
     if weights and not adversarial:

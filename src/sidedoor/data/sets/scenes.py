@@ -7,6 +7,8 @@ object.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
@@ -23,6 +25,8 @@ OVERSIZE = 4
 SMALLEST, LARGEST = 0.14, 0.42
 """Sides of objects, as shares of the image's."""
 TRIES = 20
+QUICK: dict[str, Any] = {"size": 32, "train": 60, "test": 20}
+"""Parameters with which it is built and run in a second."""
 
 
 @self_contained

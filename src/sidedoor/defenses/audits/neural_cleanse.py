@@ -67,7 +67,7 @@ class NeuralCleanse(ModelAudit):
         "raising": "release", "lowering": "release", "success": "paper: over 99 % of the images",
         "patience": "release", "stopping": "release", "threshold": "paper: an outlier with a probability over 95 %",
     }
-    quick: ClassVar[dict[str, Any]] = {"epochs": 2, "samples": 32}
+    quick: ClassVar[dict[str, Any]] = {"epochs": 10, "samples": 32}
     needs: ClassVar[Needs] = Needs(model="gradients", clean="images")
 
     epochs: Count = 1000
