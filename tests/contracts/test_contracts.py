@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from quick import QUICK
 
 from sidedoor import registry
 from sidedoor.attacks.poisoning._image_hiding import Injection
@@ -23,8 +22,7 @@ from sidedoor.testing.ground import ground
 from sidedoor.triggers.blend import Blend
 from sidedoor.triggers.patch import Patch, checkerboard
 
-PARAMETERS: dict[str, dict[str, Any]] = QUICK | {
-    # These have no defaults.
+GIVEN: dict[str, dict[str, Any]] = {
     "timm": {"architecture": "resnet10t"},
     "torchvision": {"architecture": "resnet18"},
     "patch": {"pattern": checkerboard(3)},
@@ -44,6 +42,7 @@ PARAMETERS: dict[str, dict[str, Any]] = QUICK | {
     "warp": {"control": torch.tensor([[[1.0, -0.5], [0.3, -1]], [[0.5, 1], [-1, -0.2]]]), "strength": 2.0,
              "size": (16, 16)},
 }
+"""For parameters that have no defaults."""
 SHARED = {"cifar10", "cifar100", "fashion_mnist", "gtsrb", "kmnist", "mnist", "patches", "tiny_imagenet"}
 """Sets of others, checked where they are installed."""
 
@@ -54,12 +53,12 @@ def named(*kinds: str) -> list[str]:
 
 @pytest.mark.parametrize("name", named(*(kind.name for kind in registry.KINDS if kind.name != "data")))
 def test_every_method_keeps_its_contract(name: str) -> None:
-    check(name, **PARAMETERS.get(name, {}))
+    check(name, **GIVEN.get(name, {}))
 
 
 @pytest.mark.parametrize("name", named("defense"))
 def test_every_defense_takes_grey_images(name: str) -> None:
-    check_defense(registry.load("defense", name)(**PARAMETERS.get(name, {})), channels=1)
+    check_defense(registry.load("defense", name)(**registry.quick("defense", name)), channels=1)
 
 
 @pytest.mark.parametrize("name", named("data"))
@@ -79,7 +78,7 @@ def test_every_data_set_keeps_its_contract(name: str, tmp_path: Path) -> None:
     elif name == "npz":
         check(name, path=str(archive(tmp_path)))
     else:
-        check(name, **PARAMETERS.get(name, {}))
+        check(name)
 
 
 def folder(root: Path) -> Path:
@@ -120,7 +119,7 @@ def test_an_attack_of_several_targets_keeps_the_contract_too(name: str) -> None:
         with pytest.raises(ConfigError, match=re.escape(attack.because)):
             attack(goal=goal)
         return
-    check_attack(attack(goal=goal, **PARAMETERS.get(name, {})))
+    check_attack(attack(goal=goal, **registry.quick("attack", name)))
 
 
 def test_a_trigger_may_be_checked_for_the_images_it_is_for() -> None:

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from quick import QUICK
 from torch import Tensor, nn
 
 from sidedoor import registry
@@ -56,20 +55,24 @@ class Trap(Dataset):
         raise NotImplementedError
 
 
+def quick(kind: str, name: str) -> dict[str, Any]:
+    """A method with the parameters that make it fast."""
+    return {"name": name, **registry.quick(kind, name)}
+
+
 def setting(kind: str, name: str) -> dict[str, Any]:
     """A network and a task that suit a method, and an attack on them."""
     tasks = registry.load(kind, name).tasks
     if issubclass(Classification, tasks):
         return {"model": {"name": "small_cnn", "width": 4}, "attack": "badnets"}
-    network = {"name": "unet", **QUICK["unet"]}
+    network, task = quick("model", "unet"), quick("task", "restored_classification")
     if issubclass(Restoration, tasks):
         return {"model": network, "task": "restoration", "attack": "i2i"}
     if issubclass(Reconstruction, tasks):
         return {"model": network, "task": "reconstruction", "attack": "heuristic_reconstruction"}
     if issubclass(RestoredDetection, tasks):
-        return {"model": network, "task": {"name": "restored_detection", **QUICK["restored_detection"]},
+        return {"model": network, "task": quick("task", "restored_detection"),
                 "attack": "i2i_detector", "data": {"name": "scenes", "size": 32, "train": 200, "test": 40}}
-    task = {"name": "restored_classification", **QUICK["restored_classification"]}
     return {"model": network, "task": task, "attack": "i2i_classifier"}
 
 
@@ -79,8 +82,8 @@ def case(folder: Path, attack: str | None = None, defense: str | None = None) ->
     attack = attack or where["attack"]
     spec = Spec(data=where.get("data", {"name": "toy", "train": 200, "test": 40}), model=where["model"],
                 task=where.get("task", "classification"),
-                attack={"name": attack, **QUICK.get(attack, {})},
-                defense={"name": defense, **QUICK.get(defense, {})} if defense else None,
+                attack=quick("attack", attack),
+                defense=quick("defense", defense) if defense else None,
                 recipe=Recipe(epochs=1, batch=32), defender_share=0.2, references=1)
     return load(spec, Store(folder), Machine(device="cpu"))
 

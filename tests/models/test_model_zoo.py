@@ -19,21 +19,11 @@ LIBRARY = {
     "torchvision": ["torchvision:resnet18", "torchvision:mobilenet_v3_small"],
     "timm": ["timm:resnet10t", "timm:vit_tiny_patch16_224"],
 }
-QUICK: dict[str, dict[str, Any]] = {
-    "resnet18": {"width": 8},
-    "preact_resnet18": {"width": 8},
-    "vgg19_bn": {"width": 8},
-    "resnext29": {"base_width": 8},
-    "densenet": {"depth": 22},
-    "vit": {"width": 48, "depth": 2},
-}
-"""Parameters that shrink a network; one that is not listed is built as it is."""
-
 REFERENCES: list[Any] = []
 for _entry in registry.entries():
     of_images = "scale" in registry.leading("model", _entry.name) if _entry.kind == "model" else True
     if not of_images and _entry.origin == "sidedoor":
-        REFERENCES += LIBRARY.get(_entry.name, [{"name": _entry.name} | QUICK.get(_entry.name, {})])
+        REFERENCES += LIBRARY.get(_entry.name, [{"name": _entry.name} | registry.quick("model", _entry.name)])
 EVERY = pytest.mark.parametrize("reference", REFERENCES, ids=lambda r: r if isinstance(r, str) else r["name"])
 
 
@@ -64,7 +54,7 @@ def count(reference: Any, classes: int = 10, shape: tuple[int, int, int] = (3, 3
 
 def test_every_family_is_here() -> None:
     names = {r.partition(":")[0] if isinstance(r, str) else r["name"] for r in REFERENCES}
-    assert names >= {"small_cnn", "torchvision", "timm", *QUICK}
+    assert names >= {"small_cnn", "torchvision", "timm", "resnet18", "vit"}
 
 
 @EVERY
@@ -135,7 +125,7 @@ def test_normalisation_is_inside(reference: Any) -> None:
 @pytest.mark.parametrize("size", [16, 28, 64])
 @pytest.mark.parametrize("name", ["small_cnn", "resnet18", "preact_resnet18", "resnext29", "densenet", "vit"])
 def test_own_families_take_the_usual_sizes(name: str, size: int) -> None:
-    model = make({"name": name} | QUICK.get(name, {}), channels=1, size=size).eval()
+    model = make({"name": name} | registry.quick("model", name), channels=1, size=size).eval()
     with torch.no_grad():
         assert model(torch.rand(1, 1, size, size)).isfinite().all()
 
@@ -147,7 +137,7 @@ def test_small_cnn_takes_images_of_eight_pixels() -> None:
 @pytest.mark.parametrize("name", ["small_cnn", "resnet18", "preact_resnet18", "vgg19_bn"])
 def test_features_of_convolutional_families_are_rectified(name: str) -> None:
     """Pruning by mean activation needs what comes after the last ReLU."""
-    _, features = penultimate(lively({"name": name} | QUICK.get(name, {})), torch.rand(4, 3, 32, 32))
+    _, features = penultimate(lively({"name": name} | registry.quick("model", name)), torch.rand(4, 3, 32, 32))
     assert (features >= 0).all()
     assert (features > 0).any()
 

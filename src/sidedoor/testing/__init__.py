@@ -49,7 +49,7 @@ def check(name: str, /, *, where: Where | None = None, **parameters: Any) -> Non
 
     Args:
         where: the data root, for a data set.
-        parameters: of the method, where its defaults are slow or it has none, such as `epochs=1`.
+        parameters: of the method, over those of its `quick`; needed where it has no defaults.
 
     Raises:
         AssertionError: which rule broke, and how.
@@ -57,6 +57,7 @@ def check(name: str, /, *, where: Where | None = None, **parameters: Any) -> Non
     """
     kind = registry.kind_of(registry.find(name).kind)
     contract, taken = CONTRACTS[kind.name], registry.leading(kind.name, name)
+    parameters = registry.quick(kind.name, name) | parameters
     if kind.base is None:
         made = registry.make(kind.name, {"name": name, **parameters})
         contract = check_restorer if "scale" in taken else contract
