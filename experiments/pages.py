@@ -59,9 +59,10 @@ class Study:
         return found if len(found) == len(self.wanted(name)) else []
 
     def wanted(self, name: str) -> list[dict[str, Any]]:
-        """The cells of NAME.toml."""
+        """The cells of NAME.toml whose methods suit each other."""
         table = read(self.specifications / f"{name}.toml")
-        return [spec.to_json() for spec in (grid(table) if "grid" in table else cells(table))]
+        found = grid(table) if "grid" in table else cells(table)
+        return [spec.to_json() for spec in found if not spec.refusal()]
 
 
 def current(record: Record) -> Record | None:

@@ -14,18 +14,18 @@ import torch
 from torch import nn
 
 from sidedoor import registry
-from sidedoor.bench.case import load, train_or_load
+from sidedoor.bench.case import TrainedModel, load, train_or_load
 from sidedoor.bench.machine import Machine
 from sidedoor.bench.record import Record
-from sidedoor.bench.run import attempt, run
-from sidedoor.bench.spec import Spec
+from sidedoor.bench.run import attempt, memory_format, run, target_share
+from sidedoor.bench.spec import Refused, Spec
 from sidedoor.bench.store import Store
 from sidedoor.bench.sweep import keys_of
 from sidedoor.core.checkpoint import load_state
 from sidedoor.data.root import Where
 from sidedoor.defenses.detectors.strip import Strip
 from sidedoor.engine import Recipe
-from sidedoor.errors import CannotComplete, ConfigError, Diverged
+from sidedoor.errors import CannotComplete, ConfigError, Diverged, NotApplicable
 from sidedoor.tasks.classification import Classification
 from sidedoor.tasks.task import Scores
 
@@ -231,6 +231,60 @@ def test_a_fault_in_a_method_is_told_with_its_place(planted: Record, store: Stor
     assert record.status == "error"
     assert str(record.error).startswith("ZeroDivisionError: by nought (at ")
     assert "test_bench_run.py:" in str(record.error)
+
+
+def test_a_method_without_anything_to_work_on_is_not_applicable(planted: Record, store: Store, tiny: Tiny,
+                                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    def fit(*_: object) -> None:
+        raise NotApplicable("a network without batch norm has nothing to prune")
+
+    monkeypatch.setattr(Strip, "fit", fit)
+    spec = tiny(defense={"name": "strip", "overlays": 4})
+    record = attempt(spec, store, CPU, keys_of([spec], CPU)[0])
+    assert (record.status, record.error) == ("not applicable", "a network without batch norm has nothing to prune")
+    assert (record.finished, record.scored, record.clean) == (True, False, None)
+    monkeypatch.undo()
+    assert attempt(spec, store, CPU, record.key) == record  # it is not run again
+
+
+def test_methods_that_do_not_suit_each_other_are_not_run(tmp_path: Path, tiny: Tiny) -> None:
+    with pytest.raises(Refused, match="hands over no data"):
+        run(tiny(attack="wanet", defense="abl"), Store(tmp_path), CPU)
+    assert list(tmp_path.rglob("*")) == []
+
+
+def test_a_record_names_what_computed_it(planted: Record, store: Store, tiny: Tiny) -> None:
+    assert (planted.device, planted.threads) == ("cpu", 1)
+    assert planted.processor
+    assert planted.memory_format == memory_format(train_or_load(load(tiny(), store, CPU)).model)
+    assert planted.terms == Classification.terms
+
+
+def test_weights_in_either_memory_format_are_told_apart() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 1), nn.Linear(4, 2))
+    assert memory_format(model) == "contiguous"
+    assert memory_format(model.to(memory_format=torch.channels_last)) == "channels_last"
+
+
+CLEAN_LABEL = {"name": "sig", "rate": 0.5}
+
+
+@pytest.mark.parametrize(("attack", "expected"), [
+    # 568 training samples, 142 of each of four classes. Half of the target's own, with clean labels:
+    (CLEAN_LABEL, 71 / 142),
+    # A tenth of the 426 others, which join the 142:
+    ({"name": "badnets", "rate": 0.1}, 43 / (43 + 142)),
+    ({"name": "badnets", "rate": 0.1, "goal": {"name": "all_to_all"}}, None),
+])
+def test_the_share_of_the_target_class(tmp_path: Path, tiny: Tiny, attack: dict[str, Any],
+                                       expected: float | None) -> None:
+    case = load(tiny(attack=attack), Store(tmp_path), CPU)
+    method = case.spec.make_attack()
+    assert method is not None
+    backdoor = method.plan(case.train, case.task, case.surrogate, case.attacker())
+    trained = TrainedModel("", backdoor, nn.Identity(), backdoor.doors, 0.0)
+    share = target_share(case, trained)
+    assert share == (None if expected is None else pytest.approx(expected))
 
 
 @pytest.mark.parametrize("damage", [{"schema": 99}, None])

@@ -17,11 +17,12 @@ from typing import Any
 import pytest
 
 from sidedoor import registry
+from sidedoor.bench.executors.processes import Processes
 from sidedoor.bench.machine import Machine
 from sidedoor.bench.record import Record
 from sidedoor.bench.spec import Spec, grid, read
 from sidedoor.bench.store import Store
-from sidedoor.bench.sweep import Cell, _cell, _Queue, _Running, keys_of, sweep
+from sidedoor.bench.sweep import _cell, _Queue, keys_of, sweep
 from sidedoor.core.checkpoint import load_state
 from sidedoor.core.progress import Lines
 from sidedoor.engine import Recipe
@@ -122,7 +123,7 @@ def test_a_second_sweep_runs_nothing_again(tiny: Tiny, tmp_path: Path) -> None:
     store = Store(tmp_path)
     first = sweep([tiny()], store, CPU, workers=0)
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()}
-    assert sweep([tiny(), tiny()], store, CPU, workers=1) == first * 2
+    assert sweep([tiny(), tiny()], store, CPU, workers=1) == first
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()} == before
 
 
@@ -170,18 +171,12 @@ def test_a_cell_waits_only_while_another_trains_a_model_it_needs(tiny: Tiny, tmp
     first, second, other = (_cell(tiny(seed=seed, defense=d), CPU)
                             for seed, d in ((0, None), (0, "strip"), (1, None)))
     queue = _Queue([first, second, other], store)
-
-    def begin() -> Cell | None:
-        cell = queue.ready()
-        if cell is not None:
-            queue.running.append(_Running(cell, None, 0.0, None))  # type: ignore[arg-type]
-        return cell
-
-    assert [begin(), begin(), begin()] == [first, other, None]
+    assert [queue.ready(), queue.ready(), queue.ready()] == [first, other, None]
     for key in first.trains:
         store.folder(key).mkdir(parents=True)
         store.model(key).touch()
-    assert begin() == second
+    assert queue.ready() == second
+    assert list(queue.running) == [first.key, other.key, second.key]
 
 
 def test_only_an_audit_needs_the_clean_reference_models(tiny: Tiny) -> None:
@@ -189,6 +184,44 @@ def test_only_an_audit_needs_the_clean_reference_models(tiny: Tiny) -> None:
     assert siblings[1] in _cell(tiny(defense="neural_cleanse"), CPU).trains
     assert {siblings[0]} < _cell(tiny(defense="strip"), CPU).trains
     assert siblings[1] not in _cell(tiny(defense="strip"), CPU).trains
+
+
+def test_a_cell_that_starts_is_given_its_time_and_not_more(tiny: Tiny, tmp_path: Path,
+                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    cell = _cell(tiny(), CPU)
+    queue = _Queue([cell], Store(tmp_path), timeout=5.0)
+    queue.ready()
+    assert (queue.patience(), queue.late()) == (5.0, [])
+    now = 104.0
+    assert (queue.patience(), queue.late()) == (1.0, [])
+    now = 105.5
+    assert (queue.patience(), queue.late()) == (0, [cell])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_methods_that_do_not_suit_each_other_are_recorded_and_not_run(tiny: Tiny, tmp_path: Path, workers: int) -> None:
+    store = Store(tmp_path)
+    unsuited = [tiny(attack="wanet", defense=defense) for defense in ("abl", "spectral_signatures")]
+    records = sweep([*unsuited, *unsuited], store, CPU, workers=workers)
+    assert [record.key for record in records] == keys_of(unsuited, CPU)
+    assert {record.status for record in records} == {"not applicable"}
+    assert all("the attacker trains the model and hands over no data" in str(record.error) for record in records)
+    assert all(record.finished and not record.scored for record in records)
+    assert list(tmp_path.rglob("*.safetensors")) == []
+
+
+def test_a_cell_that_is_cancelled_ends_and_is_not_among_the_finished(tiny: Tiny, plugin: Path, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    gate.touch()
+    cell = _cell(tiny(attack={"name": "staged", "gate": str(gate), "rate": 0.2}), CPU)
+    executor = Processes(Store(tmp_path / "out"), CPU, 1)
+    executor.submit(cell)
+    until(Path(f"{gate}.reached").exists, "the cell to start")
+    executor.cancel(cell)
+    assert executor.finished(0) == []
+    assert Store(tmp_path / "out").record(cell.key) is None
 
 
 def started(arguments: list[str], plugin: Path) -> subprocess.Popen[str]:
@@ -255,7 +288,7 @@ DRIVER = """
 import sys
 from pathlib import Path
 from sidedoor import engine
-from sidedoor.bench.case import Machine
+from sidedoor.bench.machine import Machine
 from sidedoor.bench.spec import cells, read
 from sidedoor.bench.store import Store
 from sidedoor.bench.sweep import sweep

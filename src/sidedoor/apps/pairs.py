@@ -19,9 +19,10 @@ from sidedoor.triggers.base import stamp
 
 
 def write_pairs(specs: Sequence[Spec], store: Store, folder: Path, count: int, machine: Machine) -> list[Path]:
-    """Write `original/INDEX.png` and `ATTACK/INDEX.png` for test images that each attack is eligible for.
+    """Write `original/INDEX.png` and `ATTACK/INDEX.png` for test images that are eligible for each attack.
 
-    An attack that a folder is there for already is numbered. Models that the store has are not trained again.
+    The folder of an attack is numbered if there is one of its name already. Attacks that do not suit the task are left
+    out. Models that the store has are not trained again.
 
     Returns:
         The attacks' folders.
@@ -29,9 +30,9 @@ def write_pairs(specs: Sequence[Spec], store: Store, folder: Path, count: int, m
     Raises:
         ConfigError: no specification with an attack.
     """
-    attacked = [spec for spec in specs if spec.attack is not None]
+    attacked = [spec for spec in specs if spec.attack is not None and not spec.refusal()]
     if not attacked:
-        raise ConfigError("no specification with an attack given")
+        raise ConfigError("no specification with an attack that suits its task given")
     made = []
     for spec in attacked:
         case = load(spec.attack_half(), store, machine)

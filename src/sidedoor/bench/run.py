@@ -39,6 +39,7 @@ def run(spec: Spec, store: Store, machine: Machine | None = None) -> Record:
         NotApplicable: a method has nothing to work on here; `attempt` turns this into a record.
         SidedoorError: the cell cannot be run; `attempt` turns this into a record.
     """
+    spec.check()
     case = load(spec, store, machine or Machine())
     if (known := finished(store, case.key)) is not None:
         return known

@@ -1,0 +1,59 @@
+"""What a sweep asks of an executor: take a cell, say which ended, give one up."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from sidedoor.bench.spec import Spec
+
+THREADS = 1
+"""Threads of every cell, whatever the number of workers, so that tables do not depend on it."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell to be run, with the keys of the models that it trains unless the store has them."""
+
+    spec: Spec
+    key: str
+    trains: frozenset[str]
+
+    def __str__(self) -> str:
+        return f"{self.spec.attack_name} {self.spec.defense_name}, seed {self.spec.seed}"
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A cell that is not run any more.
+
+    Args:
+        died: what ended it before it could write its record; None if it came to its end.
+    """
+
+    cell: Cell
+    died: str | None = None
+
+
+class Executor(ABC):
+    """Runs cells, each of which writes its own record.
+
+    Only specification, key, store and machine travel to where a cell is run.
+
+    Attributes:
+        workers: cells that it runs at a time.
+    """
+
+    workers: int = 1
+
+    @abstractmethod
+    def submit(self, cell: Cell) -> None:
+        """Run a cell; at most `workers` are given at a time."""
+
+    @abstractmethod
+    def finished(self, seconds: float | None) -> list[Ended]:
+        """Wait until a cell has ended, or so many seconds (None: for ever); the cells that have."""
+
+    @abstractmethod
+    def cancel(self, cell: Cell) -> None:
+        """End a cell that is running; it is not among those finished."""
