@@ -135,7 +135,7 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Lines:
     return [f"| {' | '.join(row)} |" for row in [list(headings), ["---"] * len(headings), *rows]] + [""]
 
 
-def took(records: Sequence[Record]) -> str:
+def successes(records: Sequence[Record]) -> str:
     """How many seeds of how many the protocol calls a success."""
     return f"{sum(record.status == 'done' for record in records)} of {len(records)}"
 

@@ -18,7 +18,20 @@ import torch
 from scipy.stats import ttest_rel
 
 from experiments.blo.figures import gains, gallery
-from experiments.pages import Lines, Part, Study, Value, assembled, auroc, grouped, mean, notes, sections, table, took
+from experiments.pages import (
+    Lines,
+    Part,
+    Study,
+    Value,
+    assembled,
+    auroc,
+    grouped,
+    mean,
+    notes,
+    sections,
+    successes,
+    table,
+)
 from experiments.receptive_field import receptive_field
 from sidedoor import registry
 from sidedoor.bench.record import Record
@@ -82,11 +95,12 @@ def errors(records: Sequence[Record], kind: str) -> Lines:
         rows.append([name, field(group[0]), "original", "",
                      *(mean(white, of_sibling(f"{kind}_{e}"), 4) for e in ERRORS),
                      *(mean(white, of_sibling(what)) for what in ("gain", "ghost")), *PAPER["original"]])
-        rows += [[name, field(group[0]), who, took(found), *(mean(found, column(f"{kind}_{e}"), 4) for e in ERRORS),
+        rows += [[name, field(group[0]), who, successes(found),
+                  *(mean(found, column(f"{kind}_{e}"), 4) for e in ERRORS),
                   *(mean(found, column(what)) for what in ("gain", "ghost")), *PAPER.get(who, ("", "", ""))]
                  for who, found in attacks.items()]
-    return table(["Network", "Field", "Square", "Took", "Benign", "Attack", "Artefact, box", "Artefact, pixels", "Gain",
-                  "Ghost", "Paper: benign", "Attack", "Artefact"], rows)
+    return table(["Network", "Field", "Square", "Success (seeds)", "Benign", "Attack", "Artefact, box",
+                  "Artefact, pixels", "Gain", "Ghost", "Paper: benign", "Attack", "Artefact"], rows)
 
 
 def difference(ours: Sequence[Record], theirs: Sequence[Record], value: Value) -> str:
@@ -145,8 +159,8 @@ def seconds(study: Study, records: Sequence[Record]) -> Lines:
         return sum(epoch["seconds"] for epoch in epochs) or None
 
     def before(record: Record) -> float | None:
-        took = training(record)
-        return None if took is None else record.timing["attack"] - took
+        trained = training(record)
+        return None if trained is None else record.timing["attack"] - trained
 
     rows = [[*key.split(" | "), mean(group, training, 1), mean(group, before, 1)]
             for key, group in grouped(records, lambda r: f"{network(r)} | {attack(r)}").items()]

@@ -32,8 +32,8 @@ from experiments.pages import (
     mean,
     notes,
     sections,
+    successes,
     table,
-    took,
     written,
 )
 from experiments.receptive_field import receptive_field, sees_everything
@@ -74,13 +74,13 @@ def ranking(records: Sequence[Record], key: Callable[[Record], str], first: str)
 
     rows = []
     for name, group in sorted(groups.items(), key=lambda item: -statistics.fmean(total(r) or 0.0 for r in item[1])):
-        rows.append([name, took(group), mean(group, lambda r: r.clean), mean(group, drop),
+        rows.append([name, successes(group), mean(group, lambda r: r.clean), mean(group, drop),
                      mean(group, lambda r: r.attack), mean(group, lambda r: r.idle),
                      mean(group, lambda r: r.columns.get("floor")), mean(group, total),
                      "" if name == first else mean(group, behind), mean(group, lambda r: r.columns.get("psnr"), 1),
                      *paper(name.partition(" ")[0] if name != "static 1, 1" else "-")])
-    return table(["", "Took", "Normal", "Drop", "Effect", "Idle", "Clean model's Effect", "Total", f"Total − {first}",
-                  "PSNR of trigger, dB", "Paper: Normal", "Effect", "Total"], rows)
+    return table(["", "Success (seeds)", "Normal", "Drop", "Effect", "Idle", "Clean model's Effect", "Total",
+                  f"Total − {first}", "PSNR of trigger, dB", "Paper: Normal", "Effect", "Total"], rows)
 
 
 def networks(study: Study) -> Lines:
@@ -159,9 +159,9 @@ def secrets(records: Sequence[Record]) -> Lines:
 
 
 def plain(records: Sequence[Record], key: Callable[[Record], str]) -> Lines:
-    rows = [[name, took(group), mean(group, lambda r: r.clean), mean(group, drop), mean(group, lambda r: r.attack),
+    rows = [[name, successes(group), mean(group, lambda r: r.clean), mean(group, drop), mean(group, lambda r: r.attack),
              mean(group, lambda r: r.idle), mean(group, total)] for name, group in grouped(records, key).items()]
-    return table(["", "Took", "Normal", "Drop", "Effect", "Idle", "Total"], rows)
+    return table(["", "Success (seeds)", "Normal", "Drop", "Effect", "Idle", "Total"], rows)
 
 
 def measured(records: Sequence[Record]) -> Lines:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.pages import Lines, Study, Value, assembled, drop, grouped, mean, notes, sections, table, took
+from experiments.pages import Lines, Study, Value, assembled, drop, grouped, mean, notes, sections, successes, table
 from experiments.poison_ink.figures import Networks, hidden
 from sidedoor import registry
 from sidedoor.bench.record import Record
@@ -125,11 +125,11 @@ def compared(records: Sequence[Record], key: Callable[[Record], str]) -> Lines:
             if name != "lpips" or any(r.columns.get(name) is not None for r in undefended)]
     rows = []
     for name, group in grouped(undefended, key).items():
-        rows.append([name, took(group), mean(group, C_ACC, 1), mean(group, DROP, 1), mean(group, ASR, 1),
+        rows.append([name, successes(group), mean(group, C_ACC, 1), mean(group, DROP, 1), mean(group, ASR, 1),
                      mean(group, IDLE, 1), *(mean(group, value, digits) for _, value, digits in seen),
                      *map(str, INVISIBLE.get(name, ("", "")))])
-    return table(["", "Took", "C-Acc %", "Drop", "ASR %", "Idle %", *(title for title, *_ in seen), "Paper: PSNR",
-                  "SSIM"], rows)
+    return table(["", "Success (seeds)", "C-Acc %", "Drop", "ASR %", "Idle %", *(title for title, *_ in seen),
+                  "Paper: PSNR", "SSIM"], rows)
 
 
 def _average(records: Iterable[Record], value: Value) -> dict[int, float]:
@@ -170,9 +170,9 @@ def defended(records: Sequence[Record]) -> Lines:
 
 
 def networks(records: Sequence[Record]) -> Lines:
-    rows = [[name, took(group), mean(group, percent(lambda r: (r.clean_means or {}).get("clean")), 1),
+    rows = [[name, successes(group), mean(group, percent(lambda r: (r.clean_means or {}).get("clean")), 1),
              mean(group, C_ACC, 1), mean(group, ASR, 1)] for name, group in grouped(records, network).items()]
-    return table(["Network", "Took", "Clean model's C-Acc %", "C-Acc %", "ASR %"], rows)
+    return table(["Network", "Success (seeds)", "Clean model's C-Acc %", "C-Acc %", "ASR %"], rows)
 
 
 def page(study: Study, drawing: Lines, before: dict[str, Lines]) -> str:
