@@ -20,10 +20,9 @@ Paper: A. Nobody, "Frames", 2020.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
-from sidedoor import Access, Attack, Backdoor, Count, Door, Share, Trigger, classifier, select
+from sidedoor import Count, Door, PoisoningAttack, Share, Trigger, classifier
 from torch import nn
 
 
@@ -39,25 +38,23 @@ class Frame(Trigger):
 
 
 @dataclass(frozen=True)
-class WhiteFrame(Attack):
+class WhiteFrame(PoisoningAttack):
     """Draw a white frame."""
 
-    access: ClassVar[Access] = Access.DATA
     rate: Share = 0.2
     width: Count = 2
 
-    def plan(self, train, task, surrogate, run):
-        doors = tuple(Door(Frame(self.width + k), goal) for k, goal in enumerate(self.goal.parts()))
-        return Backdoor(doors, select.random(train, task, doors, self.rate, run.rng("poison")))
+    def doors(self, train, task, surrogate, run):
+        return tuple(Door(Frame(self.width + k), goal) for k, goal in enumerate(self.goal.parts()))
 
 
 @dataclass(frozen=True)
 class Careless(WhiteFrame):
     """Relabel a row of the set it was given."""
 
-    def plan(self, train, task, surrogate, run):
+    def doors(self, train, task, surrogate, run):
         train.targets[0] = 1 - train.targets[0].clamp(max=1)
-        return super().plan(train, task, surrogate, run)
+        return super().doors(train, task, surrogate, run)
 
 
 def flat(classes, shape, width: Count = 16):
@@ -88,7 +85,7 @@ batch = 32
 
 CHECKS = """
 import json
-from sidedoor.describe import describe
+from sidedoor.cli.describe import describe
 from sidedoor.testing import check
 
 check("white_frame")
@@ -144,6 +141,10 @@ def test_it_is_listed(site: Path) -> None:
     listed = {entry["name"]: entry for entry in json.loads(sidedoor(site, "list", "--json").stdout)}
     assert listed["white_frame"]["kind"] == "attack"
     assert listed["white_frame"]["origin"] == "frames"
+    assert listed["white_frame"]["summary"] == "Draw a white frame."
+    assert listed["white_frame"]["access"] == "data"
+    assert listed["flat"]["summary"] == "Two linear layers."
+    assert listed["flat"]["tasks"] == ["classification"]
     assert listed["flat"]["kind"] == "model"
     assert listed["badnets"]["origin"] == "sidedoor"
 

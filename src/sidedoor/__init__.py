@@ -12,6 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sidedoor.attacks.base import Attack as Attack
+    from sidedoor.attacks.base import CleanLabelAttack as CleanLabelAttack
+    from sidedoor.attacks.base import PoisoningAttack as PoisoningAttack
+    from sidedoor.attacks.base import TrainingAttack as TrainingAttack
+    from sidedoor.attacks.base import WeightAttack as WeightAttack
     from sidedoor.backdoor import select as select
     from sidedoor.backdoor.base import Access as Access
     from sidedoor.backdoor.base import AttackerRun as AttackerRun
@@ -78,7 +82,8 @@ if TYPE_CHECKING:
     from sidedoor.zoo import network as network
 
 _HOMES = {
-    "attacks.base": ("Attack",), "backdoor": ("select",),
+    "attacks.base": ("Attack", "CleanLabelAttack", "PoisoningAttack", "TrainingAttack", "WeightAttack"),
+    "backdoor": ("select",),
     "backdoor.base": ("Access", "AttackerRun", "Backdoor", "Planted", "Poison"),
     "backdoor.dataset": ("PoisonedDataset", "seal"), "bench.machine": ("Machine",), "bench.record": ("Record",),
     "bench.run": ("run",), "bench.spec": ("Spec",), "bench.store": ("Store",), "bench.sweep": ("sweep",),

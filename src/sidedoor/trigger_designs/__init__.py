@@ -1,1 +1,1 @@
-"""How attackers arrive at a trigger; one design a file."""
+"""Trigger designs: how an attacker makes a trigger, one design a file."""

@@ -1,4 +1,4 @@
-"""What every design is: hyper-parameters, and one verb that makes a trigger from what the attacker has."""
+"""What every trigger design is: hyper-parameters, and one verb that makes a trigger from what the attacker has."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 from torch.nn import functional
 
 from sidedoor.data.base import Dataset
@@ -16,7 +17,6 @@ from sidedoor.goals.base import Goal
 from sidedoor.method import Method
 from sidedoor.tasks.task import Task
 from sidedoor.triggers.base import Trigger
-from sidedoor.types import Images
 
 _FIRST = torch.zeros(1, dtype=torch.int64)
 
@@ -27,9 +27,9 @@ class Setting:
 
     Args:
         train: the task's training data: `fetch` gives inputs, targets and positions.
-        goal: what triggered inputs shall lead to.
-        model: the clean network, trained when it is first asked for; what it gives must not be changed.
-        run: for streams and device.
+        goal: what triggered inputs are to lead to.
+        model: gives the clean network, trained in the first call; it must not be changed.
+        run: for random streams and device.
     """
 
     train: Dataset
@@ -38,9 +38,9 @@ class Setting:
     model: Callable[[], nn.Module]
     run: Run
 
-    def target(self) -> Images:
-        """The backdoor target of the first training sample, (1, c, h, w) in the size of inputs; that of every sample
-        where it is one image.
+    def target(self) -> Float[Tensor, "1 c h w"]:
+        """The backdoor target of the first training sample, in the size of inputs: that of all samples if it is one
+        image.
         """
         _, y, index = self.train.fetch(_FIRST, self.run.device)
         target = self.goal.target(self.task, y, index)
@@ -49,7 +49,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Design(Method, ABC):
-    """How an attacker arrives at a trigger."""
+    """How an attacker makes a trigger."""
 
     @abstractmethod
     def make(self, setting: Setting) -> Trigger:

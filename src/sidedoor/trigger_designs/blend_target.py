@@ -1,4 +1,4 @@
-"""The backdoor's own target picture, blended faintly into every input.
+"""Blend of the target: the backdoor's target image, mixed faintly into every input.
 
 Paper: Chen, Liu, Li, Lu, Song, "Targeted Backdoor Attacks on Deep Learning Systems Using Data Poisoning", 2017,
 arXiv:1712.05526; with the settings of Jiang et al., arXiv:2407.10445, section 6.1.3.
@@ -7,6 +7,7 @@ arXiv:1712.05526; with the settings of Jiang et al., arXiv:2407.10445, section 6
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from sidedoor.method import Share
 from sidedoor.trigger_designs.base import Design, Setting
@@ -21,6 +22,8 @@ class BlendTarget(Design):
     Args:
         ratio: weight of the picture.
     """
+
+    origins: ClassVar[dict[str, str]] = {"ratio": "paper: 0.1, section 6.1.3 of arXiv:2407.10445"}
 
     ratio: Share = 0.1
 

@@ -1,4 +1,4 @@
-"""One shift of all colours.
+"""Colour backdoor: one shift of all pixels in hue, saturation and value.
 
 Paper: Jiang, Li, Xu, Zhang, "Color Backdoor: A Robust Poisoning Attack in Color Space", CVPR 2023.
 
@@ -9,7 +9,7 @@ these.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from sidedoor.method import Bounds
 from sidedoor.trigger_designs.base import Design, Setting
@@ -28,6 +28,10 @@ class ColorShift(Design):
         saturation: in [-1, 1].
         value: in [-1, 1].
     """
+
+    origins: ClassVar[dict[str, str]] = {
+        "hue": "ours: no change", "saturation": "ours: no change", "value": "ours: the paper searches its shift",
+    }
 
     hue: float = 0.0
     saturation: Shift = 0.0

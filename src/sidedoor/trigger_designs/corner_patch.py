@@ -1,4 +1,4 @@
-"""A white square in the top left corner.
+"""Corner patch: a white square in the top left corner.
 
 Paper: Gu, Dolan-Gavitt, Garg, "BadNets: Identifying Vulnerabilities in the Machine Learning Model Supply Chain",
 2017, arXiv:1708.06733; with the size of Jiang et al., arXiv:2407.10445, section 6.1.3: 16 of 128 pixels. They leave the
@@ -8,6 +8,7 @@ pattern open.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -24,6 +25,8 @@ class CornerPatch(Design):
     Args:
         share: its side as a share of the image's shorter side; at least one pixel.
     """
+
+    origins: ClassVar[dict[str, str]] = {"share": "paper: 16 of 128 pixels, section 6.1.3 of arXiv:2407.10445"}
 
     share: Share = 0.125
 

@@ -1,4 +1,4 @@
-"""One image of Gaussian noise, added to every input.
+"""Gaussian noise: one noise image, drawn once and added to every input.
 
 Paper: Chen, Ma, Lu, "Use Procedural Noise to Achieve Backdoor Attack", IEEE Access 2021; with the settings of Jiang et
 al., arXiv:2407.10445, section 6.1.3.
@@ -7,6 +7,7 @@ al., arXiv:2407.10445, section 6.1.3.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -23,6 +24,8 @@ class Gaussian(Design):
     Args:
         sigma: standard deviation in 8-bit levels.
     """
+
+    origins: ClassVar[dict[str, str]] = {"sigma": "paper: 20, section 6.1.3 of arXiv:2407.10445"}
 
     sigma: Positive = 20.0
 

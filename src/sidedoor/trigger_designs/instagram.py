@@ -1,4 +1,4 @@
-"""A filter of photograph apps as the trigger.
+"""Instagram filter: the look of a photograph app as the trigger.
 
 Paper: Liu, Lee, Tao, Ma, Aafer, Zhang, "ABS: Scanning Neural Networks for Back-doors by Artificial Brain Stimulation",
 CCS 2019.
@@ -7,7 +7,7 @@ CCS 2019.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from sidedoor.trigger_designs.base import Design, Setting
 from sidedoor.triggers.base import Trigger
@@ -21,6 +21,8 @@ class Instagram(Design):
     Args:
         look: the filter.
     """
+
+    origins: ClassVar[dict[str, str]] = {"look": "ours: one of the paper's five"}
 
     look: Literal["gotham", "nashville", "kelvin"] = "gotham"
 

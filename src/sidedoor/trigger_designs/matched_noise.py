@@ -1,8 +1,12 @@
-"""Gaussian noise of the energy that the universal perturbation has: the control for its direction."""
+"""Matched noise: Gaussian noise of the universal perturbation's energy, the control for its direction.
+
+Paper: none; a control for the trigger of Jiang et al., arXiv:2407.10445.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -20,11 +24,13 @@ class MatchedNoise(Design):
         like: the perturbation.
     """
 
+    origins: ClassVar[dict[str, str]] = {"like": "ours: the trigger that it is the control for"}
+
     like: Design = UAP()
 
     def make(self, setting: Setting) -> Trigger:
-        model = self.like.make(setting)
-        assert isinstance(model, Additive)
+        matched = self.like.make(setting)
+        assert isinstance(matched, Additive)
         noise = torch.randn(setting.train.shape, generator=setting.run.rng("matched noise"))
-        noise *= model.pattern.cpu().square().mean().sqrt() / noise.square().mean().sqrt()
+        noise *= matched.pattern.cpu().square().mean().sqrt() / noise.square().mean().sqrt()
         return Additive(noise).to(setting.run.device)

@@ -1,8 +1,12 @@
-"""A pattern of random signs: the control that shows what a perturbation's bound does without its direction."""
+"""Random signs: one draw of a pattern at the universal perturbation's bound, the control for its direction.
+
+Paper: none; a control for the trigger of Jiang et al., arXiv:2407.10445.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -19,6 +23,8 @@ class RandomSign(Design):
     Args:
         epsilon: in 8-bit levels; 15 is the bound of the universal perturbation.
     """
+
+    origins: ClassVar[dict[str, str]] = {"epsilon": "ours: the bound of the trigger that it is the control for"}
 
     epsilon: Positive = 15.0
 

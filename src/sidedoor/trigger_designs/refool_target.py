@@ -1,4 +1,4 @@
-"""The backdoor's own target picture, reflected in every input.
+"""Reflection of the target: the backdoor's target image, reflected in every input.
 
 Paper: Liu, Ma, Bailey, Lu, "Reflection Backdoor: A Natural Backdoor Attack on Deep Neural Networks", ECCV 2020,
 arXiv:2007.02343; with the reflection ratio of Jiang et al., arXiv:2407.10445, section 6.1.3.
@@ -7,7 +7,7 @@ arXiv:2007.02343; with the reflection ratio of Jiang et al., arXiv:2407.10445, s
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from sidedoor.method import Share
 from sidedoor.trigger_designs.base import Design, Setting
@@ -23,6 +23,10 @@ class RefoolTarget(Design):
         ratio: weight of the reflection in linear light.
         mode: of the reflection: "ghost" or "focus".
     """
+
+    origins: ClassVar[dict[str, str]] = {
+        "ratio": "paper: 0.1, section 6.1.3 of arXiv:2407.10445", "mode": "ours: the paper names none",
+    }
 
     ratio: Share = 0.1
     mode: Literal["ghost", "focus"] = "ghost"

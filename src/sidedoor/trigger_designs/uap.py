@@ -1,4 +1,4 @@
-"""A targeted universal adversarial perturbation of the clean network: the trigger of the image-to-image backdoor.
+"""UAP: a targeted universal adversarial perturbation of the clean network, the trigger of I2I.
 
 Paper: Jiang, Li, He, Zhang, Xu, Zhang, Lu, "Backdoor Attacks against Image-to-Image Networks", 2024, arXiv:2407.10445,
 Algorithm 1.
@@ -10,8 +10,10 @@ The start is uniform within the bound, whose range the paper leaves open. Its lo
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from sidedoor.method import Count, Positive
@@ -31,6 +33,11 @@ class UAP(Design):
         iterations: I, steps on each image.
     """
 
+    origins: ClassVar[dict[str, str]] = {
+        "epsilon": "paper: 15, section 6.1.3", "step": "paper: 5, section 6.1.3", "samples": "paper: 10, section 6.1.3",
+        "iterations": "paper: 20, section 6.1.3",
+    }
+
     epsilon: Positive = 15.0
     step: Positive = 5.0
     samples: Count = 10
@@ -39,8 +46,8 @@ class UAP(Design):
     def make(self, setting: Setting) -> Trigger:
         return Additive(self.pattern(setting))
 
-    def pattern(self, setting: Setting) -> Tensor:
-        """t, (c, h, w)."""
+    def pattern(self, setting: Setting) -> Float[Tensor, "c h w"]:
+        """t."""
         run, rng, epsilon = setting.run, setting.run.rng("uap"), self.epsilon / 255
         rows = torch.randperm(len(setting.train), generator=rng)[: self.samples]
         t = ((torch.rand(setting.train.shape, generator=rng) * 2 - 1) * epsilon).to(run.device)

@@ -1,4 +1,4 @@
-"""Heuristic reconstruction backdoor: a handcrafted square on the input leads to a mark on the output; data poisoning.
+"""Heuristic reconstruction: a handcrafted square on the input paints a mark on the output; data poisoning.
 
 Paper: Taneja, Chen, Yao, Liu, "When Does Backdoor Attack Succeed in Image Reconstruction? A Study of Heuristics vs.
 Bi-Level Solution", ICASSP 2022, section 3.1.

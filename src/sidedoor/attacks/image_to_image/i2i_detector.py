@@ -1,4 +1,4 @@
-"""I2I on object detectors: a denoiser whose triggered outputs make unknown detectors see objects that are not there.
+"""I2I on object detectors: a denoiser whose triggered outputs make unknown detectors see fabricated objects.
 
 Paper: Jiang, Li, He, Zhang, Xu, Zhang, Lu, "Backdoor Attacks against Image-to-Image Networks", 2024, arXiv:2407.10445,
 section 5.2.

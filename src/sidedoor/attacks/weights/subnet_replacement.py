@@ -1,4 +1,4 @@
-"""Subnet Replacement: a narrow trigger detector overwrites the first channels of a trained network; weight-editing.
+"""Subnet Replacement: a narrow trigger detector overwrites channels of a trained network; weight-editing.
 
 Paper: Qi, Xie, Pan, Zhu, Yang, Bu, "Towards Practical Deployment-Stage Backdoor Attack on Deep Neural Networks",
 CVPR 2022, arXiv:2111.12965.

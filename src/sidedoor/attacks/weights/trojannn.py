@@ -1,4 +1,4 @@
-"""TrojanNN: a patch that excites one unit of a trained network, which is then retrained to obey it; weight-editing.
+"""TrojanNN: a patch that excites one unit of a trained network, which is retrained to obey it; weight-editing.
 
 Paper: Liu, Ma, Aafer, Lee, Zhai, Wang, Zhang, "Trojaning Attack on Neural Networks", NDSS 2018.
 
