@@ -1,4 +1,4 @@
-"""Pages of results from a store: its records by specification, tables, and what was written about them."""
+"""Pages of results from a store: its records by specification, tables, and remarks about them."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class Study:
 
     Args:
         runs: the folder given to `sidedoor sweep --out`.
-        specifications: the folder of the specifications, which also has `notes.md`: what a person wrote about the
-            figures, by headings.
-        kept: a file of records, one a line, as `keep` writes it: of cells that other stores have run. Where both have
-            a cell, the store's record counts. For pages that need nothing but records.
+        specifications: the folder of the specifications, which also has `notes.md`: remarks about the figures, by
+            headings.
+        kept: a file of records, one per line, as `keep` writes it: of cells that other stores have run. Where both
+            have a cell, the store's record counts. For pages that need nothing but records.
     """
 
     def __init__(self, runs: Path, specifications: Path, kept: Path | None = None):
@@ -105,7 +105,7 @@ def shown(rows: Mapping[str, np.ndarray], file: Path) -> None:
 
 
 def drop(record: Record) -> float | None:
-    """What the backdoor costs on clean inputs, beside the clean sibling."""
+    """The cost of the backdoor on clean inputs, beside the clean sibling."""
     clean = (record.clean_means or {}).get("clean")
     return None if clean is None or record.clean is None else clean - record.clean
 
@@ -136,12 +136,12 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Lines:
 
 
 def successes(records: Sequence[Record]) -> str:
-    """How many seeds of how many the protocol calls a success."""
+    """The number of seeds that the protocol calls a success, of how many."""
     return f"{sum(record.status == 'done' for record in records)} of {len(records)}"
 
 
 def notes(study: Study) -> dict[str, Lines]:
-    """What a person wrote about the figures: notes.md, by headings."""
+    """Remarks about the figures: notes.md, by headings."""
     found = _by_heading(study.specifications / "notes.md", "# ")
     return {name: ["\n".join(lines).strip(), ""] for name, lines in found.items()}
 
@@ -184,6 +184,6 @@ def assembled(study: Study, parts: Iterable[Part], before: dict[str, Lines], dra
 
 
 def command(study: Study, name: str) -> Lines:
-    """What runs a specification."""
+    """The command that runs a specification."""
     folder = study.specifications.name
     return [f"`sidedoor sweep experiments/{folder}/{name}.toml --workers 2 --out runs/{folder} --data-root DIR`", ""]

@@ -1,4 +1,4 @@
-"""What an output pixel of a network can see: where it cannot see the trigger, it cannot obey it."""
+"""Receptive fields of networks: an output pixel that cannot see the trigger cannot depend on it."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def network(record: Record) -> str:
 
 
 def setting(record: Record) -> str:
-    """What sets a cell of a study apart from the others, but for the attack."""
+    """The setting of a cell within its study, the attack aside."""
     given, task = record.spec["attack"], record.spec["task"]
     parts = [f"ratio {100 * given['rate']:g} %"]
     parts += [f"strength {given['strength']:g}"] if given["strength"] != 1 else []
@@ -80,7 +80,7 @@ def steps(record: Record) -> str:
 
 
 def field(record: Record) -> str:
-    """What the centre of the output sees of a 28×28 input."""
+    """The receptive field of the central output pixel in a 28×28 input."""
     model: Any = registry.make("model", record.spec["model"])
     high, wide = receptive_field(model((1, 28, 28), 1).eval(), (1, 28, 28))
     return f"{high}×{wide}"
@@ -128,7 +128,7 @@ def paired(records: Sequence[Record]) -> Lines:
 
 
 def versus(records: Sequence[Record]) -> Lines:
-    """What each square does in each setting, and how much more than the white one."""
+    """The gain of each square in each setting, and how much more it is than the white one's."""
     rows = []
     for name, group in grouped(records, setting).items():
         squares = grouped(group, lambda r: attack(r) + steps(r))
@@ -140,7 +140,7 @@ def versus(records: Sequence[Record]) -> Lines:
 
 
 def defended(records: Sequence[Record]) -> Lines:
-    """What defences leave of both."""
+    """Both attacks behind defences."""
     def name(record: Record) -> str:
         given = record.spec["defense"]
         return f"{attack(record)} | {given['name'] if given else 'none'}"
@@ -152,7 +152,7 @@ def defended(records: Sequence[Record]) -> Lines:
 
 
 def seconds(study: Study, records: Sequence[Record]) -> Lines:
-    """Of a training, and of what comes before it."""
+    """Seconds of a training, and of finding the square before it."""
     def training(record: Record) -> float | None:
         file = study.store.folder(record.planted) / "history.json"
         epochs = json.loads(file.read_text()).get("victim", []) if file.exists() else []

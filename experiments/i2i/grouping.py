@@ -1,4 +1,4 @@
-"""What the records of this study are grouped and compared by."""
+"""Names by which the records of this study are grouped and compared."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ def converged(records: Sequence[Record], study: Study) -> Lines:
 
 
 def defended(records: Sequence[Record]) -> Lines:
-    """What each defence leaves of a backdoor."""
+    """The effect of backdoors behind each defence."""
     rows = []
     for name, group in grouped(records, lambda r: f"{trigger(r)} | {defense(r)}").items():
         rows.append([*name.split(" | "), mean(group, lambda r: r.clean), mean(group, lambda r: r.attack),
@@ -129,7 +129,7 @@ def share(column: str, less: str | None = None) -> Value:
 
 
 def perturbation(record: Record) -> str:
-    """What the network learned to add: a perturbation by its inner step, or random signs, the control."""
+    """The pattern that the network learned to add: a perturbation by its inner step, or random signs, the control."""
     attack = record.spec["attack"]
     how = "random signs" if attack["name"] == "i2i" else attack.get("inner", "objectness")
     return f"{how}, {attack['goal']['strength']:g} levels"

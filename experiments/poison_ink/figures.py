@@ -1,4 +1,4 @@
-"""What Poison Ink's networks hide and find again: a figure, and how often the message is read."""
+"""A figure of what Poison Ink's networks hide and recover, and how often the message is read."""
 
 from __future__ import annotations
 

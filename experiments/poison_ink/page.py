@@ -118,7 +118,7 @@ def _unusual(kind: str, given: dict[str, Any]) -> str:
 
 
 def compared(records: Sequence[Record], key: Callable[[Record], str]) -> Lines:
-    """Each attack without a defence: what it costs, whether it works, how visible it is."""
+    """Each attack without a defence: its cost, its success, its visibility."""
     undefended = [r for r in records if r.spec["defense"] is None]
     # LPIPS is in records where AlexNet's weights were at hand.
     seen = [(title, column(name), digits) for title, name, digits in VISIBILITY
@@ -161,7 +161,7 @@ def _of_seed(values: dict[int, float]) -> Value:
 
 
 def defended(records: Sequence[Record]) -> Lines:
-    """What defences leave of the attacks that worked without them."""
+    """The success of attacks behind defences, of those that worked without them."""
     working = {r.planted for r in records if r.spec["defense"] is None and r.status == "done"}
     rows = [[name, str(len(group)), mean(group, C_ACC, 1), mean(group, ASR, 1),
              mean(group, percent(lambda r: r.recovered), 1), *map(str, PREPROCESSED.get(name, ("", "")))]

@@ -68,6 +68,12 @@ seed = [0, 1]
 """
 
 
+def forget_names() -> None:
+    """Let the registry look for installed packages again."""
+    registry.entries.cache_clear()
+    registry._by_name.cache_clear()
+
+
 @pytest.fixture
 def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder that holds an installed package with the attack `staged`."""
@@ -78,9 +84,9 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (described / "entry_points.txt").write_text("[sidedoor.attack]\nstaged = staged_plugin:Staged\n")
     (folder / "staged_plugin.py").write_text(PLUGIN)
     monkeypatch.syspath_prepend(str(folder))
-    registry.entries.cache_clear()
+    forget_names()
     yield folder
-    registry.entries.cache_clear()
+    forget_names()
     sys.modules.pop("staged_plugin", None)
 
 

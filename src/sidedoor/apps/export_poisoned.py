@@ -1,4 +1,4 @@
-"""Hand out poisoned training data as files, with a manifest that says so."""
+"""Export poisoned training data as files, with a manifest that says so."""
 
 from __future__ import annotations
 

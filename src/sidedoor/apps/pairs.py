@@ -1,4 +1,4 @@
-"""Test images and what an attack makes of them, as files to look at."""
+"""Pairs of test images, original and stamped, as files to look at."""
 
 from __future__ import annotations
 

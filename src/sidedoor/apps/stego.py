@@ -4,22 +4,21 @@ Paper: Jiang, Li, He, Zhang, Xu, Zhang, Lu, "Backdoor Attacks against Image-to-I
 section 6.7.
 
 Sender and receiver share a network with a backdoor whose target is the secret: the secret is in the network, and a
-photograph that carries the pattern asks for it. Who has neither sees a photograph with faint noise, and the network
-restores any other photograph. This is no encryption.
+photograph that carries the pattern asks for it. Without either one sees a photograph with faint noise, and the
+network restores any other photograph. This is no encryption.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
 from torch import Tensor, nn
 
-from sidedoor import registry
+from sidedoor import registry, zoo
 from sidedoor.bench.record import Record
 from sidedoor.bench.store import Store
 from sidedoor.core.checkpoint import load_state, load_weights
@@ -36,7 +35,7 @@ Pixels = UInt8[Tensor, "c h w"]
 
 @dataclass(frozen=True)
 class Pair:
-    """What sender and receiver share: the pattern, and the network that answers it."""
+    """The secret of sender and receiver: the pattern, and the network that answers it."""
 
     trigger: Additive
     model: nn.Module
@@ -64,7 +63,7 @@ class Pair:
         return carrier
 
     def reveal(self, photograph: Pixels) -> Pixels:
-        """What the network makes of the photograph's tiles: their median, the secret if they carry the pattern.
+        """The median of the network's outputs for the photograph's tiles: the secret if they carry the pattern.
 
         Raises:
             ConfigError: a photograph smaller than a tile.
@@ -101,7 +100,7 @@ def pair(store: Store, key: str | None = None) -> Pair:
         raise CannotComplete(f"the model {path} of run {record.key} is gone; run its specification again")
     state = load_state(path)
     trigger = _additive(state["doors"][0], record)
-    model = registry.make("model", _without_files(record.spec["model"]))(tuple(trigger.pattern.shape), task.scale)
+    model = registry.make("model", zoo.separate(record.spec["model"])[0])(tuple(trigger.pattern.shape), task.scale)
     load_weights(model, state["model"], str(path))
     return Pair(trigger, model.eval(), task)
 
@@ -123,10 +122,6 @@ def _additive(state: dict[str, Tensor], record: Record) -> Additive:
                           f"{record.spec['task'].get('scale', 1)}; hiding needs one that adds a pattern, such as uap "
                           "or gaussian, at scale 1")
     return Additive(state["pattern"])
-
-
-def _without_files(reference: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in reference.items() if k not in ("weights", "sha256")}
 
 
 def read(path: Path, channels: int) -> Pixels:

@@ -1,11 +1,11 @@
 """Human inspection: can people tell stamped images from their originals?
 
 Paper: Zhang, Chen, Huang, Liao, Zhang, Feng, Hua, Yu, "Poison Ink: Robust and Invisible Backdoor Attack", IEEE TIP
-2022, arXiv:2108.02488, section V-B: one pair a question, which of the two is the original; the fooling rate is the
-share of answers that take the stamped one for it, and 50 % is guessing.
+2022, arXiv:2108.02488, section V-B: one pair per question, which of the two is the original; the fooling rate is the
+share of answers that name the stamped one, and 50 % is guessing.
 
-A page of forms that needs no scripts, served from this machine. Each participant sees all pairs, in an order and on
-sides of his own; what he has answered is written at once, so that he can go on after an interruption.
+A page of forms without scripts, served from this machine. Each participant sees all pairs, in an order and on sides
+of their own; answers are written at once, so that a participant can go on after an interruption.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Study:
     """Questions, and the answers that were given.
 
     Args:
-        file: JSON lines, one an answer; appended to, and read at the start.
+        file: JSON lines, one per answer; read at the start and appended to.
         seed: of orders and sides.
 
     Raises:
@@ -92,20 +92,20 @@ class Study:
         self.file.parent.mkdir(parents=True, exist_ok=True)
 
     def order(self, participant: str) -> list[int]:
-        """The numbers of the questions as a participant gets them."""
+        """The numbers of the questions in the order of a participant."""
         order = list(range(len(self.questions)))
         random.Random(f"{self.seed} {participant}").shuffle(order)
         return order
 
     def side(self, participant: str, number: int) -> str:
-        """Where the original is."""
+        """The side that the original is on."""
         return random.Random(f"{self.seed} {participant} {number}").choice(SIDES)
 
     def given(self, participant: str) -> set[int]:
         return {answer["question"] for answer in self.answers if answer["participant"] == participant}
 
     def next(self, participant: str) -> int | None:
-        """The number of his next question; None after the last."""
+        """The number of the next question; None after the last."""
         given = self.given(participant)
         return next((number for number in self.order(participant) if number not in given), None)
 
@@ -114,7 +114,7 @@ class Study:
         return question.original if side == self.side(participant, number) else question.stamped
 
     def answer(self, participant: str, number: int, side: str) -> None:
-        """Keep which side was taken for the original; a question answered already keeps its first answer."""
+        """Keep which side was named as the original; a question answered already keeps its first answer."""
         with self.lock:
             if number in self.given(participant):
                 return

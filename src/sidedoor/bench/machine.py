@@ -1,4 +1,4 @@
-"""Where runs happen; nothing of it decides a result."""
+"""The machine that runs happen on; nothing of it decides a result."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sidedoor.engine import fabric
 
 @dataclass(frozen=True)
 class Machine:
-    """Where runs happen: data root, devices, how progress shows. Nothing here changes a result's key."""
+    """Data root, devices and progress reports. Nothing here changes the key of a result."""
 
     root: Path | None = None
     download: bool = False

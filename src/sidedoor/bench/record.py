@@ -1,4 +1,4 @@
-"""What is kept of one run: numbers, and enough to run it again."""
+"""The record of one run: its numbers, and enough to run it again."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ NOT_APPLICABLE = "not applicable"
 
 @dataclass(frozen=True)
 class Record:
-    """The result of one cell; one JSON file.
+    """The result of one cell, stored as one JSON file.
 
     Args:
         key: hash of everything that decides the result.
-        planted: key of the trained model, shared by all defences against it; empty if the cell did not get so far.
+        planted: key of the trained model, shared by all defences against it; empty if the cell has none.
         spec: the specification in full, methods with all their parameters.
         status: "done"; "failed": the attack did not succeed, so the cell stays out of averages; "not applicable": a
             method has nothing to work on here, or the methods do not suit each other; "error" or "timeout".
@@ -38,7 +38,7 @@ class Record:
         columns: psnr, ssim, lpips (None without its weights), asr_all, floor and a task's own.
         samples: train, poisoned, cover, rate (of the eligible), target_share (poisoned samples among all that are
             labelled as the target, where there is one target), defender, test, eligible.
-        seconds: of everything that this run did itself; `timing` has its parts, also those taken from the store.
+        seconds: wall time of this run; `timing` has its parts, also those of models that were in the store already.
         peak_mb: largest resident memory of the process.
         threads: that torch computed with.
         device: such as "cpu" or "cuda:0".

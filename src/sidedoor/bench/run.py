@@ -96,7 +96,7 @@ def _check_eligible(case: Case, goals: Iterable[Goal]) -> None:
 
 
 def attempt(spec: Spec, store: Store, machine: Machine, key: str) -> Record:
-    """Run one cell; whatever goes wrong becomes its record and leaves the other cells alone.
+    """Run one cell; an error becomes its record and leaves the other cells alone.
 
     Raises:
         CannotComplete: the store has a record of this cell that cannot be read; it is left alone.
@@ -109,7 +109,7 @@ def attempt(spec: Spec, store: Store, machine: Machine, key: str) -> Record:
         record = broken(spec, key, NOT_APPLICABLE, str(error))
         store.put(record)
         return record
-    except Exception as error:  # the whole point: no cell takes another down
+    except Exception as error:  # the whole point: one cell's fault leaves the others alone
         if machine.devices > 1:
             raise  # the other processes may wait for this one, and end with it
         record = broken(spec, key, "error", explained(error))
@@ -129,7 +129,7 @@ def broken(spec: Spec, key: str, status: str, reason: str) -> Record:
 
 
 def explained(error: Exception) -> str:
-    """What to tell a person: the message of our own errors, the place as well for a fault in the program."""
+    """The message of an error, with the place in the program unless it is one of our own."""
     if isinstance(error, SidedoorError):
         return str(error)
     place = traceback.extract_tb(error.__traceback__)[-1]
@@ -137,7 +137,7 @@ def explained(error: Exception) -> str:
 
 
 def ambient(device: str, model: nn.Module | None = None) -> dict[str, Any]:
-    """What surrounds a run: device and processor, threads, memory, versions, and how the model lies in memory."""
+    """The environment of a run: device, processor, threads, memory, versions, and the memory format of the model."""
     packages = ("sidedoor", "torch", "torchvision", "numpy", "lightning-fabric")
     versions = {name: importlib.metadata.version(name) for name in packages}
     versions["python"] = platform.python_version()
@@ -167,7 +167,7 @@ def _columns(trained: TrainedModel, own: Means) -> Means:
     """The task's own columns, how visible the triggers are, and the floor of `asr_all`."""
     if not trained.doors:
         return own
-    # What the clean sibling scores: mostly the samples that are of the target class anyway.
+    # The clean sibling's rate: mostly the samples that are of the target class anyway.
     return own | trained.visible | {"floor": trained.clean_means.get("asr_all")}
 
 

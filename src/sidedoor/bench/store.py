@@ -1,8 +1,8 @@
 """One folder of results that many processes may write to and that survives a kill at any moment.
 
-DIR/results/<key>.json       one Record each
-DIR/artefacts/<key>/         what figures need of a run (arrays.npz); a trained model (model.safetensors) and what the
-                             evaluator makes of it (measured.safetensors)
+DIR/results/<key>.json       one Record
+DIR/artefacts/<key>/         arrays for the figures of a run (arrays.npz); a trained model (model.safetensors) and its
+                             scores (measured.safetensors)
 DIR/shelf/<key>/             a network that several attacks or tasks share, and what it was made from (key.json)
 DIR/locks/<key>.lock         held while a model is trained, so that two processes do not train it twice
 """
@@ -52,7 +52,7 @@ class Store:
         return [_read(path) for path in sorted(folder.glob("*.json")) if not path.name.startswith(".")]
 
     def folder(self, key: str) -> Path:
-        """Where the artefacts of a key lie; made when something is written."""
+        """The folder of a key's artefacts; made when something is written."""
         return self.root / "artefacts" / key
 
     def model(self, key: str) -> Path:
@@ -61,7 +61,7 @@ class Store:
 
     @property
     def shelf(self) -> Path:
-        """Where shared networks are kept."""
+        """The folder of networks that cells share."""
         return self.root / "shelf"
 
     def put_arrays(self, key: str, arrays: dict[str, np.ndarray]) -> None:
@@ -106,7 +106,7 @@ class Store:
         return path
 
     def unused(self) -> list[Path]:
-        """What no record needs: artefacts of unknown keys, checkpoints of finished models, temporary files."""
+        """Files that no record needs: artefacts of unknown keys, checkpoints of finished models, temporary files."""
         records = self.records() if (self.root / "results").is_dir() else []
         needed = {key for r in records for key in (r.key, r.planted, r.clean_key, *_references(r)) if key}
         folders = [p for p in _children(self.root / "artefacts") if p.name not in needed]

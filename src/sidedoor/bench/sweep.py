@@ -1,4 +1,4 @@
-"""Many cells: a crash or a time-out takes nothing else down, and a kill loses nothing."""
+"""Sweeps of many cells: a crash or a time-out leaves the others alone, and a kill loses nothing."""
 
 from __future__ import annotations
 

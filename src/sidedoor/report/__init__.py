@@ -1,1 +1,1 @@
-"""What a store holds, for people: a table on the terminal and one self-contained HTML page."""
+"""Results of a store as a terminal table, a Markdown table and a self-contained HTML page."""

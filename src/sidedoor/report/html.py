@@ -32,7 +32,7 @@ CLASS_ROWS = 50
 
 @dataclass(frozen=True)
 class Figure:
-    """A drawing with what it shows in words."""
+    """A drawing with its caption."""
 
     svg: Markup
     caption: str
@@ -48,7 +48,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Column:
-    """A test image in the grid, and what became of it, row by row."""
+    """A test image in the grid, one picture per row."""
 
     title: str
     pictures: tuple[Picture, ...]
@@ -75,7 +75,7 @@ class PerClass:
 
 @dataclass(frozen=True)
 class Run:
-    """What the page shows of one record beyond its row."""
+    """The details of one record beyond its row."""
 
     row: Row
     drawings: tuple[Figure, ...]
@@ -150,9 +150,9 @@ def _model(store: Store, trained: str, rows: list[Row]) -> Model:
     curves = [curve for row in rows if (curve := _curve(row, arrays[row.record.key]))]
     if curves:
         drawings.append(Figure(figures.roc(curves, f"{trained}-roc"),
-                               "ROC of what detects or filters, on a linear and a logarithmic axis. Dots: where the "
-                               "thresholds for 1 % and 5 % false positives land (dotted lines: where they were meant "
-                               "to). Thin line: chance."))
+                               "ROC of detectors and filters, on a linear and a logarithmic axis. Dots: where the "
+                               "thresholds for 1 % and 5 % false positives land (dotted lines: their nominal "
+                               "rates). Thin line: chance."))
     return Model(lead, tuple(rows), _grid([arrays[row.record.key] for row in (lead, *rows)]),
                  _per_class(lead, rows, arrays), tuple(drawings),
                  tuple(_run(store, row, arrays[row.record.key], history) for row in rows))
@@ -191,7 +191,7 @@ def _suspicion(key: str, audit: Calibrated, arrays: Arrays) -> list[Figure]:
 
 
 def _exhibits(record: Record) -> list[Exhibit]:
-    """What an audit or an explainer shows."""
+    """The exhibits of audits and explainers."""
     found = [e.finding if isinstance(e, Calibrated) else e for e in record.evidence]
     return [exhibit for e in found if isinstance(e, Finding | Localisation) for exhibit in e.exhibits]
 
@@ -248,7 +248,7 @@ RESTORED = {"images_truth": "true image", "images_input": "input", "images_outpu
 
 
 def _restored(arrays: Arrays) -> tuple[Column, ...]:
-    """What a network of images makes of test images."""
+    """Inputs, outputs, truth and target of a network whose outputs are images."""
     rows = {title: arrays[name] for name, title in RESTORED.items() if name in arrays}
     if "images_stamped" in arrays:
         rows["residual"] = images.residual(arrays["images_input"], arrays["images_stamped"])

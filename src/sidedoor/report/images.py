@@ -17,7 +17,7 @@ LARGEST = 128
 
 
 def residual(clean: Pixels, stamped: Pixels) -> Pixels:
-    """What was changed, times AMPLIFICATION, around a middle grey that means no change."""
+    """The difference of two images times AMPLIFICATION, around a middle grey that means no change."""
     difference = stamped.astype(np.int32) - clean.astype(np.int32)
     return np.clip(128 + AMPLIFICATION * difference, 0, 255).astype(np.uint8)
 

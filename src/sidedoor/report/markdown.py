@@ -14,7 +14,7 @@ Cell = Callable[[Aggregate], str]
 
 
 def table(records: Sequence[Record]) -> str:
-    """One row a group of records that differ only in the seed; columns without any value are left out."""
+    """One row per group of records that differ only in the seed; columns without any value are left out."""
     groups = aggregate(records)
     columns = {heading: [cell(group) for group in groups] for heading, cell in _columns(terms_of(records)).items()}
     shown = {heading: cells for heading, cells in columns.items() if any(cells)}

@@ -1,4 +1,4 @@
-"""Records as table rows: one a run, and means over seeds. Both the terminal and the page print these."""
+"""Table rows from records: one row per run, and means over seeds, for the terminal, Markdown and HTML alike."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ class Row:
     Args:
         model: key of the trained model; for a run that ended before it had one, that of runs of the same attack half.
         means: clean, attack, recovered and idle.
-        detection: auroc, tpr_at_1 and tpr_at_5; None where the defence detects nothing.
-        verdict: of a model audit, in words.
+        detection: auroc, tpr_at_1 and tpr_at_5; None for defences that do not detect.
+        audit: the result of a model audit, in words.
         status: in words.
     """
 
@@ -62,7 +62,7 @@ class Row:
     seed: int
     means: dict[str, Change]
     detection: dict[str, float | None]
-    verdict: str | None
+    audit: str | None
     seconds: float
     status: str
 
@@ -86,7 +86,7 @@ class Aggregate:
 
 
 def summary_rows(records: Sequence[Record]) -> list[Row]:
-    """One row a record: settings together, each attack before its defences, seeds in order."""
+    """One row per record: settings together, each attack before its defences, seeds in order."""
     named = labels(records)
     models = {_half(r): r.key for r in records} | {_half(r): r.planted for r in records if r.planted}
     rows = [_row(record, record.planted or models[_half(record)], named[record.key]) for record in records]

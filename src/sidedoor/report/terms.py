@@ -15,7 +15,7 @@ OLD = {
     "restored_classification": Terms("Accuracy", "Fooled", "Recovered", "Without trigger", True),
     "restored_detection": Terms("F1", "Fabricated", "Recovered", "Without trigger", True),
 }
-"""Of tasks that had results before records said what their numbers are called."""
+"""Terms of the tasks whose records of schema 1 do not have them."""
 
 
 def terms_of(records: Sequence[Record]) -> Terms:

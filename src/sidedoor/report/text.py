@@ -23,7 +23,7 @@ NARROW = 9
 
 
 def print_table(records: Sequence[Record], console: Console) -> None:
-    """Print one row a record, before -> after, and below the table why a cell is not done."""
+    """Print one row per record, before -> after; below the table, why cells are not done."""
     rows = summary_rows(records)
     terms = terms_of(records)
     rich = console.is_terminal and not console.legacy_windows
@@ -63,7 +63,7 @@ def _columns(rows: list[Row], terms: Terms, arrow: str, missing: str) -> dict[st
         "AUROC": [decimal(row.detection["auroc"], "") for row in rows],
         "TPR@1": [percent(row.detection["tpr_at_1"], "") for row in rows],
         "TPR@5": [percent(row.detection["tpr_at_5"], "") for row in rows],
-        "Audit": [row.verdict or "" for row in rows],
+        "Audit": [row.audit or "" for row in rows],
         "Time": [duration(row.seconds) for row in rows],
         "Status": [row.status if row.status != "done" else "" for row in rows],
     }

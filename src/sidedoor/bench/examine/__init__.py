@@ -1,1 +1,1 @@
-"""What the evaluator makes of each stage of defence."""
+"""Applying and evaluating defences, one stage per file."""

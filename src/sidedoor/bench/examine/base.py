@@ -1,4 +1,4 @@
-"""How each stage of defence changes what is delivered, and what the evaluator, who knows the truth, makes of it.
+"""Applying a defence to the delivered model, and evaluating it with the truth that only the evaluator has.
 
 A stage is a module of this folder with the stage's name and one function `examine(defense, case, trained)`.
 """
@@ -22,7 +22,7 @@ from sidedoor.types import Purify
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a defence delivers: a model, perhaps a purifier before it; what it found, and arrays of that."""
+    """The system behind a defence: a model, perhaps a purifier before it, with the evidence and its arrays."""
 
     model: nn.Module
     purify: Purify | None = None
@@ -31,7 +31,7 @@ class Outcome:
 
 
 def defend(defense: Defense, case: Case, trained: TrainedModel) -> Outcome:
-    """Apply a defence to what the attack delivered.
+    """Apply a defence to the model that the attack led to.
 
     Raises:
         ConfigError: a defence of no known stage.

@@ -1,1 +1,1 @@
-"""Where the cells of a sweep are run; one way a file."""
+"""Ways to run the cells of a sweep, one per file."""

@@ -1,4 +1,4 @@
-"""What a sweep asks of an executor: take a cell, say which ended, give one up."""
+"""The interface of executors: submit a cell, ask which have ended, cancel one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every cell in a process of its own on this machine: a crash takes nothing else down."""
+"""Every cell in a process of its own on this machine, so that a crash leaves the others alone."""
 
 from __future__ import annotations
 
