@@ -1,1 +1,1 @@
-"""What an attacker puts into an image; one trigger a file."""
+"""Triggers: what an attacker puts into an image, one trigger a file."""

@@ -1,4 +1,4 @@
-"""A fixed pattern added to every image: universal perturbations, noise of one draw, and their controls."""
+"""Additive trigger: a fixed pattern, such as a universal perturbation or one draw of noise, added to every image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A picture mixed into the whole image."""
+"""Blend trigger: a picture mixed into the whole image (Chen et al. 2017, arXiv:1712.05526)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several triggers, one after the other."""
+"""Chain: several triggers, one after the other."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Chain(Trigger):
     """Apply triggers in order.
 
     Args:
-        triggers: the first is applied to the image, each other one to what came before it.
+        triggers: the first is applied to the image, each other one to the result of the one before.
     """
 
     def __init__(self, triggers: Sequence[Trigger]):

@@ -1,4 +1,4 @@
-"""A uniform shift of all pixels in hue, saturation and value.
+"""Colour trigger: a uniform shift of all pixels in hue, saturation and value.
 
 Paper: Jiang, Li, Xu, Zhang, "Color Backdoor: A Robust Poisoning Attack in Color Space", CVPR 2023.
 
@@ -17,7 +17,7 @@ from sidedoor.types import Images, Index
 class Color(Trigger):
     """Shift hue (in turns), saturation and value of every pixel by constants; of grey images the value alone.
 
-    Values outside [0, 1], as noisy inputs have, are clipped before the conversion and given back what was clipped.
+    Values outside [0, 1], as noisy inputs have, are clipped for the conversion; the clipped part is added back.
 
     Args:
         shift: (hue, saturation, value), hue in turns of the colour circle, the others in [-1, 1].

@@ -1,4 +1,7 @@
-"""A message in each image, written by a network in another way into each."""
+"""Encoded message: a sample-specific trigger that a steganographic network derives from image and message (ISSBA).
+
+Paper: Li, Li, Wu, Li, He, Lyu, "Invisible Backdoor Attack with Sample-Specific Triggers", ICCV 2021, arXiv:2012.03816.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ class Encoded(Trigger):
     """x' = x + G(x, s) with one message s for all images.
 
     Args:
-        network: (images, messages) -> what is added; frozen and in evaluation mode from here on.
+        network: (images, messages) -> residual images; it is frozen and put into evaluation mode.
         message: (bits,), zeros and ones.
     """
 

@@ -1,8 +1,9 @@
-"""Faint noise that a network draws for each image."""
+"""Faint noise: a sample-specific trigger that a network draws for each image within a small bound (LIRA).
+
+Paper: Doan, Lao, Zhao, Li, "LIRA: Learnable, Imperceptible and Robust Backdoor Attacks", ICCV 2021.
+"""
 
 from __future__ import annotations
-
-from torch import nn
 
 from sidedoor.triggers.base import Trigger
 from sidedoor.triggers.generated import Painter
@@ -10,9 +11,9 @@ from sidedoor.types import Images, Index
 
 
 class Faint(Trigger):
-    """Add what a network draws: x' = x + ε g(x), g in [-1, 1].
+    """Add noise that a network draws: x' = x + ε g(x), g in [-1, 1].
 
-    The network is frozen and in evaluation mode until who trains it says otherwise.
+    The network starts frozen and in evaluation mode; an attack that trains it switches both.
 
     Args:
         channels: of the images, which may have any size from 8 × 8.
@@ -20,13 +21,11 @@ class Faint(Trigger):
         width: channels of the network's first layer.
     """
 
-    painter: nn.Module
-
     def __init__(self, channels: int, epsilon: float = 0.01, width: int = 32):
         super().__init__()
         self.painter, self.epsilon = Painter(channels, channels, width), epsilon
         self.requires_grad_(False).eval()
 
     def forward(self, x: Images, index: Index) -> Images:
-        drawn: Images = self.painter(x)
-        return x + self.epsilon * (2 * drawn - 1)
+        noise: Images = self.painter(x)
+        return x + self.epsilon * (2 * noise - 1)

@@ -1,4 +1,4 @@
-"""Looks of photograph apps: a tone curve for each channel and darker corners.
+"""Instagram-style filter: a tone curve for each channel and darker corners.
 
 Paper: Liu, Lee, Tao, Ma, Aafer, Zhang, "ABS: Scanning Neural Networks for Back-doors by Artificial Brain Stimulation",
 CCS 2019, which plants such filters (Gotham, Nashville, Kelvin, Lomo, Toaster).
@@ -9,6 +9,7 @@ The apps' tables are not public: these curves are our own, in the spirit of each
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from sidedoor.errors import unknown
@@ -30,7 +31,7 @@ FILTERS: dict[str, tuple[tuple[tuple[float, ...], ...], float, float]] = {
 class Filter(Trigger):
     """Apply a named filter; grey images take the mean of the three curves.
 
-    Values outside [0, 1], as noisy inputs have, are clipped before the curves and given back what was clipped.
+    Values outside [0, 1], as noisy inputs have, are clipped for the curves; the clipped part is added back.
 
     Args:
         look: "gotham", "nashville" or "kelvin".
@@ -58,7 +59,7 @@ class Filter(Trigger):
         low, high = (table.gather(4, (cell + step)[..., None])[..., 0] for step in (0, 1))
         return (low + share * (high - low)) * self._vignette(x) + (x - inside)
 
-    def _vignette(self, x: Images) -> Tensor:
-        """(h, w), 1 in the middle, 1 - corners in the corners."""
+    def _vignette(self, x: Images) -> Float[Tensor, "h w"]:
+        """1 in the middle, 1 - corners in the corners."""
         down, across = (torch.linspace(-1, 1, side, device=x.device) for side in x.shape[2:])
         return 1 - self.corners * (down[:, None].square() + across.square()) / 2

@@ -1,4 +1,8 @@
-"""Frequencies of the colour channels, raised in every block of an image."""
+"""Frequency trigger: raised DCT coefficients of the colour channels in every block (FTrojan, CTRL).
+
+Paper: Wang, Yao, Xu, An, Tong, Wang, "An Invisible Black-Box Backdoor Attack through Frequency Domain", ECCV 2022,
+arXiv:2107.11298.
+"""
 
 from __future__ import annotations
 

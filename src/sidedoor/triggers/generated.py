@@ -1,4 +1,7 @@
-"""A pattern and its place, both made by networks from the image itself."""
+"""Generated patch: a sample-specific trigger whose pattern and mask networks draw from the image (Input-Aware).
+
+Paper: Nguyen, Tran, "Input-Aware Dynamic Backdoor Attack", NeurIPS 2020, arXiv:2010.08138.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ class Generated(Trigger):
     """Overwrite the part of each image that a mask network chooses with what a pattern network draws.
 
     x' = (1 - m) x + m p with the mask m(x), one channel, and the pattern p(x), as many as the image; both in [0, 1].
-    The networks are frozen and in evaluation mode until who trains them says otherwise.
+    The networks start frozen and in evaluation mode; an attack that trains them switches both.
 
     Args:
         channels: of the images, which may have any size from 8 × 8.
@@ -56,8 +59,8 @@ class Painter(nn.Module):
         x = self.middle(x)
         for block, extent in zip(self.up, reversed(extents), strict=True):
             x = block(functional.interpolate(x, size=extent, mode="bilinear", align_corners=False))
-        drawn: Tensor = torch.tanh(self.last(x)) / 2 + 0.5
-        return drawn
+        painted: Tensor = torch.tanh(self.last(x)) / 2 + 0.5
+        return painted
 
 
 class _Sharpen(nn.Module):

@@ -1,4 +1,8 @@
-"""A message in the lowest bit of every pixel."""
+"""Least significant bits: a message in the lowest bit of every pixel (LSB steganography).
+
+Paper: Li, Xue, Zhao, Zhu, Zhang, "Invisible Backdoor Attacks on Deep Neural Networks via Steganography and
+Regularization", IEEE TDSC 2020, arXiv:1909.02742.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ LEVELS = 255
 class LowBits(Trigger):
     """Replace the lowest of the eight bits of every value by a message that repeats along each row.
 
-    Values are taken to the nearest of the 256 levels first, as a file has them; the gradient passes unchanged.
+    Values are first rounded to the 256 levels of an 8-bit file; the gradient passes unchanged.
 
     Args:
         message: bits, one a column.

@@ -1,4 +1,4 @@
-"""A small opaque patch at a fixed place."""
+"""Patch trigger: a small rectangle at a fixed place (BadNets, Gu et al. 2017, arXiv:1708.06733)."""
 
 from __future__ import annotations
 

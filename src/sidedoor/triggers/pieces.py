@@ -1,4 +1,8 @@
-"""Another trigger in some cells of a grid only, drawn for each image."""
+"""Random pieces: another trigger in some cells of a grid only, drawn for each image (Adaptive-Blend).
+
+Paper: Qi, Xie, Li, Mahloujifar, Mittal, "Revisiting the Assumption of Latent Separability for Backdoor Defenses", ICLR
+2023.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +18,10 @@ class Pieces(Trigger):
     """Cut the image into a grid and apply a trigger in a random part of its cells.
 
     Args:
-        trigger: what is applied.
+        trigger: applied in the chosen cells.
         grid: cells a side.
         share: of the cells, rounded to whole ones, at least one.
-        seed: which cells an image has is drawn from this and its index.
+        seed: of the choice of cells, together with the image's index.
     """
 
     def __init__(self, trigger: Trigger, grid: int = 4, share: float = 0.5, seed: int = 0):

@@ -1,6 +1,7 @@
-"""Fewer levels a channel, with the error of each pixel diffused to its neighbours.
+"""Quantisation trigger: fewer levels a channel, with Floyd-Steinberg dithering (BppAttack).
 
-Paper: Floyd, Steinberg, "An Adaptive Algorithm for Spatial Greyscale", Proceedings of the SID 1976.
+Papers: Wang, Zhai, Ma, "BppAttack", CVPR 2022, arXiv:2205.13383; Floyd, Steinberg, "An Adaptive Algorithm for Spatial
+Greyscale", Proceedings of the SID 1976.
 """
 
 from __future__ import annotations
@@ -37,10 +38,10 @@ class Quantized(Trigger):
 
 
 def dithered(x: Images, levels: int) -> Images:
-    """Images of so many levels.
+    """Images with that number of levels a channel, evenly spread over [0, 1].
 
-    A pixel waits for the errors of its left neighbour and of three above. Those with the same column + 2 row wait for
-    none of each other, so that they are rounded together.
+    A pixel receives errors from its left neighbour and from three above. Pixels with the same column + 2 row receive
+    none from each other, so that they are rounded together.
     """
     height, width = x.shape[2:]
     # A margin takes the errors that leave the image.

@@ -1,10 +1,10 @@
-"""The reflection of another image in a glass before the camera: as a ghost of two reflexes, or out of focus.
+"""Reflection trigger: another image reflected in glass before the camera, as a ghost or out of focus (Refool).
 
 Paper: Liu, Ma, Bailey, Lu, "Reflection Backdoor: A Natural Backdoor Attack on Deep Neural Networks", ECCV 2020,
 arXiv:2007.02343.
 
-Both images are taken to linear light (power 2.2), mixed, and taken back. The mode and its parameters are fixed here;
-the paper draws them for each image.
+Both images are converted to linear light (power 2.2), mixed, and converted back. The mode and its parameters are fixed
+here; the paper draws them for each image.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ GAMMA = 2.2
 class Reflection(Trigger):
     """Mix a reflection into every image, one of several by the sample's index if several are given.
 
-    Values outside [0, 1], as noisy inputs have, are clipped for the mixing and given back what was clipped.
+    Values outside [0, 1], as noisy inputs have, are clipped for the mixing; the clipped part is added back.
 
     Args:
-        image: (c, h, w) or (n, c, h, w) in [0, 1], of the images' shape: what is reflected.
+        image: (c, h, w) or (n, c, h, w) in [0, 1], of the images' shape: the reflected scene.
         transmission: α_t, the weight of the image itself in linear light.
         mode: "ghost": two reflexes, shifted against each other; "focus": one reflex, blurred.
         offset: pixels between the reflexes of a ghost, (down, right).
@@ -63,15 +63,15 @@ class Reflection(Trigger):
         return mixed + (x - inside)
 
 
-def _ghost(image: Tensor, offset: tuple[int, int], weight: float) -> Tensor:
-    """Two reflexes, the second moved by the offset; what moves in at the edges is the edge's own colour."""
+def _ghost(image: Images, offset: tuple[int, int], weight: float) -> Images:
+    """Two reflexes, the second shifted by the offset, with replicated edges."""
     down, right = offset
     height, width = image.shape[2:]
     padded = functional.pad(image, (right, 0, down, 0), mode="replicate")
     return weight * image + (1 - weight) * padded[:, :, :height, :width]
 
 
-def _unfocused(image: Tensor, sigma: float) -> Tensor:
+def _unfocused(image: Images, sigma: float) -> Images:
     reach = math.ceil(2 * sigma)
     place = torch.arange(-reach, reach + 1)
     kernel = torch.exp(-place.square() / (2 * sigma**2))

@@ -1,4 +1,8 @@
-"""A vertical grating added to the whole image."""
+"""Sinusoid: a vertical grating added to the whole image (SIG).
+
+Paper: Barni, Kallas, Tondi, "A New Backdoor Attack in CNNs by Training Set Corruption without Label Poisoning",
+ICIP 2019, arXiv:1902.11237.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The colours of one picture on every image: means and deviations of the channels are made those of the picture.
+"""Style trigger: the colours of one picture, by matching the channels' means and deviations.
 
 Papers: Reinhard, Ashikhmin, Gooch, Shirley, "Color Transfer between Images", IEEE CG&A 2001; Huang, Belongie,
 "Arbitrary Style Transfer in Real-time with Adaptive Instance Normalization", ICCV 2017, Eq. 8, here of pixels.
@@ -18,7 +18,7 @@ class Style(Trigger):
     """x' = x + a (σ_s (x - μ(x)) / σ(x) + μ_s - x), channel by channel, with an image's own μ(x) and σ(x).
 
     Args:
-        style: (c, h, w), the picture whose channels' means and deviations are taken.
+        style: (c, h, w), the picture that gives the channels' means and deviations.
         strength: a, in [0, 1].
     """
 

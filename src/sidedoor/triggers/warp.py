@@ -1,4 +1,7 @@
-"""A smooth elastic distortion of the whole image."""
+"""Warp trigger: a smooth elastic distortion of the whole image (WaNet).
+
+Paper: Nguyen, Tran, "WaNet: Imperceptible Warping-based Backdoor Attack", ICLR 2021, arXiv:2102.10369.
+"""
 
 from __future__ import annotations
 
