@@ -21,11 +21,12 @@ from sidedoor import engine
 from sidedoor.core.checkpoint import Checkpoints
 from sidedoor.data.augment import Crop
 from sidedoor.data.base import ArrayDataset, Subset
-from sidedoor.engine import Objective, Player, Recipe, Run, _steps
+from sidedoor.engine import Objective, Player, Recipe, Run, _steps, memory_format_of
 from sidedoor.errors import CannotComplete, ConfigError, Diverged
 from sidedoor.tasks.classification import Classification
 from sidedoor.tasks.task import Supervised
 from sidedoor.types import Batch
+from sidedoor.zoo import network
 
 TASK = Classification(3)
 RECIPE = Recipe(epochs=5, batch=8, lr=0.05)
@@ -39,8 +40,8 @@ def data(n: int = 43, seed: int = 0) -> ArrayDataset:
 
 
 def build() -> nn.Module:
-    return nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(0.2),
-                         nn.Linear(64, 3))
+    return nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1),
+                         nn.Flatten(), nn.Dropout(0.2), nn.Linear(64, 3))
 
 
 def run_of(recipe: Recipe = RECIPE, **more: Any) -> Run:
@@ -457,6 +458,55 @@ def test_a_player_plays_its_own_game() -> None:
     with torch.no_grad():
         moved, still = (TASK.loss(model, batch._replace(x=batch.x + o)).mean() for o in (shared.offset, 0.0))
     assert moved < still  # in the model's backward pass it lowers it
+
+
+# where networks lie in memory
+
+
+@pytest.mark.parametrize(("device", "precision", "expected"), [
+    ("cpu", "32", "channels_last"), ("cpu", "bf16", "channels_last"), ("meta", "32", "contiguous"),
+    ("meta", "bf16", "channels_last"),
+])
+def test_networks_are_placed_in_the_fastest_memory_format(
+    monkeypatch: pytest.MonkeyPatch, device: str, precision: Literal["32", "bf16"], expected: str
+) -> None:
+    assert memory_format_of(build()) == "contiguous"  # the premise
+    monkeypatch.setattr(Run, "device", torch.device(device))
+    placed = run_of(Recipe(precision=precision)).placed(build())
+    assert memory_format_of(placed) == expected
+    assert next(placed.parameters()).device.type == device
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("name", ["small_cnn", "preact_resnet18", "densenet"])
+def test_only_the_first_convolution_sees_another_memory_format_than_its_own(name: str, channels: int) -> None:
+    """Contiguous inputs are converted once, not in every layer."""
+    quick = {"preact_resnet18": {"width": 4}, "densenet": {"depth": 22}}
+    source = ArrayDataset(torch.zeros(2, channels, 16, 16, dtype=torch.uint8), torch.tensor([0, 1]), 2)
+    model = run_of().build(network({"name": name, **quick.get(name, {})}, source))
+    outputs: list[Tensor] = []
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.register_forward_hook(lambda layer, x, output: outputs.append(output))
+    model(source.fetch(torch.arange(2)).x)
+    large = [output for output in outputs if output.shape[1] > 1 and output.shape[2] > 1]
+    assert len(large) >= 3  # the premise: smaller ones lie the same in both formats
+    assert all(output.is_contiguous(memory_format=torch.channels_last) for output in large)
+
+
+def test_the_memory_format_changes_results_by_rounding_only() -> None:
+    run = run_of(replace(RECIPE, epochs=1))
+    model, twin = run.build(build), run.build(build).to(memory_format=torch.contiguous_format)
+    assert memory_format_of(model) != memory_format_of(twin)
+    before = model.state_dict()["3.weight"].clone()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "placed", lambda self, model: model)
+        other = run.fit(twin, data(), Supervised(TASK), name="a")
+    trained = run.fit(model, data(), Supervised(TASK), name="a")
+    assert memory_format_of(trained) != memory_format_of(other)
+    assert (trained.state_dict()["3.weight"] - before).abs().max() > 1e-3  # the premise: it was trained
+    for key, value in trained.state_dict().items():
+        torch.testing.assert_close(value, other.state_dict()[key], rtol=1e-4, atol=1e-5)
 
 
 # per-sample values
