@@ -63,3 +63,11 @@ def test_columns_without_figures_are_left_out_and_brackets_are_no_markup() -> No
     text = printed([make_record("a", defense="[red]x[/red]")], terminal=False)
     assert "[red]x[/red]" in text
     assert not {"AUROC", "Audit", "Seed", "Status", "Setting"} & set(text.replace("|", " ").split())
+
+
+def test_what_defences_were_given_is_said_once() -> None:
+    given = "the model, labelled clean images"
+    records = [make_record(f"{name}{seed}", defense=name, seed=seed, given=given) for name in ("fine_pruning", "fine_tuning")
+               for seed in (0, 1)]
+    assert printed(records, terminal=False).splitlines()[-1] == f"given {given}: fine_pruning, fine_tuning"
+    assert "given" not in printed([make_record("a")], terminal=False)

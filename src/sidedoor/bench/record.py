@@ -33,6 +33,7 @@ class Record:
         undefended: the same means before the defence.
         clean_means: the same means of the clean sibling: same data, model, recipe and seed, no attack.
         clean_key: key of the clean sibling.
+        given: what the defence was given, in words; empty without one, and in records of schema 1.
         evidence: what filters, input detectors, audits, verifiers and explainers found.
         terms: what the task calls the four numbers; None in records of schema 1.
         columns: psnr, ssim, lpips (None without its weights), asr_all, floor and a task's own.
@@ -61,6 +62,7 @@ class Record:
     undefended: Means | None = None
     clean_means: Means | None = None
     clean_key: str | None = None
+    given: str = ""
     evidence: tuple[Evidence, ...] = ()
     terms: Terms | None = None
     columns: Means = field(default_factory=dict)

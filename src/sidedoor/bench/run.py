@@ -24,6 +24,7 @@ from sidedoor.bench.spec import Spec
 from sidedoor.bench.store import Store
 from sidedoor.core.files import write_json
 from sidedoor.data.base import stored
+from sidedoor.engine import memory_format_of
 from sidedoor.errors import ConfigError, NotApplicable, SidedoorError
 from sidedoor.evaluate import evaluate, intervals
 from sidedoor.goals.base import Door, Goal
@@ -58,6 +59,7 @@ def run(spec: Spec, store: Store, machine: Machine | None = None) -> Record:
         scores = evaluate(outcome.model, case.test, case.task, trained.doors, case.run, outcome.purify)
     record = replace(_scored(case, trained, scores), undefended=trained.scores.means() if defense else None,
                      clean_key=clean.key if spec.attack else None, evidence=outcome.evidence, timing=timing,
+                     given=str(defense.needs) if defense else "",
                      seconds=time.monotonic() - start, **ambient(str(case.run.device), outcome.model))
     if case.run.fabric.is_global_zero:
         _keep(case, record, _arrays(case, trained, outcome, scores))
@@ -142,7 +144,7 @@ def ambient(device: str, model: nn.Module | None = None) -> dict[str, Any]:
     versions = {name: importlib.metadata.version(name) for name in packages}
     versions["python"] = platform.python_version()
     return {"device": device, "processor": processor(device), "threads": torch.get_num_threads(),
-            "memory_format": memory_format(model) if model else "", "versions": versions,
+            "memory_format": memory_format_of(model) if model else "", "versions": versions,
             "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 
 
@@ -154,13 +156,6 @@ def processor(device: str) -> str:
     lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
     named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return named[0] if named else platform.processor() or platform.machine()
-
-
-def memory_format(model: nn.Module) -> str:
-    """How the weights of convolutions lie in memory; those of 1×1 kernels or one channel lie the same in both."""
-    weights = [parameter for parameter in model.parameters() if parameter.ndim == 4]
-    last = any(w.is_contiguous(memory_format=torch.channels_last) and not w.is_contiguous() for w in weights)
-    return "channels_last" if last else "contiguous"
 
 
 def _columns(trained: TrainedModel, own: Means) -> Means:

@@ -33,6 +33,7 @@ def _columns(terms: Terms) -> dict[str, Cell]:
         "Setting": lambda g: _escaped(g.label.setting),
         "Attack": lambda g: _escaped(g.label.attack),
         "Defence": lambda g: _escaped(g.label.defense),
+        "Given": lambda g: next((r.given for r in g.done if r.given), ""),
         "Seeds": lambda g: str(len(g.done)),
         "Left out": lambda g: str(len(g.left_out)) if g.left_out else "",
         **{terms.heading(name): four(name) for name in MEANS},

@@ -23,7 +23,7 @@ NARROW = 9
 
 
 def print_table(records: Sequence[Record], console: Console) -> None:
-    """Print one row per record, before -> after; below the table, why cells are not done."""
+    """Print one row per record, before -> after; below, what defences were given and why cells are not done."""
     rows = summary_rows(records)
     terms = terms_of(records)
     rich = console.is_terminal and not console.legacy_windows
@@ -34,14 +34,27 @@ def print_table(records: Sequence[Record], console: Console) -> None:
         with page.capture() as captured:
             page.print(_table(_columns(rows, terms, "->", "-"), box.ASCII2, PLAIN_WIDTH))
         _print_lines(captured.get().rstrip("\n"), console)
+    for line in [*_given(rows), *_reasons(rows)]:
+        if rich:
+            console.print(Text(line))
+        else:
+            _print_lines(line, console)
+
+
+def _given(rows: list[Row]) -> list[str]:
+    """Which defences were given the same, a line each."""
+    given: dict[str, list[str]] = {}
     for row in rows:
-        if row.record.status != "done":
-            what = f"{row.label.attack} / {row.label.defense}, seed {row.seed}: {row.status}"
-            why = (row.record.error or "no reason was recorded").splitlines()[0]
-            if rich:
-                console.print(Text(f"{what}: {why}"))
-            else:
-                _print_lines(f"{what}: {why}", console)
+        if row.record.given:
+            given.setdefault(row.record.given, []).append(row.record.defense_name)
+    return [f"given {what}: {', '.join(dict.fromkeys(names))}" for what, names in given.items()]
+
+
+def _reasons(rows: list[Row]) -> list[str]:
+    """Why cells are not done."""
+    return [f"{row.label.attack} / {row.label.defense}, seed {row.seed}: {row.status}: "
+            f"{(row.record.error or 'no reason was recorded').splitlines()[0]}"
+            for row in rows if row.record.status != "done"]
 
 
 def _print_lines(text: str, console: Console) -> None:
