@@ -67,7 +67,7 @@ def test_columns_without_figures_are_left_out_and_brackets_are_no_markup() -> No
 
 def test_what_defences_were_given_is_said_once() -> None:
     given = "the model, labelled clean images"
-    records = [make_record(f"{name}{seed}", defense=name, seed=seed, given=given) for name in ("fine_pruning", "fine_tuning")
-               for seed in (0, 1)]
+    records = [make_record(f"{name}{seed}", defense=name, seed=seed, given=given)
+               for name in ("fine_pruning", "fine_tuning") for seed in (0, 1)]
     assert printed(records, terminal=False).splitlines()[-1] == f"given {given}: fine_pruning, fine_tuning"
     assert "given" not in printed([make_record("a")], terminal=False)
