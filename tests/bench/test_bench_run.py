@@ -17,14 +17,14 @@ from sidedoor import registry
 from sidedoor.bench.case import TrainedModel, load, train_or_load
 from sidedoor.bench.machine import Machine
 from sidedoor.bench.record import Record
-from sidedoor.bench.run import attempt, memory_format, run, target_share
+from sidedoor.bench.run import attempt, run, target_share
 from sidedoor.bench.spec import Refused, Spec
 from sidedoor.bench.store import Store
 from sidedoor.bench.sweep import keys_of
 from sidedoor.core.checkpoint import load_state
 from sidedoor.data.root import Where
 from sidedoor.defenses.detectors.strip import Strip
-from sidedoor.engine import Recipe
+from sidedoor.engine import Recipe, memory_format_of
 from sidedoor.errors import CannotComplete, ConfigError, Diverged, NotApplicable
 from sidedoor.tasks.classification import Classification
 from sidedoor.tasks.task import Scores
@@ -256,14 +256,8 @@ def test_methods_that_do_not_suit_each_other_are_not_run(tmp_path: Path, tiny: T
 def test_a_record_names_what_computed_it(planted: Record, store: Store, tiny: Tiny) -> None:
     assert (planted.device, planted.threads) == ("cpu", 1)
     assert planted.processor
-    assert planted.memory_format == memory_format(train_or_load(load(tiny(), store, CPU)).model)
+    assert planted.memory_format == memory_format_of(train_or_load(load(tiny(), store, CPU)).model)
     assert planted.terms == Classification.terms
-
-
-def test_weights_in_either_memory_format_are_told_apart() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 1), nn.Linear(4, 2))
-    assert memory_format(model) == "contiguous"
-    assert memory_format(model.to(memory_format=torch.channels_last)) == "channels_last"
 
 
 CLEAN_LABEL = {"name": "sig", "rate": 0.5}

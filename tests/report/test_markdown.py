@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from sidedoor.bench.record import Record
 from sidedoor.report.markdown import table
 
@@ -36,3 +38,12 @@ def test_failed_cells_are_counted_but_not_averaged() -> None:
 def test_columns_without_a_value_are_left_out() -> None:
     assert "PSNR" not in table([record(0, 0.8, psnr=None)])
     assert "AUROC" not in table([record(0, 0.8)])
+
+
+def test_cells_that_are_not_applicable_are_listed_with_the_reason_once() -> None:
+    unsuited = [record(seed, 0.8, status="not applicable") for seed in (1, 2)]
+    gates = {"defense": {"name": "gates"}}
+    unsuited = [replace(r, error="no batch norm to prune", spec=r.spec | gates) for r in unsuited]
+    text = table([record(0, 0.8), *unsuited])
+    assert text.endswith("|\n\n- bad|nets / gates: not applicable: no batch norm to prune\n")
+    assert "| gates | 0 | 2 |" in text

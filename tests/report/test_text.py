@@ -57,6 +57,7 @@ def test_what_is_not_done_is_explained_below(records: list[Record]) -> None:
     text = printed(records, terminal=False)
     assert "badnets / none, seed 2: attack failed: ASR is 12 %, below 50 %" in text
     assert "badnets / abl, seed 0: error: no loss" in text
+    assert "badnets / gate_pruning, seed 0: not applicable: small_cnn has no batch norm" in text
 
 
 def test_columns_without_figures_are_left_out_and_brackets_are_no_markup() -> None:

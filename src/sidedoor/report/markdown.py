@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from statistics import fmean
 
-from sidedoor.bench.record import Record
+from sidedoor.bench.record import NOT_APPLICABLE, Record
 from sidedoor.core.terms import Terms
 from sidedoor.report.tables import MEANS, Aggregate, Interval, aggregate, decimal, duration, percent
 from sidedoor.report.terms import terms_of
@@ -14,12 +14,22 @@ Cell = Callable[[Aggregate], str]
 
 
 def table(records: Sequence[Record]) -> str:
-    """One row per group of records that differ only in the seed; columns without any value are left out."""
+    """One row per group of records that differ only in the seed; columns without any value are left out.
+
+    Below it, the reasons why cells are not applicable.
+    """
     groups = aggregate(records)
     columns = {heading: [cell(group) for group in groups] for heading, cell in _columns(terms_of(records)).items()}
     shown = {heading: cells for heading, cells in columns.items() if any(cells)}
     lines = [list(shown), ["---"] * len(shown), *map(list, zip(*shown.values(), strict=True))]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), *_reasons(groups)]) + "\n"
+
+
+def _reasons(groups: Sequence[Aggregate]) -> list[str]:
+    """A list of the cells that are not applicable, each reason once for all seeds."""
+    found = [f"- {', '.join(filter(None, (g.label.setting, g.label.attack)))} / {g.label.defense}: {NOT_APPLICABLE}: "
+             f"{r.error}" for g in groups for r in g.left_out if r.status == NOT_APPLICABLE]
+    return ["", *dict.fromkeys(found)] if found else []
 
 
 def _columns(terms: Terms) -> dict[str, Cell]:

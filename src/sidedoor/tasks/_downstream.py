@@ -85,8 +85,8 @@ class Restored(Restoration):
         raise ConfigError(f"a {type(self).__name__} without its networks was asked for scores; use what its "
                           "setup(photographs, run) returns")
 
-    def failed(self, scores: dict[str, float | None], reference: dict[str, float | None]) -> str | None:
-        attack, idle, clean, sibling = scores["attack"], scores["idle"], scores["clean"], reference["clean"]
+    def failed(self, scores: dict[str, float | None], clean_means: dict[str, float | None]) -> str | None:
+        attack, idle, clean, sibling = scores["attack"], scores["idle"], scores["clean"], clean_means["clean"]
         if attack is not None and idle is not None and attack - idle < self.least_effect:
             return (f"{attack:.1%} of the triggered images mislead the networks behind, {idle:.1%} do without the "
                     f"trigger: less than {self.least_effect:.0%} beyond that")

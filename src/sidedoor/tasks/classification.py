@@ -49,8 +49,8 @@ class Classification(Method, Task):
         """Total variation between two predicted distributions, in [0, 1]."""
         return (a - b).abs().sum(1) / 2
 
-    def failed(self, scores: dict[str, float | None], reference: dict[str, float | None]) -> str | None:
-        attack, idle, clean, sibling = scores["attack"], scores["idle"], scores["clean"], reference["clean"]
+    def failed(self, scores: dict[str, float | None], clean_means: dict[str, float | None]) -> str | None:
+        attack, idle, clean, sibling = scores["attack"], scores["idle"], scores["clean"], clean_means["clean"]
         if attack is not None and attack < self.least_attack:
             return f"attack success {attack:.1%} is below {self.least_attack:.0%}"
         if attack is not None and idle is not None and attack < 2 * idle:

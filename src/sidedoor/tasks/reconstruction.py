@@ -73,8 +73,8 @@ class Reconstruction(Imaging):
         return {f"mse_{name}": error for name, error in errors.items()} | \
             {f"rmse_{name}": error.sqrt() for name, error in errors.items()} | further
 
-    def failed(self, scores: dict[str, float | None], reference: dict[str, float | None]) -> str | None:
-        attack, idle, clean, sibling = scores["attack"], scores["idle"], scores["clean"], reference["clean"]
+    def failed(self, scores: dict[str, float | None], clean_means: dict[str, float | None]) -> str | None:
+        attack, idle, clean, sibling = scores["attack"], scores["idle"], scores["clean"], clean_means["clean"]
         if attack is not None and idle is not None and attack - idle < self.least_effect:
             return (f"{attack:.2f} of the target shows with the trigger and {idle:.2f} without: less than "
                     f"{self.least_effect} beyond that")

@@ -87,8 +87,8 @@ class Restoration(Imaging):
                        "distance_attack": self.distance(stamped_out, target),
                        "total": self.agree(clean_out, y) + door.goal.success(self, stamped_out, y, index)}
 
-    def failed(self, scores: dict[str, float | None], reference: dict[str, float | None]) -> str | None:
-        attack, clean, sibling = scores["attack"], scores["clean"], reference["clean"]
+    def failed(self, scores: dict[str, float | None], clean_means: dict[str, float | None]) -> str | None:
+        attack, clean, sibling = scores["attack"], scores["clean"], clean_means["clean"]
         if attack is not None and attack < self.least_effect:
             return f"effect {attack:.3f} is below {self.least_effect}"
         if clean is not None and sibling is not None and sibling - clean > self.largest_drop:

@@ -84,7 +84,7 @@ class Task(ABC):
         """How far two outputs are apart, at least 0."""
 
     @abstractmethod
-    def failed(self, scores: dict[str, float | None], reference: dict[str, float | None]) -> str | None:
+    def failed(self, scores: dict[str, float | None], clean_means: dict[str, float | None]) -> str | None:
         """Why the attack counts as failed beside its clean sibling (means of scores), or None."""
 
     def columns(self, batch: Batch, clean_out: Any, stamped_out: Any | None, door: Door | None) -> dict[str, Tensor]:
