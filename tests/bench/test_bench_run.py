@@ -15,14 +15,16 @@ from torch import nn
 
 from sidedoor import registry
 from sidedoor.bench.case import TrainedModel, load, train_or_load
+from sidedoor.bench.examine.base import defend
 from sidedoor.bench.machine import Machine
 from sidedoor.bench.record import Record
 from sidedoor.bench.run import attempt, run, target_share
 from sidedoor.bench.spec import Refused, Spec
 from sidedoor.bench.store import Store
 from sidedoor.bench.sweep import keys_of
-from sidedoor.core.checkpoint import load_state
+from sidedoor.core.checkpoint import load_state, save_state
 from sidedoor.data.root import Where
+from sidedoor.defenses.base import Defense, Stage
 from sidedoor.defenses.detectors.strip import Strip
 from sidedoor.engine import Recipe, memory_format_of
 from sidedoor.errors import CannotComplete, ConfigError, Diverged, NotApplicable
@@ -279,6 +281,24 @@ def test_the_share_of_the_target_class(tmp_path: Path, tiny: Tiny, attack: dict[
     trained = TrainedModel("", backdoor, nn.Identity(), backdoor.doors, 0.0)
     share = target_share(case, trained)
     assert share == (None if expected is None else pytest.approx(expected))
+
+
+def test_scores_that_an_earlier_version_kept_are_read(planted: Record, store: Store, tiny: Tiny) -> None:
+    file = store.folder(planted.planted) / "measured.safetensors"
+    state = load_state(file)
+    save_state(file, {"reference" if name == "clean_means" else name: value for name, value in state.items()})
+    again = run(tiny(defense={"name": "strip", "overlays": 5}), store, CPU)
+    save_state(file, state)
+    assert again.clean_means == planted.clean_means
+
+
+def test_a_defence_of_no_known_stage_is_refused(store: Store, tiny: Tiny) -> None:
+    class Stageless(Defense):
+        stage = Stage("prayer", "pray", "hopes")
+
+    case = load(tiny(), store, CPU)
+    with pytest.raises(ConfigError, match="Stageless is of no known stage: 'prayer'"):
+        defend(Stageless(), case, train_or_load(case))
 
 
 @pytest.mark.parametrize("damage", [{"schema": 99}, None])
