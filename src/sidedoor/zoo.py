@@ -1,22 +1,36 @@
-"""Data sets, networks and detectors by name, as the bench and short scripts want them."""
+"""Data sets, networks and detectors by name, and the weights that a network starts from."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from sidedoor import registry
-from sidedoor.core.checkpoint import load_weights
-from sidedoor.core.foreign_weights import read_weights
+from sidedoor.core.checkpoint import differing, load_weights
+from sidedoor.core.foreign_weights import WRAPPERS, Table, identify, read_weights, unprefixed
 from sidedoor.data.base import Dataset, Splits
 from sidedoor.data.root import Where
-from sidedoor.errors import ConfigError
-from sidedoor.models.base import Classifier
+from sidedoor.errors import CannotComplete, ConfigError
+from sidedoor.method import check, hints
+from sidedoor.models.base import IMAGENET, Classifier, Statistics, head
 from sidedoor.types import Build
+
+log = logging.getLogger("sidedoor")
+
+PRESETS: dict[str, Statistics] = {
+    "none": ((0.0,), (1.0,)), "imagenet": IMAGENET,
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+}
+_CARRIED = (("normalize.mean", "normalize.std"), ("normalizer.mean", "normalizer.std"),
+            ("normalization.mean", "normalization.std"), ("0.mean", "0.std"), ("mean", "std"), ("mu", "sigma"))
+"""Names under which published states carry the normalisation of their inputs."""
 
 
 def load(name: str | Mapping[str, Any], root: str | Path | None = None, *, download: bool = False) -> Splits:
@@ -38,13 +52,12 @@ def load(name: str | Mapping[str, Any], root: str | Path | None = None, *, downl
 
 def network(name: str | Mapping[str, Any], data: Dataset, scale: int = 1) -> Build:
     """A function that builds a registered network for a data set; the key `weights` names a file to start from: a state
-    of the network, or of the bare one behind its normalisation, as published weights are.
+    of the network, or of the bare one behind its normalisation, as published weights are. Further keys as `Weights`.
 
     Args:
         scale: height of the outputs over height of the inputs, for networks whose outputs are images.
     """
-    bare = name if isinstance(name, str) else {key: value for key, value in name.items() if key != "sha256"}
-    return _builder("model", bare, classes=len(data.classes), shape=data.shape, scale=scale)
+    return _builder("model", name, classes=len(data.classes), shape=data.shape, scale=scale)
 
 
 def detector(name: str | Mapping[str, Any], data: Dataset) -> Build:
@@ -58,16 +71,179 @@ def with_weights(given: str) -> tuple[str, str]:
     return name, weights
 
 
+@dataclass(frozen=True)
+class Weights:
+    """The weights that a network starts from; each field is a key of a network's reference.
+
+    Args:
+        weights: the file: safetensors, or what `torch.save` writes, whatever its name.
+        sha256: of the file; None for any.
+        weights_key: the key inside the file, where several lead to tensors.
+        mean: the normalisation that the weights were trained behind, one number per channel or one for all of them;
+            empty: what the file carries, else the network's own.
+        std: as `mean`.
+        normalize: a usual normalisation by name, instead of `mean` and `std`.
+        head: "new" drops the file's last layer, for data of other classes.
+    """
+
+    weights: str
+    sha256: str | None = None
+    weights_key: str = ""
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    normalize: Literal["", "none", "imagenet", "cifar10"] = ""
+    head: Literal["given", "new"] = "given"
+
+    def __post_init__(self) -> None:
+        cls: Any = type(self)
+        for name, hint in hints(cls).items():
+            check(f"model.{name}", getattr(self, name), hint)
+        if len(self.mean) != len(self.std) or not all(value > 0 for value in self.std):
+            raise ConfigError(f"model.mean = {self.mean} and model.std = {self.std} given; expected one number each "
+                              "per channel (or one for all), and deviations above 0")
+        if self.mean and self.normalize:
+            raise ConfigError("model.normalize names a normalisation, and model.mean gives one; expected either")
+
+    @property
+    def statistics(self) -> Statistics | None:
+        """The normalisation that is asked for."""
+        return (self.mean, self.std) if self.mean else PRESETS.get(self.normalize)
+
+    def plain(self) -> dict[str, Any]:
+        """As a specification writes it: what is not at its default, the file's hash always."""
+        actual = identify(Path(self.weights))
+        if self.sha256 not in (None, actual):
+            raise CannotComplete(f"{self.weights} has the sha256 {actual}, the specification expects {self.sha256}")
+        values = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+        return {name: registry.plain(value) for name, value in (values | {"sha256": actual}).items()}
+
+
+def separate(given: Mapping[str, Any]) -> tuple[dict[str, Any], Weights | None]:
+    """A network's reference without the keys that are about weights, and what these say.
+
+    Raises:
+        ConfigError: a hash without weights, or a value of the wrong kind.
+    """
+    rest = dict(given)
+    if rest.get("weights") is None:
+        rest.pop("weights", None)
+        if (expected := rest.pop("sha256", None)) is not None:
+            raise ConfigError(f"model has a sha256 ({expected!r}) but no weights; expected both or only weights")
+        return rest, None
+    said = {f.name: rest.pop(f.name) for f in fields(Weights) if f.name in rest}
+    if isinstance(said["weights"], Path):
+        said["weights"] = str(said["weights"])
+    for name in ("mean", "std"):
+        value = said.get(name, ())
+        numbers = value if isinstance(value, list | tuple) else (value,)
+        said[name] = tuple(float(v) if type(v) is int else v for v in numbers)
+    return rest, Weights(**said)
+
+
 def _builder(kind: str, name: str | Mapping[str, Any], **leading: Any) -> Build:
-    given = {"name": name} if isinstance(name, str) else dict(name)
-    weights = given.pop("weights", None)
-    make: Build = registry.make(kind, given, **leading)
-    return functools.partial(_weighted, make, weights) if weights else make
+    bare, weights = separate({"name": name} if isinstance(name, str) else name)
+    make: Build = registry.make(kind, bare, **leading)
+    return functools.partial(_started, make, weights) if weights else make
 
 
-def _weighted(make: Build, weights: str) -> nn.Module:
-    model, state = make(), read_weights(Path(weights))
-    # Published weights are those of the bare network, without the house's normalisation before it.
-    bare = not any(key.startswith("normalize.") for key in state)
-    load_weights(model.body if bare and isinstance(model, Classifier) else model, state, weights)
+def _started(make: Build, given: Weights) -> nn.Module:
+    model = make()
+    table = read_weights(Path(given.weights), given.weights_key, given.sha256)
+    target, fitting, carried = _placed(model, table)
+    if given.head == "new":
+        fitting = fitting | _own_head(model, target)
+    elif _only_head(model, target, fitting):
+        raise CannotComplete(f"{given.weights} is of a network with another number of classes: "
+                             f"{differing(target.state_dict(), fitting)}; head = \"new\" starts the last layer afresh")
+    load_weights(target, fitting, given.weights)
+    if statistics := given.statistics or carried:
+        _normalize(model, statistics, given.weights)
+    elif target is not model:
+        _say_default(given.weights, model)
     return model
+
+
+def _placed(model: nn.Module, table: Table) -> tuple[nn.Module, Table, Statistics | None]:
+    """(the part of a network that a table is of, the table by that part's names, the normalisation it carries)."""
+    for variant in _variants(table):
+        if _same(variant, model):
+            return model, variant, None
+    if not isinstance(model, Classifier):
+        return model, list(_variants(table))[-1], None
+    for variant in _variants(table):
+        if _same(variant, model.body):
+            return model.body, variant, None
+    rest, carried = _without_statistics(table)
+    for variant in _variants(rest):
+        if _same(variant, model.body):
+            return model.body, variant, carried
+    return model.body, list(_variants(rest))[-1], carried
+
+
+def _variants(table: Table) -> Iterator[Table]:
+    """A table as it is, then without the name of the attribute that held the network."""
+    yield table
+    yield unprefixed(table, (*WRAPPERS, "model."))
+    yield unprefixed(table, (*WRAPPERS, "model.", "1."))
+
+
+def _same(table: Table, module: nn.Module) -> bool:
+    """Whether names are those of a module; older files lack the counts of batches."""
+    one, other = ({k for k in names if not k.endswith("num_batches_tracked")} for names in (table, module.state_dict()))
+    return one == other
+
+
+def _without_statistics(table: Table) -> tuple[Table, Statistics | None]:
+    for names in _CARRIED:
+        if all(name in table and table[name].is_floating_point() for name in names):
+            mean, std = (table[name].flatten().tolist() for name in names)
+            return {k: v for k, v in table.items() if k not in names}, (mean, std)
+    return table, None
+
+
+def _head_names(model: nn.Module, target: nn.Module) -> set[str]:
+    """Of the tensors of a classifier's last layer."""
+    layer = head(model)
+    name = next(name for name, module in target.named_modules() if module is layer)
+    return {f"{name}.{key}" if name else key for key in layer.state_dict()}
+
+
+def _own_head(model: nn.Module, target: nn.Module) -> Table:
+    if not isinstance(model, Classifier):
+        raise ConfigError("model.head = \"new\" is for classifiers; this network has no last layer of classes")
+    state = target.state_dict()
+    return {name: state[name] for name in _head_names(model, target)}
+
+
+def _only_head(model: nn.Module, target: nn.Module, table: Table) -> bool:
+    """Whether a table fits a classifier but for the number of its classes."""
+    if not isinstance(model, Classifier) or not _same(table, target):
+        return False
+    state, last = target.state_dict(), _head_names(model, target)
+    wrong = {name for name, tensor in table.items() if name in state and tensor.shape != state[name].shape}
+    return bool(wrong) and wrong <= last
+
+
+def _normalize(model: nn.Module, statistics: Statistics, what: str) -> None:
+    if not isinstance(model, Classifier):
+        raise ConfigError("model.mean, std and normalize are for classifiers; this network takes images as they are")
+    for buffer, values in zip((model.normalize.mean, model.normalize.std), statistics, strict=True):
+        if len(values) not in (1, buffer.numel()):
+            raise CannotComplete(f"the normalisation of {what} has {len(values)} channels, the network's "
+                                 f"{buffer.numel()}")
+        numbers: Tensor = torch.tensor(values, dtype=buffer.dtype)
+        buffer.copy_(numbers.expand(buffer.numel()).reshape(buffer.shape))
+    log.info("inputs of %s are normalised by mean %s and deviation %s", what, *statistics)
+
+
+def _say_default(weights: str, model: nn.Module) -> None:
+    assert isinstance(model, Classifier)
+    mean, std = (sorted(set(buffer.flatten().tolist())) for buffer in (model.normalize.mean, model.normalize.std))
+    if (mean, std) == ([0.5], [0.25]):  # no statistics of data, so hardly those of published weights
+        _warn_once(f"{weights} does not say how its inputs were normalised; mean 0.5 and deviation 0.25 are taken: "
+                   "give mean and std, or normalize = \"imagenet\", \"cifar10\" or \"none\", if that is wrong")
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    log.warning(message)

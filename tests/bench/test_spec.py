@@ -184,8 +184,17 @@ def test_weights_are_hashed_and_compared(weights: Path) -> None:
 def test_other_files_are_refused_as_weights(tmp_path: Path) -> None:
     path = tmp_path / "model.pkl"
     path.write_bytes(b"anything")
-    with pytest.raises(ConfigError, match=r"expected a \.safetensors file, or one of \.pt"):
+    with pytest.raises(CannotComplete, match=r"expected safetensors, or what torch\.save writes"):
         spec(model={"name": "small_cnn", "weights": str(path)})
+
+
+def test_keys_about_weights_change_the_key_only_where_they_are_given(weights: Path) -> None:
+    model = {"name": "small_cnn", "weights": str(weights)}
+    assert spec(model=model).model.keys() == {"name", "width", "weights", "sha256"}
+    assert key(model=model | {"head": "given", "mean": []}) == key(model=model)
+    for more in ({"head": "new"}, {"mean": 0.5, "std": [1.0]}, {"normalize": "none"}, {"weights_key": "net"}):
+        assert key(model=model | more) != key(model=model)
+        assert spec(model=spec(model=model | more).model) == spec(model=model | more)
 
 
 @pytest.mark.parametrize("defense", ["abl", "spectral_signatures"])

@@ -1,4 +1,4 @@
-"""What is to be run, in full: every method with all its parameters, so that a key means one result."""
+"""Specifications: every method of a run with all its parameters, so that a key means one result."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from sidedoor import registry
+from sidedoor import registry, zoo
 from sidedoor.attacks.base import Attack
 from sidedoor.backdoor.base import Access
 from sidedoor.bench.versions import versions
-from sidedoor.core.foreign_weights import FOREIGN
 from sidedoor.data.augment import augmentation
 from sidedoor.defenses.base import Defense
 from sidedoor.engine import Recipe
-from sidedoor.errors import CannotComplete, ConfigError, NotApplicable, unknown
+from sidedoor.errors import ConfigError, NotApplicable, unknown
 from sidedoor.method import Share, Whole, came_later, check, hints, lasting
 from sidedoor.tasks.task import Task
 
@@ -43,18 +42,18 @@ class Spec:
 
     Args:
         data: the data set.
-        model: the victim's network; the keys `weights` and `sha256` name a safetensors file to start from.
+        model: the victim's network; the key `weights` names a file to start from, further keys as `zoo.Weights`.
         attack: None: the model is trained clean.
         defense: None: the model is measured undefended.
         surrogate: the network that a data poisoner derives a trigger with; None: the victim's own.
         task: what the model is for.
         recipe: how the victim trains.
         seed: of all random streams, the defender's split aside.
-        defender_share: of each class of the training data, held by the defender and trained on by nobody else.
+        defender_share: of each class of the training data, held by the defender and used by no other party.
         defender_seed: of that split.
         train_samples, test_samples: keep so many, balanced over classes as the set is; 0 for all.
         references: clean models that a model audit is calibrated against.
-        assumed_rate: the share of poisoned rows that a data filter is told; 1.5 times as many are removed.
+        assumed_rate: the share of poisoned rows that a data filter assumes; 1.5 times as many are removed.
         augment: names of augmentations.
     """
 
@@ -190,29 +189,13 @@ def _full(kind: str, given: Any) -> Reference:
     given = dict(given) if isinstance(given, Mapping) else given
     extra: dict[str, Any] = {}
     if kind == "model" and isinstance(given, dict):
-        weights, expected = given.pop("weights", None), given.pop("sha256", None)
-        if weights is None and expected is not None:
-            raise ConfigError(f"model has a sha256 ({expected!r}) but no weights; expected both or only weights")
-        if weights is not None:
-            check("model.weights", weights, str | Path)
-            extra = {"weights": str(weights), "sha256": _checked(Path(weights), expected)}
+        given, weights = zoo.separate(given)
+        extra = weights.plain() if weights else {}
     full = registry.reference(kind, given) | extra
     # Bounds and goals are checked by the constructor; a task's classes are known only with the data.
     if kind in ("attack", "defense"):
         registry.make(kind, full)
     return full
-
-
-def _checked(path: Path, expected: str | None) -> str:
-    if not path.is_file():
-        raise CannotComplete(f"no weights at {path}")
-    if path.suffix not in (".safetensors", *FOREIGN):
-        raise ConfigError(f"weights {path} given; expected a .safetensors file, or one of {', '.join(FOREIGN)}, which "
-                          "are read without running code")
-    actual = hashlib.sha256(path.read_bytes()).hexdigest()
-    if expected is not None and expected != actual:
-        raise CannotComplete(f"{path} has the sha256 {actual}, the specification expects {expected}")
-    return actual
 
 
 def read(path: Path, settings: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +120,7 @@ def _restore(structure: Any, tensors: dict[str, Tensor]) -> Any:
     return value
 
 
-def load_weights(module: torch.nn.Module, state: dict[str, Tensor], what: str) -> None:
+def load_weights(module: torch.nn.Module, state: Mapping[str, Tensor], what: str) -> None:
     """Load a state dict, naming what does not fit.
 
     Raises:
@@ -129,4 +129,16 @@ def load_weights(module: torch.nn.Module, state: dict[str, Tensor], what: str) -
     try:
         module.load_state_dict(state)
     except RuntimeError as error:
-        raise CannotComplete(f"{what} does not fit the network: {error}") from error
+        found = differing(module.state_dict(), state) or str(error).partition("\n")[0]
+        raise CannotComplete(f"{what} does not fit the network: {found}") from error
+
+
+def differing(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
+    """In one line, the first tensors that differ by name or shape, and the names that are given; empty if none do."""
+    shapes = [f"{name!r} has the shape {tuple(given[name].shape)}, expected {tuple(tensor.shape)}"
+              for name, tensor in expected.items() if name in given and tensor.shape != given[name].shape]
+    missing = [f"{name!r} is missing" for name in expected if name not in given]
+    more = [f"{name[:80]!r} is unknown" for name in given if name not in expected]
+    first = [found[0] for found in (missing, more, shapes) if found]
+    names = ", ".join(repr(name[:80]) for name in list(given)[:4]) + (", ..." if len(given) > 4 else "")
+    return f"{'; '.join(first)}; it has {len(given)} tensors: {names}" if first else ""
