@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,10 +22,11 @@ from sidedoor.backdoor.dataset import PoisonedDataset
 from sidedoor.bench.case import load, train_or_load
 from sidedoor.bench.machine import Machine
 from sidedoor.bench.record import Record
-from sidedoor.bench.spec import cells, read
+from sidedoor.bench.spec import Spec, cells, read
 from sidedoor.bench.store import Store
 from sidedoor.cli.main import main
 from sidedoor.data.root import Where
+from sidedoor.engine import Recipe
 
 SPEC = """
 data = { name = "toy", train = 600, test = 80 }
@@ -91,9 +93,10 @@ def python(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
                           env=os.environ | {"OMP_NUM_THREADS": "1"} | more)
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["list"], ["list", "attacks", "--json"], ["run", "--help"]],
-                         ids=" ".join)
-def test_help_and_list_do_not_import_torch(arguments: list[str]) -> None:
+@pytest.mark.parametrize("arguments", [
+    ["--help"], ["-h"], ["--version"], ["list"], ["list", "attacks", "--json"], ["list", "--markdown"],
+    ["show", "recipe"], ["schema"], ["run", "-h"], ["study", "pairs", "-h"]], ids=" ".join)
+def test_what_says_what_there_is_does_not_import_torch(arguments: list[str]) -> None:
     code = f"""
 import sys
 from sidedoor.cli.main import main
@@ -111,7 +114,7 @@ except SystemExit as stop:
 def test_without_arguments_the_commands_are_listed(cli: Cli) -> None:
     said = cli("--help")
     assert said.code == 0
-    for command in ("list", "show", "run", "sweep", "report", "poison", "doctor", "clean"):
+    for command in ("list", "show", "schema", "run", "sweep", "report", "poison", "doctor", "clean", "stego", "study"):
         assert f"\n  {command} " in said.out
     bare = cli()
     assert (bare.code, "Usage" in bare.out + bare.err) == (4, True)
@@ -126,13 +129,21 @@ def test_list_names_everything_that_is_registered(cli: Cli) -> None:
     assert len(lines) == len(entries)
     assert all(line.startswith(e["kind"]) and f" {e['name']} " in line and line.endswith(e["summary"])
                for line, e in zip(lines, entries, strict=True))
+    badnets = next(e for e in entries if e["name"] == "badnets")
+    assert (badnets["access"], badnets["tasks"], badnets["room"]) == ("data", ["classification"], "attacks.poisoning")
 
 
-@pytest.mark.parametrize("kind", registry.KINDS)
-def test_list_takes_a_kind_in_singular_and_plural(cli: Cli, kind: str) -> None:
-    one, many = (json.loads(cli("list", k, "--json").out) for k in (kind, f"{kind}s"))
-    assert one == many
-    assert {e["kind"] for e in one} == {kind}
+@pytest.mark.parametrize("kind", registry.KINDS, ids=lambda k: k.name)
+def test_list_takes_a_kind_by_each_of_its_names(cli: Cli, kind: registry.Kind) -> None:
+    said = [json.loads(cli("list", name, "--json").out) for name in kind.names]
+    assert all(entries == said[0] for entries in said)
+    assert {e["kind"] for e in said[0]} == {kind.name}
+
+
+def test_a_former_name_of_a_kind_is_another_name_for_it(cli: Cli) -> None:
+    for former, kind in (("design", "trigger_design"), ("operators", "forward_operator"),
+                         ("detectors", "object_detector")):
+        assert {e["kind"] for e in json.loads(cli("list", former, "--json").out)} == {kind}
 
 
 @pytest.mark.parametrize("name", [e.name for e in registry.entries()])
@@ -155,12 +166,83 @@ def test_show_says_what_matters_of_an_attack_and_a_defence(cli: Cli) -> None:
     assert "arXiv:1708.06733" in badnets
     assert "the attacker changes training data; the victim trains" in badnets
     assert "rate = 0.1  (float, between 0 and 1)" in badnets
-    assert "defender's small clean split" in " ".join(cli("show", "fine_pruning").out.split())
+    assert "rate" in registry.load("attack", "badnets").origins
+    assert f"      default: {registry.load('attack', 'badnets').origins['rate']}\n" in badnets
+    said = " ".join(cli("show", "fine_pruning").out.split())
+    assert "a defence (repair) that removes a backdoor from a model; it is given the model, labelled clean images" in said
+
+
+def test_show_documents_every_key_of_a_specification(cli: Cli) -> None:
+    for name, cls in (("spec", Spec), ("recipe", Recipe)):
+        said = cli("show", name)
+        assert (said.code, said.err) == (0, "")
+        page = json.loads(cli("show", name, "--json").out)
+        assert page["parameters"].keys() - {"defenses", "grid"} == {f.name for f in fields(cls)}
+        assert all(parameter["meaning"] for parameter in page["parameters"].values())
+    assert "  seed = 0  (int)\n" in cli("show", "spec").out
+    assert "  data  (name or table with a name, required)\n" in cli("show", "spec").out
+    assert "  defender_share = 0.05  (float, between 0 and 1)\n" in cli("show", "spec").out
+    assert "  schedule = 'one_cycle'  (one of 'cosine', 'one_cycle', 'step', 'constant')\n" in cli("show", "recipe").out
+
+
+def test_show_says_which_layouts_a_data_set_reads(cli: Cli) -> None:
+    said = cli("show", "folder").out
+    assert "`DIR/train` and `DIR/test`" in said
+    assert "path: the folder" in said
+    assert cli("show", "cifar10").out.count("Paper:") == 1
+
+
+def test_a_method_is_shown_by_the_name_it_had(cli: Cli) -> None:
+    assert cli("show", "latent").out == cli("show", "subnet_replacement").out
+
+
+def test_the_version_is_that_of_the_package(cli: Cli) -> None:
+    assert cli("--version") == (0, f"sidedoor {importlib.metadata.version('sidedoor')}\n", "")
+
+
+@pytest.mark.parametrize("command", [[], ["run"], ["list"], ["stego"], ["stego", "hide"], ["study", "rates"]], ids=str)
+def test_h_is_help_everywhere(cli: Cli, command: list[str]) -> None:
+    short = cli(*command, "-h")
+    assert short.code == 0
+    assert short == cli(*command, "--help")
+
+
+def test_the_shell_completes_commands_and_names() -> None:
+    def completed(words: str) -> list[str]:
+        done = python("-m", "sidedoor", _SIDEDOOR_COMPLETE="complete_bash", COMP_WORDS=words,
+                      COMP_CWORD=str(words.count(" ")))
+        return done.stdout.split()
+
+    assert completed("sidedoor rep") == ["report"]
+    assert completed("sidedoor show badn") == ["badnets"]
+    assert completed("sidedoor show rec") == [e.name for e in registry.entries() if e.name.startswith("rec")] + \
+        ["recipe"]
+    assert completed("sidedoor list trigger") == ["trigger", "trigger_design"]
+
+
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_quiet_says_nothing_but_errors_and_verbose_where_an_error_came_from(cli: Cli, spec: Path, tmp_path: Path,
+                                                                            place: str) -> None:
+    def said(option: list[str], *more: object) -> Said:
+        command = ("sweep", spec, "--out", tmp_path / "out", "--device", "cpu", "--workers", "0", "--set",
+                   "grid.seed=[0]", "--set", "attack=none" if more else "defenses=[]", "--set", "recipe.epochs=1")
+        return cli(*option, *command) if place == "before" else cli(*command, *option)
+
+    loud = said([])
+    assert "runs" in loud.err or "table" in loud.err
+    assert said(["-q"]) == (loud.code, loud.out, "")
+    wrong = said(["-q"], "wrong")
+    assert wrong.code == 4
+    assert wrong.err.startswith("sidedoor: unknown attack 'none'")
+    traced = said(["-v"], "wrong")
+    assert "Traceback" in traced.err
+    assert "Traceback" not in said([], "wrong").err
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
     (["show", "badnet"], "did you mean badnets"), (["list", "atacks"], "did you mean attack"),
     (["lst"], "lst"), (["run"], "SPEC.toml"), (["run", "{spec}", "--devices", "0"], "devices"),
+    (["run", "{spec}", "--device", "cuda:1", "--devices", "2", "--out", "{out}"], "expected 'cuda'"),
     (["run", "{spec}", "--set", "attack.rat=1"], "did you mean rate"), (["run", "/no/such.toml"], "cannot read"),
     (["run", "{spec}", "--set", "seed"], "expected KEY=VALUE"), (["run", "{spec}", "--out", "{spec}"], "is a file"),
     (["sweep", "{spec}"], "[grid]"), (["sweep", "{spec}", "--workers", "-1"], "workers"),
@@ -191,6 +273,8 @@ def test_what_cannot_be_meant_exits_with_4(cli: Cli, spec: Path, tmp_path: Path,
     (["run", "{spec}", "--out", "{spec}/below"], "Not a directory"),
     (["report", "{tmp}"], "run `sidedoor run` or `sweep` first"), (["clean", "{tmp}/none"], "no folder"),
     (["run", "{spec}", "--out", "{out}", "--device", "abacus"], "cannot compute on 1 × abacus"),
+    (["run", "{spec}", "--out", "{out}", "--device", "cuda:77"], "cannot compute on 1 × cuda:77"),
+    (["run", "{spec}", "--out", "{out}", "--device", "cuda:x"], "`sidedoor doctor` lists devices"),
 ], ids=str)
 def test_what_is_missing_exits_with_2_and_says_what_to_do(cli: Cli, spec: Path, tmp_path: Path, arguments: list[str],
                                                           message: str) -> None:
@@ -300,11 +384,15 @@ def test_doctor_says_what_the_machine_has(cli: Cli, tmp_path: Path) -> None:
     assert "cores" in found["devices"]["cpu"]
     assert found["data"]["root"] == str(tmp_path)
     assert found["data"]["toy"] == "1000 + 500 images (3, 16, 16), 4 classes"
+    assert found["data"].keys() == {"root"} | {e.name for e in registry.entries() if e.kind == "data"} - {
+        "folder", "npz", "yolo"}
     assert found["data"]["cifar10"].startswith("not found")
     assert found["optional"].keys() >= {"timm", "pyarrow", "lpips"}
     text = cli("doctor")
     assert text.code == 0
-    assert "needs a data root" in text.out
+    assert {line.split()[0] for line in text.out.splitlines() if line.endswith("needs a data root")} == {
+        "cifar10", "cifar100", "fashion_mnist", "gtsrb", "kmnist", "mnist", "patches", "tiny_imagenet"}
+    assert "  scenes             1000 + 300 images" in text.out
 
 
 def poisoned(spec: Path, tmp_path: Path) -> PoisonedDataset:

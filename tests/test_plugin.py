@@ -167,5 +167,5 @@ def test_it_runs(site: Path, tmp_path: Path) -> None:
     assert record["status"] == "done"
     assert record["spec"]["attack"] == {"name": "white_frame", "goal": {"name": "all_to_one", "target_class": 0},
                                         "rate": 0.2, "width": 3}
-    assert record["sibling"]["clean"] > 0.9
+    assert record["clean_means"]["clean"] > 0.9
     assert record["attack"] > 0.9

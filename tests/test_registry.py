@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import subprocess
@@ -14,7 +15,9 @@ from typing import Any
 import pytest
 
 from sidedoor import registry
+from sidedoor.attacks.poisoning import badnets
 from sidedoor.attacks.poisoning.badnets import BadNets
+from sidedoor.bench.spec import Spec
 from sidedoor.errors import ConfigError
 from sidedoor.goals.all_to_one import AllToOne
 from sidedoor.goals.multi_target import MultiTarget
@@ -44,7 +47,7 @@ def test_names_are_unique_across_kinds_and_sorted_within_one() -> None:
 def test_an_entry_says_what_its_docstring_says() -> None:
     entry = registry.find("badnets")
     assert (entry.kind, entry.origin, entry.target) == ("attack", "sidedoor", BADNETS)
-    assert entry.summary == "A small patch in a corner, on mislabelled samples."
+    assert entry.summary == inspect.getdoc(badnets).split("\n\n")[0].replace("\n", " ")  # type: ignore[union-attr]
     assert entry.paper.startswith("Gu, Dolan-Gavitt, Garg,")
     assert entry.paper.endswith("arXiv:1708.06733.")
 
@@ -99,6 +102,57 @@ def test_a_name_of_another_kind_is_told_apart() -> None:
         registry.find("badnets", "defense")
     with pytest.raises(ConfigError, match=r"unknown kind 'atack'; did you mean attack"):
         registry.find("badnets", "atack")
+
+
+def test_what_source_says_is_what_the_class_says() -> None:
+    """Access, stage and tasks are read from source; the classes themselves are the truth."""
+    tasks = {e.name: registry.load("task", e.name) for e in registry.entries() if e.kind == "task"}
+    for entry in registry.entries():
+        if entry.kind in ("attack", "defense"):
+            loaded = registry.load(entry.kind, entry.name)
+            assert set(entry.tasks) == {n for n, task in tasks.items() if issubclass(task, loaded.tasks)}, entry
+            assert entry.access == loaded.access.value if entry.kind == "attack" else \
+                entry.stage == loaded.stage.name, entry
+        elif entry.kind == "goal":
+            output = registry.load("goal", entry.name).output
+            assert set(entry.tasks) == {n for n, task in tasks.items() if task.output == output}, entry
+        elif entry.kind == "model":
+            taken = registry.leading("model", entry.name)
+            assert set(entry.tasks) == {n for n, task in tasks.items()
+                                        if {"labels": "classes", "image": "scale"}[task.output] in taken}, entry
+
+
+def test_kinds_have_names_of_their_own() -> None:
+    names = [name for kind in registry.KINDS for name in kind.names]
+    assert len(set(names)) == len(names)
+    assert {"detector", "design", "operator"} <= set(names)
+
+
+def test_former_names_of_kinds_are_accepted() -> None:
+    for former, kind, name in (("design", "trigger_design", "uap"), ("operator", "forward_operator", "identity"),
+                               ("detector", "object_detector", "tiny_yolo")):
+        assert registry.find(name, former) == registry.find(name, kind)
+        assert registry.find(name).kind == kind
+        assert registry.load(former, name) is registry.load(kind, name)
+        assert registry.reference(former, name) == registry.reference(kind, name)
+
+
+def test_a_former_name_of_a_method_means_the_method_and_is_written_no_more() -> None:
+    assert registry.find("latent") == registry.find("subnet_replacement")
+    full = registry.reference("attack", {"name": "latent", "width": 2})
+    assert full["name"] == "subnet_replacement"
+    assert registry.plain(registry.make("attack", {"name": "latent", "width": 2})) == full
+    assert "latent" not in [entry.name for entry in registry.entries()]
+    with pytest.raises(ConfigError, match="'latent' is of the kind attack, not goal"):
+        registry.find("latent", "goal")
+
+
+def test_keys_outlive_a_new_name() -> None:
+    """Hexadecimal digits as they were when subnet_replacement was called latent."""
+    for given in ("latent", "subnet_replacement"):
+        assert Spec(data="digits", model="small_cnn", attack=given).key("f") == "030bafadcaea675c"
+        assert Spec(data="digits", model="small_cnn", attack={"name": given, "width": 2},
+                    defense="fine_tuning").key("f") == "f6b016d44aa564e1"
 
 
 # references
@@ -239,8 +293,79 @@ def test_an_installed_plug_in_is_listed_loaded_and_made(tmp_path: Path) -> None:
                   "print(made, registry.name_of(made)); print(registry.plain(made) == "
                   "registry.reference('attack', {'name': 'dummy_attack', 'rate': 0.5}))\n", site)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == ["side-dummy | plug-in of side-dummy", "False",
+    assert done.stdout.splitlines() == ["side-dummy | A dummy.", "False",
                                         "Dummy(goal=AllToOne(target_class=0), rate=0.5) dummy_attack", "True"]
+
+
+OPERATOR = '''"""Several things.
+
+Paper: A. Nobody, "Halves", 2020.
+"""
+from dataclasses import dataclass
+from sidedoor.forward_operators.base import Operator
+from sidedoor.trigger_designs.base import Design
+
+@dataclass(frozen=True)
+class Half(Operator):
+    """Measure half of it.
+
+    And no more.
+    """
+    def measure(self, x): ...
+    def adjoint(self, y, size): ...
+
+@dataclass(frozen=True)
+class Drawn(Design):
+    """Draw it by hand."""
+    def make(self, setting): ...
+
+def boxes(classes, shape, width: int = 3):
+    """Find boxes."""
+'''
+
+
+@pytest.mark.parametrize("groups", [("operator", "design", "detector"),
+                                    ("forward_operator", "trigger_design", "object_detector")])
+def test_an_entry_point_of_a_former_group_is_found_too(tmp_path: Path, groups: tuple[str, ...]) -> None:
+    points = "".join(f"[sidedoor.{group}]\n{name} = side_old:{target}\n" for group, name, target in zip(
+        groups, ("half", "drawn", "boxes"), ("Half", "Drawn", "boxes"), strict=True))
+    site = install(tmp_path, "side-old", points, OPERATOR)
+    done = script("from sidedoor import registry\n"
+                  "for kind, name in (('forward_operator', 'half'), ('trigger_design', 'drawn'), "
+                  "('object_detector', 'boxes')):\n"
+                  "    entry = registry.find(name, kind); print(entry.kind, '|', entry.summary, '|', entry.paper)\n"
+                  "    print(registry.load(kind, name).__name__, list(registry.parameters(kind, name)))\n", site)
+    assert done.returncode == 0, done.stderr
+    paper = 'A. Nobody, "Halves", 2020.'
+    assert done.stdout.splitlines() == [
+        f"forward_operator | Measure half of it. | {paper}", "Half []",
+        f"trigger_design | Draw it by hand. | {paper}", "Drawn []",
+        f"object_detector | Find boxes. | {paper}", "boxes ['width']"]
+
+
+def test_a_plug_in_without_source_is_listed_by_its_package(tmp_path: Path) -> None:
+    site = install(tmp_path, "side-dark", "[sidedoor.attack]\ndark = side_nowhere.deep:Dummy\n")
+    done = script("from sidedoor import registry; print(registry.find('dark').summary)", site)
+    assert (done.returncode, done.stdout) == (0, "plug-in of side-dark\n"), done.stderr
+
+
+def test_listing_a_plug_in_in_a_package_does_not_run_the_package(tmp_path: Path) -> None:
+    site = install(tmp_path, "side-deep", "[sidedoor.attack]\ndeep_dummy = side_pack.inner.one:Dummy\n")
+    (site / "side_pack" / "inner").mkdir(parents=True)
+    for folder in (site / "side_pack", site / "side_pack" / "inner"):
+        (folder / "__init__.py").write_text("raise RuntimeError('was run')\n")
+    (site / "side_pack" / "inner" / "one.py").write_text(PLUGIN)
+    done = script("from sidedoor import registry; entry = registry.find('deep_dummy')\n"
+                  "print(entry.summary, entry.access, entry.tasks, entry.room)", site)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "A dummy. data ('classification',) attacks\n"
+
+
+def test_a_plug_in_may_not_take_a_former_name(tmp_path: Path) -> None:
+    site = install(tmp_path, "side-dummy", "[sidedoor.attack]\nlatent = side_dummy:Dummy\n")
+    done = script("from sidedoor import registry; registry.entries()", site)
+    assert done.returncode == 1
+    assert "the name 'latent' is taken twice" in done.stderr
 
 
 @pytest.mark.parametrize("group", ["sidedoor.attack", "sidedoor.goal"])

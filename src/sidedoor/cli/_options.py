@@ -42,7 +42,7 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 (the second G
 SpecFile = Annotated[Path, typer.Argument(help="A specification in TOML.", metavar="SPEC.toml")]
 Results = Annotated[Path, typer.Argument(help="A folder of results.", metavar="DIR")]
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", callback=_louder, is_eager=True,
-                                       help="Say more on stderr.")]
+                                       help="Say on stderr where an error came from.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", callback=_quieter, is_eager=True,
                                      help="Say errors only on stderr, and show no progress.")]
 

@@ -35,7 +35,7 @@ def markdown(entries: Iterable[Entry]) -> str:
     for entry in entries:
         rooms.setdefault(_place(entry), []).append(entry)
     rows = [f"| {_title(found[0])} | {', '.join(map(_cited, found))} |" for _, found in sorted(rooms.items())]
-    return "\n".join(["| | names |", "|---|---|", *rows])
+    return "\n".join(["| kind | names and papers |", "|---|---|", *rows])
 
 
 def _place(entry: Entry) -> tuple[int, int, str]:

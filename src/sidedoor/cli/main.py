@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import traceback
 from typing import Annotated, Any
 
 import typer
@@ -65,7 +66,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _code(arguments: list[str] | None) -> int:
     try:
-        outcome = app(arguments, standalone_mode=False)
+        outcome = app(arguments, prog_name="sidedoor", standalone_mode=False)
         return outcome if isinstance(outcome, int) else 0
     except typer.Exit as stop:
         return int(stop.exit_code)
@@ -75,7 +76,8 @@ def _code(arguments: list[str] | None) -> int:
         error.show()
         return 4
     except SidedoorError as error:
-        log.debug("where it came from", exc_info=True)
+        if log.isEnabledFor(logging.DEBUG):
+            traceback.print_exc()
         typer.echo(f"sidedoor: {error}", err=True)
         return error.exit_code
     except OSError as error:
