@@ -2,19 +2,24 @@
 
 PNG, JPEG, BMP, PPM (with PBM and PGM) and WEBP are read, by their content and not their suffix. Pixels are taken
 as stored: EXIF orientation is not applied, embedded colour profiles are not, transparency is dropped, and of an
-animation the first frame counts. Images of more than 8 bits a channel are refused rather than clipped.
+animation the first frame counts. Images of more than 8 bits a channel are refused rather than clipped, and so are
+those that hold fewer pixels than their header says, which decoders fill up with black or grey.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+import re
+import threading
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +27,7 @@ from jaxtyping import Int, UInt8
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from sidedoor.core import opening
 from sidedoor.data.base import MEMORY_LIMIT, ArrayDataset, Dataset, storage
 from sidedoor.errors import CannotComplete, ConfigError, SidedoorError
 
@@ -30,14 +36,27 @@ A = TypeVar("A")
 B = TypeVar("B")
 
 FORMATS = ("PNG", "JPEG", "BMP", "PPM", "WEBP")
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".bmp", ".ppm", ".pgm", ".pbm", ".pnm", ".webp",
-                      ".gif", ".tif", ".tiff", ".heic", ".avif", ".jp2"})
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".ppm", ".pgm", ".pbm", ".pnm",
+                      ".webp", ".gif", ".tif", ".tiff", ".heic", ".avif", ".jp2"})
 """Suffixes of image files. Files of a format that is not read are reported as refused rather than ignored."""
+
+JUNK = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"})
+"""Folders that systems put beside what people keep."""
 
 GREY_MODES = frozenset({"1", "L", "LA"})
 COLOUR_MODES = frozenset({"P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
 PIXEL_LIMIT = 40_000_000
 """The most pixels of an image that is decoded."""
+SIDE_LIMIT = 65_535
+"""The most pixels of a side: decoders keep something for each row, however short."""
+BYTE_LIMIT = 2**28
+"""The most bytes of an image file."""
+SCAN_LIMIT = 200
+"""The most passes of a progressive JPEG, each of which takes time for the whole image."""
+LARGE = 2**22
+"""Pixels above which images are decoded one at a time."""
+_DEFLATE = 1032
+"""The most bytes that deflate makes of one."""
 
 WORKERS = min(8, os.cpu_count() or 1)
 
@@ -54,22 +73,130 @@ class Header(NamedTuple):
     width: int
 
 
+_LARGE = threading.Lock()
+
+
 @contextmanager
-def _opened(file: Path, limit: int) -> Iterator[Image.Image]:
-    """The image in a file, its pixels not yet decoded; whatever goes wrong inside the block is `Unreadable`."""
+def _opened(file: Path, limit: int, *, whole: bool) -> Iterator[tuple[Image.Image, BinaryIO]]:
+    """The image in a file, its pixels not yet decoded, and its bytes, all of them in memory if it is read whole.
+
+    Whatever goes wrong inside the block is `Unreadable`.
+    """
     try:
-        with Image.open(file, formats=FORMATS) as image:
-            if image.width * image.height > limit:
-                raise Unreadable(f"{image.width}×{image.height} pixels; at most {limit / 1e6:g} million are decoded")
-            if image.mode not in GREY_MODES | COLOUR_MODES:
-                raise Unreadable(f"pixels of mode {image.mode}; expected 8 bits a channel")
-            yield image
+        with ExitStack() as stack:
+            stream: BinaryIO = io.BytesIO(opening.read(file, BYTE_LIMIT)) if whole else \
+                stack.enter_context(opening.opened(file, BYTE_LIMIT))
+            image = stack.enter_context(Image.open(stream, formats=FORMATS))
+            _check_header(image, limit)
+            if whole and image.width * image.height > LARGE:
+                stack.enter_context(_LARGE)
+            yield image, stream
     except Unreadable:
         raise
     except UnidentifiedImageError as error:
         raise Unreadable(f"not a {', '.join(FORMATS)} image") from error
+    except opening.Unopenable as error:
+        raise Unreadable(str(error)) from error
     except Exception as error:  # a decoder that is fed a damaged file can raise anything
         raise Unreadable(f"{type(error).__name__}: {error}") from error
+
+
+def _check_header(image: Image.Image, limit: int) -> None:
+    if image.width * image.height > limit:
+        raise Unreadable(f"{image.width}×{image.height} pixels; at most {limit / 1e6:g} million are decoded")
+    if max(image.size) > SIDE_LIMIT:
+        raise Unreadable(f"{image.width}×{image.height} pixels; a side has at most {SIDE_LIMIT:,}")
+    if image.mode not in GREY_MODES | COLOUR_MODES:
+        raise Unreadable(f"pixels of mode {image.mode}; expected 8 bits a channel")
+    if _deep(image):
+        raise Unreadable("more than 8 bits a channel; convert it to 8 bits")
+    if image.mode in ("P", "PA") and image.palette is None:
+        raise Unreadable("its pixels are numbers of a palette, which it does not have")
+
+
+def _deep(image: Image.Image) -> bool:
+    """Whether the file has more than 8 bits a channel, of which a decoder would keep 8."""
+    for tile in getattr(image, "tile", ()):
+        given = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
+        if any(isinstance(a, str) and ";16" in a for a in given) or (tile[0].startswith("ppm") and given[-1] > 255):
+            return True
+    return False
+
+
+def _load(image: Image.Image, stream: BinaryIO) -> None:
+    """Decode the pixels, and make sure that the file has all of them."""
+    data = stream.getbuffer() if isinstance(stream, io.BytesIO) else memoryview(stream.read())
+    if image.format == "PNG":
+        expected = _png_bytes(data)
+        if expected > _DEFLATE * len(data):
+            raise Unreadable(_TOO_FEW)
+        image.load()
+        if (data[28] or not np.asarray(image)[-1].any()) and not _inflates(data, expected):
+            raise Unreadable(_TOO_FEW)
+    elif image.format in ("JPEG", "MPO"):
+        if len(re.findall(b"\xff\xda", data)) > SCAN_LIMIT:
+            raise Unreadable(f"more than {SCAN_LIMIT} passes over its pixels")
+        image.load()
+        if image.format == "JPEG" and _filled_up(image, bytes(data)):
+            raise Unreadable(_TOO_FEW)
+    else:
+        image.load()
+
+
+_NOISE = bytes(range(1, 251)) * 4
+_MORE = _NOISE + b"".join(bytes([0xFF, 0xD0 + k % 8]) + _NOISE for k in range(16))
+"""What would be more pixels of a JPEG, also of one that is cut into parts by restart markers."""
+_TOO_FEW = "fewer pixels than its header says"
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+"""Of the colour types of PNG."""
+_PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+"""(first column, first row, columns between, rows between) of an interlaced PNG."""
+
+
+def _png_bytes(data: memoryview) -> int:
+    """How many bytes the pixels of a PNG are before compression, each row with its filter."""
+    if bytes(data[12:16]) != b"IHDR":
+        raise Unreadable("its header does not come first")
+    width, height = (int.from_bytes(data[k : k + 4], "big") for k in (16, 20))
+    bits = data[24] * _CHANNELS.get(data[25], 4)
+    total = 0
+    for left, top, across, down in _PASSES if data[28] else ((0, 0, 1, 1),):
+        columns, rows = -(-(width - left) // across), -(-(height - top) // down)
+        total += rows * (1 + -(-columns * bits // 8)) if columns > 0 and rows > 0 else 0
+    return total
+
+
+def _inflates(data: memoryview, expected: int) -> bool:
+    """Whether the compressed data of a PNG give as many bytes."""
+    inflater, found = zlib.decompressobj(), 0
+    for part in _png_parts(data):
+        rest: bytes | memoryview = part
+        while rest and not inflater.eof and found < expected:
+            found += len(inflater.decompress(rest, opening.CHUNK))
+            rest = inflater.unconsumed_tail
+    return found >= expected
+
+
+def _png_parts(data: memoryview) -> Iterator[memoryview]:
+    at = 8
+    while at + 8 <= len(data):
+        length = int.from_bytes(data[at : at + 4], "big")
+        if bytes(data[at + 4 : at + 8]) == b"IDAT":
+            yield data[at + 8 : at + 8 + length]
+        at += 12 + length
+
+
+def _filled_up(image: Image.Image, data: bytes) -> bool:
+    """Whether a JPEG ends before its last pixels: what stands behind its end would then become pixels.
+
+    A decoder fills up with blocks of one colour, so a file whose last block has several is whole.
+    """
+    pixels = np.asarray(image)
+    if len(np.unique(pixels[-1, -8:].reshape(min(8, image.width), -1), axis=0)) > 1:
+        return False
+    end = data.rfind(b"\xff\xd9")
+    with Image.open(io.BytesIO(data[:end] + _MORE + data[end:]), formats=("JPEG",)) as longer:
+        return not np.array_equal(np.asarray(longer), pixels)
 
 
 def inspect(file: Path, limit: int = PIXEL_LIMIT, *, whole: bool = False) -> Header:
@@ -78,9 +205,9 @@ def inspect(file: Path, limit: int = PIXEL_LIMIT, *, whole: bool = False) -> Hea
     Raises:
         Unreadable: the file is missing, damaged, too large or of a format that is not read.
     """
-    with _opened(file, limit) as image:
+    with _opened(file, limit, whole=whole) as (image, stream):
         if whole:
-            image.load()
+            _load(image, stream)
         return Header(1 if image.mode in GREY_MODES else 3, image.height, image.width)
 
 
@@ -96,12 +223,15 @@ def pixels(
     Raises:
         Unreadable: the file is missing, damaged, too large or of a format that is not read.
     """
-    with _opened(file, limit) as image:
+    with _opened(file, limit, whole=True) as (image, stream):
+        _load(image, stream)
         # Pillow warns when the transparency of a palette is lost in one step.
         plain = image.convert("RGBA") if image.mode in ("P", "PA") else image
-        plain = plain.convert("L" if channels == 1 else "RGB")
+        wanted = "L" if channels == 1 else "RGB"
+        plain = plain if plain.mode == wanted else plain.convert(wanted)
         height, width = size or (image.height, image.width)
-        array = np.array(plain.resize((width, height), Image.Resampling.BILINEAR))
+        plain = plain if plain.size == (width, height) else plain.resize((width, height), Image.Resampling.BILINEAR)
+        array = np.array(plain)
     return array[None] if channels == 1 else np.ascontiguousarray(array.transpose(2, 0, 1))
 
 
@@ -124,7 +254,9 @@ class Frame(NamedTuple):
         sizes = {(header.height, header.width) for header in headers}
         if len(sizes) == 1:
             return channels, *sizes.pop()
-        log.warning("the images have %d different sizes and are resized to 32×32; give a size to choose", len(sizes))
+        least, most = (f"{height}×{width}" for height, width in (min(sizes), max(sizes)))
+        log.warning("the images have %d different sizes, from %s to %s pixels (height × width), and are resized to "
+                    "32×32; `size = PIXELS` chooses another size", len(sizes), least, most)
         return channels, 32, 32
 
 
@@ -176,6 +308,7 @@ class FolderDataset(Dataset):
         self._check_classes()
         self.shape = frame.shape([header for _, _, header in kept])
         self._fingerprint: str | None = None
+        self._hashed: dict[str, tuple[int, int, int]] = {}
 
     @property
     def quarantined(self) -> tuple[tuple[str, str], ...]:
@@ -199,8 +332,15 @@ class FolderDataset(Dataset):
         for name, label, size in zip(self.files, self.targets.tolist(), sizes, strict=True):
             digest.update(repr((name, label, size)).encode())
             if whole:
-                digest.update((self.folder / name).read_bytes())
+                digest.update(self._content(name))
         return digest.hexdigest()
+
+    def _content(self, name: str) -> bytes:
+        try:
+            self._hashed[name] = _state(self.folder / name)
+            return opening.read(self.folder / name, BYTE_LIMIT)
+        except OSError as error:
+            raise CannotComplete(f"{self.folder / name} cannot be read any more: {error}") from error
 
     def _scan(self, names: list[str]) -> list[Header | None]:
         """The header of each file, None for those that are quarantined."""
@@ -236,9 +376,13 @@ class FolderDataset(Dataset):
             if name in self._refused:
                 continue
             try:
-                return pixels(self.folder / name, self.shape[0], self.shape[1:], self.limits.pixels)
+                found = pixels(self.folder / name, self.shape[0], self.shape[1:], self.limits.pixels)
             except Unreadable as error:
                 self._refuse(name, error)
+                continue
+            if name in self._hashed and _state(self.folder / name) != self._hashed[name]:
+                raise CannotComplete(f"{self.folder / name} was changed while it was in use; run again")
+            return found
         raise CannotComplete(f"{self.folder}: no readable image is left in class "
                              f"{self.classes[int(self.targets[row])]!r}{self._reasons()}")
 
@@ -247,6 +391,12 @@ class FolderDataset(Dataset):
         members = torch.nonzero(self.targets == self.targets[row])[:, 0].tolist()
         after = members.index(row) + 1
         yield from (self.files[other] for other in members[after:] + members[:after])
+
+
+def _state(file: Path) -> tuple[int, int, int]:
+    """What changes when a file is written or replaced."""
+    found = file.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _length(file: Path) -> int:
@@ -269,21 +419,30 @@ def gather(data: Dataset, name: str, limit: int = MEMORY_LIMIT) -> ArrayDataset:
 def class_files(folder: Path, base: Path) -> dict[str, list[str]]:
     """The image files of each class folder as paths relative to `base`, all in the order of their names.
 
-    Names that start with a dot are skipped.
+    Classes whose names are all numbers come in the order of these. Names that start with a dot are skipped, and what
+    systems put beside (`JUNK`).
 
     Raises:
         ConfigError: no class folder, one without an image file, or a link to a folder or out of `folder`.
     """
     if folder.is_symlink():
         raise _link(folder, folder)
-    classes = {entry.name: [file[len(str(base)) + 1 :].replace(os.sep, "/") for file in _images(entry, folder)]
-               for entry in _entries(folder, folder) if entry.is_dir()}
+    found = {entry.name: entry for entry in _entries(folder, folder) if entry.is_dir()}
+    classes = {name: [file[len(str(base)) + 1 :].replace(os.sep, "/") for file in _images(found[name], folder)]
+               for name in in_order(found)}
     if not classes:
         raise ConfigError(f"{folder} has no class folders; expected one folder of images for each class")
     empty = [name for name, files in classes.items() if not files]
     if empty:
         raise ConfigError(f"{folder}: no image file in class {_some(empty)}; add images or remove the folder")
     return classes
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Names in their order; by number if all are numbers, so that 10 comes after 9."""
+    listed = sorted(names)
+    numbers = all(name.isascii() and name.isdigit() for name in listed)
+    return sorted(listed, key=lambda name: (int(name), len(name))) if numbers else listed
 
 
 def _images(folder: os.DirEntry[str], top: Path) -> list[str]:
@@ -304,7 +463,8 @@ def _images(folder: os.DirEntry[str], top: Path) -> list[str]:
 
 def _entries(folder: os.PathLike[str], top: Path) -> list[os.DirEntry[str]]:
     with os.scandir(folder) as found:
-        entries = sorted((entry for entry in found if not entry.name.startswith(".")), key=lambda entry: entry.name)
+        entries = sorted((entry for entry in found if not entry.name.startswith(".") and entry.name not in JUNK),
+                         key=lambda entry: entry.name)
     for entry in entries:
         if entry.is_symlink() and (entry.is_dir() or not Path(entry).resolve().is_relative_to(top.resolve())):
             raise _link(Path(entry), top)
