@@ -12,12 +12,12 @@ from torch.nn import functional
 from sidedoor.types import Images
 
 
-def resized(x: Images, size: tuple[int, ...]) -> Images:
+def resized(x: Images, size: tuple[int, ...]) -> Float[Tensor, "b c height width"]:
     """Images of another (height, width), bilinear without antialiasing."""
     return functional.interpolate(x, size=size, mode="bilinear", align_corners=False)
 
 
-def window(x: Images, corner: Int[Tensor, "b 2"], size: tuple[int, ...]) -> Images:
+def window(x: Images, corner: Int[Tensor, "b 2"], size: tuple[int, ...]) -> Float[Tensor, "b c height width"]:
     """From each image the window of a size whose top left pixel is at `corner`, (row, column)."""
     rows = corner[:, :1] + torch.arange(size[0], device=x.device)
     columns = corner[:, 1:] + torch.arange(size[1], device=x.device)
@@ -71,7 +71,7 @@ def warped(x: Images, theta: Float[Tensor, "b 2 3"]) -> Images:
     return functional.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
-def like(x: Images, shape: tuple[int, int, int]) -> Images:
+def like(x: Images, shape: tuple[int, int, int]) -> Float[Tensor, "b channels height width"]:
     """Grey or colour images of another (channels, height, width): resized with antialiasing, greyed or tripled."""
     if x.shape[1] != shape[0]:
         x = x.mean(1, keepdim=True).expand(-1, shape[0], -1, -1)

@@ -14,6 +14,7 @@ import math
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -63,7 +64,7 @@ class _RRDBNet(nn.Module):
         self.conv_hr = nn.Conv2d(width, width, 3, padding=1)
         self.conv_last = nn.Conv2d(width, channels, 3, padding=1)
 
-    def forward(self, x: Images) -> Images:
+    def forward(self, x: Images) -> Float[Tensor, "b c height width"]:
         first = self.conv_first(x)
         deep = first + self.conv_body(self.body(first))
         for conv in self.conv_up:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from sidedoor.errors import ConfigError
@@ -41,7 +42,7 @@ class _SRResNet(nn.Module):
         self.tail = nn.Sequential(*(layer for layers in up for layer in layers),
                                   nn.Conv2d(width, channels, 9, padding=4))
 
-    def forward(self, x: Images) -> Images:
+    def forward(self, x: Images) -> Float[Tensor, "b c height width"]:
         head = self.head(x)
         output: Tensor = self.tail(head + self.body(head))
         return output

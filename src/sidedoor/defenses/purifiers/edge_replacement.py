@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 import torch
-from torch import nn
+from jaxtyping import Bool
+from torch import Tensor, nn
 from torch.nn import functional
 
 from sidedoor.data.base import Dataset
@@ -66,7 +67,7 @@ class EdgeReplacement(Purifier):
         return Pen(self.operator, self.threshold / 255, self.width)
 
 
-def around(x: Images, hidden: Images) -> Images:
+def around(x: Images, hidden: Bool[Tensor, "b 1 h w"]) -> Images:
     """At each hidden pixel the mean of those within the smallest square about it that has any seen one; 0 if none has.
 
     Args:
