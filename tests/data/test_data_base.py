@@ -129,11 +129,11 @@ def test_what_cannot_be_split_is_refused() -> None:
 def test_wrap_reads_every_kind_of_image_to_the_same_pixels() -> None:
     array = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
     tensor = torch.from_numpy(array.transpose(2, 0, 1).copy())
-    kinds = [Image.fromarray(array), array, tensor, tensor.float() / 255]
+    kinds = [Image.fromarray(array), array, tensor, tensor.float() / 255, array / 255]
     data = wrap([(image, k % 2) for k, image in enumerate(kinds)])
     assert data.shape == (3, 2, 4)
-    assert all(torch.equal(row, tensor) for row in data.rows(torch.arange(4)))
-    assert data.targets.tolist() == [0, 1, 0, 1]
+    assert all(torch.equal(row, tensor) for row in data.rows(torch.arange(5)))
+    assert data.targets.tolist() == [0, 1, 0, 1, 0]
     assert data.classes == ("0", "1")
 
 
@@ -150,13 +150,52 @@ def test_wrap_reads_grey_images() -> None:
         ([], "empty data set"),
         ([(torch.full((3, 2, 2), 1.5), 0)], r"expected \[0, 1\]"),
         ([(torch.full((3, 2, 2), -0.5), 0)], "normalisation"),
-        ([(np.zeros((2, 2, 3), np.float32), 0)], "float32"),
+        ([(np.full((2, 2, 3), 255.0, np.float32), 0)], r"values from 255 to 255; expected \[0, 1\]"),
+        ([(np.full((2, 2, 3), np.nan), 0)], r"expected \[0, 1\]"),
+        ([(np.zeros((2, 2), np.uint16), 0)], "uint16"),
+        ([(Image.fromarray(np.zeros((2, 2), np.uint16)), 0)], "mode I;16, more than 8 bits"),
+        ([(Image.fromarray(np.zeros((2, 2), np.float32)), 0)], "mode F, more than 8 bits"),
+        ([(np.zeros((3, 8, 8), np.uint8), 0)], r"3×8 pixels with 8 channels; expected the axes"),
+        ([(np.zeros((2, 2), np.uint8), np.array([0, 1, 0]))], r"label of sample 0 is '\[0 1 0\]'.* take argmax"),
+        ([(np.zeros((2, 2), np.uint8), torch.tensor([0, 1]))], r"of one-hot labels, take argmax"),
+        ([(np.zeros((2, 2), np.uint8), "cat")], "'cat' of type str; expected the number of a class: number the"),
+        ([(np.zeros((2, 2), np.uint8), 0.5)], "label of sample 0 is '0.5'"),
+        ([(np.zeros((2, 2), np.uint8), 10**9)], "a label of 1000000000 given"),
+        ([{"image": np.zeros((2, 2), np.uint8), "label": 0}], "a table with the keys image, label"),
+        ([np.zeros((2, 2), np.uint8)], "of type ndarray; expected"),
         ([(np.zeros((2, 2), np.uint8), 0), (np.zeros((2, 3), np.uint8), 0)], "sample 1 has the shape"),
     ],
 )
 def test_wrap_says_what_is_wrong_with_a_sample(samples: list[tuple[object, int]], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         wrap(samples)
+
+
+def test_labels_of_one_number_are_taken() -> None:
+    labels = [1, np.int64(0), torch.tensor(1), torch.tensor([2]), np.array([0]), 1.0, np.array(2)]
+    assert wrap([(np.zeros((2, 2), np.uint8), y) for y in labels]).targets.tolist() == [1, 0, 1, 2, 0, 1, 2]
+
+
+def test_wrap_takes_names_from_what_a_subset_is_a_part_of() -> None:
+    class Named(list[tuple[np.ndarray, int]]):
+        classes = ("cat", "dog", "eel")
+
+    part = torch.utils.data.Subset(torch.utils.data.Subset(Named([(np.zeros((2, 2), np.uint8), 0)] * 3), [0, 1]), [1])
+    assert wrap(part).classes == ("cat", "dog", "eel")
+
+
+def test_a_data_set_is_one_of_pytorch() -> None:
+    data = Subset(numbered(), torch.tensor([7, 3, 5]))
+    image, label = data[1]
+    assert (image.shape, image.dtype, label) == ((3, 4, 5), torch.float32, 3)
+    assert image.unique().tolist() == pytest.approx([3 / 255])
+    assert data[-1][1] == 1
+    with pytest.raises(IndexError):
+        data[3]
+    assert [y for _, y in data] == [3, 3, 1]
+    (x, y), = torch.utils.data.DataLoader(data, batch_size=8)
+    assert torch.equal(x, data.fetch(torch.arange(3)).x)
+    assert y.tolist() == [3, 3, 1]
 
 
 def test_wrap_takes_names_from_the_data_set_and_reports_progress() -> None:

@@ -36,14 +36,26 @@ def save(path: Path, array: np.ndarray, form: str | None = None) -> Path:
     return path
 
 
+def png(width: int, height: int, body: bytes, depth: int = 8, colour: int = 0, extra: bytes = b"") -> bytes:
+    """A PNG of the given rows, each with its filter in front, whatever its header says."""
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + extra + chunk(b"IDAT", zlib.compress(body))
+            + chunk(b"IEND", b""))
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
 def png_of_size(width: int, height: int) -> bytes:
     """A PNG whose header promises many pixels and whose body has few bytes."""
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+    return png(width, height, bytes(1000))
 
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000)))
-            + chunk(b"IEND", b""))
+
+def taller(jpeg: bytes, height: int) -> bytes:
+    """A JPEG whose header says another height."""
+    at = max(jpeg.find(b"\xff\xc0"), jpeg.find(b"\xff\xc2"))
+    return jpeg[: at + 5] + struct.pack(">H", height) + jpeg[at + 7 :]
 
 
 @pytest.mark.parametrize("form", ["PNG", "BMP", "PPM"])
@@ -98,6 +110,49 @@ def test_16_bit_images_are_refused_rather_than_clipped(tmp_path: Path) -> None:
     save(tmp_path / "a.png", np.full((4, 4), 1000, np.uint16))
     with pytest.raises(Unreadable, match="8 bits a channel"):
         pixels(tmp_path / "a.png", 1)
+
+
+@pytest.mark.parametrize(("content", "reason"), [
+    (png(2, 2, bytes(14) * 2, 16, 2), "more than 8 bits"),
+    (b"P6 2 2 65535\n" + bytes(24), "more than 8 bits"),
+    (png(4, 2, bytes(10), 8, 3), "a palette, which it does not have"),
+    (png(4, 3, bytes(10)), "fewer pixels than its header says"),
+    (png(6000, 6000, bytes(10)), "fewer pixels than its header says"),
+    (png(1, 70_000, bytes(140_000)), "a side has at most 65,535"),
+])
+def test_images_that_would_be_misread_are_refused(content: bytes, reason: str, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(content)
+    with pytest.raises(Unreadable, match=reason):
+        pixels(tmp_path / "a", 3)
+
+
+def test_images_that_only_look_so_are_read(tmp_path: Path) -> None:
+    palette = chunk(b"PLTE", bytes(9))
+    for content in (png(4, 2, bytes(10)), png(4, 2, bytes(10), 8, 3, palette), b"P6 2 2 255\n" + bytes(12),
+                    b"P5 2 2 15\n" + bytes(4)):
+        (tmp_path / "a").write_bytes(content)
+        assert not pixels(tmp_path / "a", 1).any()
+
+
+@pytest.mark.parametrize("options", [{}, {"subsampling": 0}, {"progressive": True}, {"restart_marker_rows": 1}])
+def test_a_false_height_of_a_jpeg_is_found(options: dict[str, int], tmp_path: Path) -> None:
+    edge = np.full((32, 32, 3), 255, np.uint8)
+    edge[4:28, 4:28] = picture(0, 24, 24)
+    for image in (picture(1, 32, 32), edge, picture(2, 30, 30, channels=1)):
+        buffer = io.BytesIO()
+        Image.fromarray(image).save(buffer, "JPEG", **options)
+        (tmp_path / "a").write_bytes(buffer.getvalue())
+        assert pixels(tmp_path / "a", 3).shape == (3, *image.shape[:2])
+        for height in (41, 2000):
+            (tmp_path / "a").write_bytes(taller(buffer.getvalue(), height))
+            with pytest.raises(Unreadable, match="fewer pixels"):
+                pixels(tmp_path / "a", 3)
+
+
+def test_pipes_are_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(Unreadable, match="no regular file"):
+        pixels(tmp_path / "a.png", 3)
 
 
 def test_an_image_above_the_pixel_limit_is_not_decoded(tmp_path: Path) -> None:
@@ -191,6 +246,22 @@ def test_many_rows_come_in_the_order_asked_for(tmp_path: Path) -> None:
     single = torch.cat([data.rows(torch.tensor([k])) for k in range(12)])
     asked = torch.randint(0, 12, (1000,), generator=torch.Generator().manual_seed(0))
     assert torch.equal(data.rows(asked), single[asked])
+
+
+def test_a_file_that_is_changed_after_it_was_hashed_is_not_shown(tmp_path: Path) -> None:
+    data = FolderDataset(tmp_path, build(tmp_path), ("c0", "c1"))
+    data.fingerprint()
+    data.rows(torch.arange(12))
+    save(tmp_path / "c0" / "3.png", picture(9, 8, 8))
+    with pytest.raises(CannotComplete, match=r"3\.png was changed"):
+        data.rows(torch.arange(12))
+
+
+def test_sizes_that_differ_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    files = build(tmp_path)
+    save(tmp_path / "c0" / "0.png", picture(0, 20, 30))
+    assert FolderDataset(tmp_path, files, ("c0", "c1")).shape == (3, 32, 32)
+    assert "2 different sizes, from 8×8 to 20×30 pixels" in caplog.text
 
 
 def test_no_pixels_are_held(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,61 @@ def test_a_class_called_train_is_a_class(tmp_path: Path) -> None:
     assert load(tmp_path).train.classes == ("plane", "train")
 
 
+@pytest.mark.parametrize(("train", "test"), [("Training", "Testing"), ("train_set", "test_set"), ("TRAIN", "Val")])
+def test_parts_are_known_by_their_usual_names(train: str, test: str, tmp_path: Path) -> None:
+    build(tmp_path / train)
+    build(tmp_path / test, count=3, first=100)
+    parts = load(tmp_path)
+    assert parts.train.classes == ("cat", "dog")
+    assert values(parts.train) == [*range(10), *range(20, 30)]
+    assert values(parts.test) == [100, 101, 102, 120, 121, 122]
+
+
+def test_two_training_parts_are_refused_and_a_third_part_is_named(tmp_path: Path,
+                                                                  caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("train", "test", "val"):
+        build(tmp_path / name)
+    load(tmp_path)
+    assert "only train and test are used, not val" in caplog.text
+    build(tmp_path / "Training")
+    with pytest.raises(ConfigError, match="both look like training data"):
+        load(tmp_path)
+
+
+def test_a_folder_around_everything_is_looked_into(tmp_path: Path) -> None:
+    build(tmp_path / "a" / "b" / "set")
+    build(tmp_path / "__MACOSX" / "set")
+    assert load(tmp_path / "a").train.classes == load(tmp_path / "a" / "b" / "set").train.classes == ("cat", "dog")
+    assert load(tmp_path / "a").train.fingerprint() == load(tmp_path / "a" / "b" / "set").train.fingerprint()
+    build(tmp_path / "parts" / "inner" / "train")
+    build(tmp_path / "parts" / "inner" / "test", count=1)
+    assert len(load(tmp_path / "parts").test) == 2
+
+
+def test_folders_that_have_the_same_folders_are_no_classes(tmp_path: Path) -> None:
+    build(tmp_path / "photos")
+    build(tmp_path / "thumbs")
+    with pytest.raises(ConfigError, match=r"photos and thumbs in .* have the same folders cat, dog"):
+        load(tmp_path)
+
+
+def test_numbered_classes_come_in_the_order_of_the_numbers(tmp_path: Path) -> None:
+    build(tmp_path / "numbers", tuple(map(str, range(12))), count=2)
+    assert load(tmp_path / "numbers").train.classes == tuple(map(str, range(12)))
+    build(tmp_path / "names", ("1", "10", "2", "x"), count=2)
+    assert load(tmp_path / "names").train.classes == ("1", "10", "2", "x")
+
+
+def test_what_systems_put_beside_is_passed_over(tmp_path: Path) -> None:
+    build(tmp_path)
+    build(tmp_path, ("@eaDir", "__MACOSX"))
+    build(tmp_path / "cat", ("@eaDir",))
+    shutil.copy(tmp_path / "cat" / "00.png", tmp_path / "cat" / "99.jfif")
+    train, test = load(tmp_path)
+    assert train.classes == ("cat", "dog")
+    assert len(train) + len(test) == 21
+
+
 def test_size_and_channels_can_be_chosen(tmp_path: Path) -> None:
     build(tmp_path)
     assert load(tmp_path, size=4, channels=3).train.shape == (3, 4, 4)
@@ -83,7 +139,7 @@ def test_what_is_no_set_is_refused(tmp_path: Path) -> None:
 
 def test_train_without_test_is_refused(tmp_path: Path) -> None:
     build(tmp_path / "train")
-    with pytest.raises(ConfigError, match=r"none of test/, val/.* give .*/train"):
+    with pytest.raises(ConfigError, match=r"no test/, val/ or the like.* give .*/train"):
         load(tmp_path)
     assert len(load(tmp_path / "train").test) == 4  # what the message advises
 

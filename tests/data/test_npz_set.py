@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +79,11 @@ def test_without_a_test_part_a_fifth_is_cut_off(tmp_path: Path) -> None:
         ({"train_images": np.asfortranarray(np.zeros((12, 5, 7, 3), np.uint8))}, "in Fortran order"),
         ({"train_images": np.zeros((11, 5, 7, 3), np.uint8)}, "11 images but 12 labels"),
         ({"test_images": np.zeros((4, 5, 7), np.uint8)}, "expected the same"),
-        ({"train_labels": np.zeros((12, 1), int)}, r"train_labels .* expected one integer a row"),
+        ({"train_labels": np.zeros((12, 2), int)}, r"train_labels .* expected one integer a row"),
+        ({"train_labels": np.arange(12) % 3 + 1}, r"labels up to 3 given, but no training sample has 0; number the"),
+        ({"train_labels": np.arange(12) * 10**8}, r"up to 1100000000 .* no training sample has 1, 2, 3, 4, 5 and"),
+        ({"test_labels": np.array([0, 1, 2, 4])}, "no training sample has 3, 4;"),
+        ({"train_images": np.zeros((12, 3, 8, 8), np.uint8)}, r"3×8 pixels with 8 channels; expected the axes"),
         ({"train_labels": np.zeros(12)}, "train_labels of type float64"),
         ({"train_labels": np.arange(12) - 1}, "labels from -1"),
         ({"classes": np.array(["a", "b"])}, "labels from 0 to 2 given; expected 0 to 1"),
@@ -88,6 +94,35 @@ def test_what_is_wrong_with_an_archive_is_said(change: dict[str, Any], message: 
     with pytest.raises(ConfigError, match=message) as caught:
         load(tmp_path / "a.npz", content)
     assert "a.npz" in str(caught.value)
+
+
+def test_labels_in_a_column_are_labels(tmp_path: Path) -> None:
+    content = arrays()
+    flat = load(tmp_path / "a.npz", content)
+    column = load(tmp_path / "b.npz", content | {"train_labels": content["train_labels"][:, None].astype(">i4")})
+    assert column.fingerprint() == flat.fingerprint()
+
+
+@pytest.mark.parametrize("name", ["train_images", "train_labels"])
+def test_headers_that_declare_more_than_there_is_are_refused_at_once(name: str, tmp_path: Path) -> None:
+    load(tmp_path / "a.npz", arrays())
+    file = io.BytesIO()
+    shape = (2**40, 5, 7, 3) if name == "train_images" else (2**40,)
+    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    content = {f"{key}.npy": array for key, array in arrays().items() if key != name}
+    with zipfile.ZipFile(tmp_path / "b.npz", "w") as archive:
+        archive.writestr(f"{name}.npy", file.getvalue())
+        for key, array in content.items():
+            with archive.open(key, "w") as member:
+                np.save(member, array)
+    with pytest.raises((CannotComplete, ConfigError), match=r"declared as|1099511627776 images but 12 labels"):
+        registry.make("data", f"npz:{tmp_path / 'b.npz'}")(Where(None))
+
+
+def test_an_archive_that_is_packed_too_tightly_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CannotComplete, match=r"train_images\.npy' in it has 134,"):
+        load(tmp_path / "a.npz", {"train_images": np.zeros((2, 8192, 8192), np.uint8),
+                                  "train_labels": np.arange(2)}, compressed=True)
 
 
 class Tripwire:

@@ -6,11 +6,14 @@ larger than a limit stays on disk as a memory map, a folder of images is decoded
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import itertools
+import operator
 import os
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -18,16 +21,22 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
+from torch.utils import data as torch_data
 
+from sidedoor.core.system import allocate
 from sidedoor.errors import CannotComplete, ConfigError
 from sidedoor.types import PHOTO, Batch, Images, Space, from_levels, to_levels
 
 MEMORY_LIMIT = 4 * 2**30
 """Bytes of pixels kept in memory; larger sets become a memory map."""
+CLASS_LIMIT = 10_000
+"""The most classes of data whose classes are only numbered: a larger number is hardly one of a class."""
 
 
-class Dataset(ABC):
+class Dataset(torch_data.Dataset[tuple[Tensor, Any]], ABC):
     """A fixed number of images of one shape with one integer label each.
+
+    It is a data set of PyTorch, too: `data[k]` is (float image, label), and `DataLoader(data)` works.
 
     Attributes:
         shape: (channels, height, width).
@@ -51,6 +60,14 @@ class Dataset(ABC):
 
     def __len__(self) -> int:
         return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Any]:
+        """One sample: the image (c, h, w) as float32, and its label, or what else the targets are."""
+        row = operator.index(index)
+        if not -len(self) <= row < len(self):
+            raise IndexError(f"sample {row} of {len(self)}")
+        x, y, _ = self.fetch(torch.tensor([row % len(self)]))
+        return x[0], int(y) if y.shape == (1,) else y[0]
 
     @abstractmethod
     def rows(self, index: Int[Tensor, "b"]) -> UInt8[Tensor, "b c h w"]:
@@ -265,7 +282,8 @@ def wrap(data: MapStyle, classes: tuple[str, ...] | int | None = None, *, limit:
     """Read a map-style data set of (image, label) once into 8-bit rows, in memory or (above `limit` bytes) on disk.
 
     Args:
-        data: yields PIL images, uint8 arrays (h, w[, c]), or tensors (c, h, w): uint8, or float in [0, 1].
+        data: yields PIL images of 8 bits a channel, arrays (h, w[, c]), or tensors (c, h, w): uint8, or float in
+            [0, 1].
         classes: class names or their number; the default is `data.classes`, else one more than the largest label.
         progress: called with (rows done, rows in all).
     """
@@ -273,19 +291,92 @@ def wrap(data: MapStyle, classes: tuple[str, ...] | int | None = None, *, limit:
         return data
     if len(data) == 0:
         raise ConfigError("an empty data set given; expected at least one sample")
-    first = _pixels(data[0][0], 0)
+    first = _pixels(_sample(data, 0)[0], 0)
     images = storage((len(data), *first.shape), limit)
     labels = np.empty(len(data), dtype=np.int64)
     for i in range(len(data)):
-        sample = data[i]
-        row = _pixels(sample[0], i)
+        image, labels[i] = _sample(data, i)
+        row = _pixels(image, i)
         if row.shape != first.shape:
             raise ConfigError(f"sample {i} has the shape {row.shape}, sample 0 {first.shape}; resize them to one shape")
-        images[i], labels[i] = row, int(sample[1])
+        images[i] = row
         if progress:
             progress(i + 1, len(data))
-    names = classes or getattr(data, "classes", None) or int(labels.max()) + 1
+    names = classes or _class_names(data) or _count(labels)
     return ArrayDataset(images, labels, names if isinstance(names, int) else tuple(map(str, names)), "wrapped")
+
+
+def _sample(data: MapStyle, i: int) -> tuple[Any, int]:
+    """(image, label) of a sample.
+
+    Raises:
+        ConfigError: the sample is something else, or its label is.
+    """
+    sample = data[i]
+    if isinstance(sample, Mapping):
+        raise ConfigError(f"sample {i} is a table with the keys {', '.join(map(str, sample))[:200]}; expected (image, "
+                          "label): give a data set that returns these two")
+    if not isinstance(sample, tuple | list) or len(sample) < 2:
+        raise ConfigError(f"sample {i} is of type {type(sample).__name__}; expected (image, label)")
+    label = sample[1].item() if getattr(sample[1], "size", None) == 1 or _single(sample[1]) else sample[1]
+    if isinstance(label, float) and label.is_integer():
+        return sample[0], int(label)
+    try:
+        return sample[0], operator.index(label)
+    except TypeError as error:
+        advice = "number the classes from 0" if isinstance(label, str) else "of one-hot labels, take argmax()"
+        raise ConfigError(f"the label of sample {i} is {str(label)[:60]!r} of type {type(label).__name__}; expected "
+                          f"the number of a class: {advice}") from error
+
+
+def _single(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.numel() == 1
+
+
+def _class_names(data: Any) -> Any:
+    """The names that a data set has, or the one that it is a part of."""
+    while data is not None:
+        if names := getattr(data, "classes", None):
+            return names
+        data = getattr(data, "dataset", None)
+    return None
+
+
+def numbered(train: np.ndarray, *others: np.ndarray) -> tuple[str, ...]:
+    """Names of classes that are only numbered.
+
+    Raises:
+        ConfigError: negative labels, or a class without a training sample.
+    """
+    most = max(int(labels.max()) for labels in (train, *others))
+    least = min(int(labels.min()) for labels in (train, *others))
+    if least < 0:
+        raise ConfigError(f"labels from {least} to {most} given; expected 0 and more")
+    there = set(np.unique(train).tolist())
+    if len(there) < most + 1:
+        empty = itertools.islice((k for k in range(most + 1) if k not in there), 5)
+        raise ConfigError(f"labels up to {most} given, but no training sample has {', '.join(map(str, empty))}"
+                          f"{' and others' if most + 1 - len(there) > 5 else ''}; number the classes from 0 without a "
+                          "gap, or name them all")
+    return tuple(map(str, range(most + 1)))
+
+
+def _count(labels: np.ndarray) -> int:
+    if int(labels.max()) >= CLASS_LIMIT:
+        raise ConfigError(f"a label of {labels.max()} given; expected less than {CLASS_LIMIT:,}, or `classes`")
+    return int(labels.max()) + 1
+
+
+def check_axes(what: str, shape: tuple[int, int, int]) -> None:
+    """Refuse images (height, width, channels) whose axes are hardly in this order.
+
+    Raises:
+        ConfigError: more channels than pixels a side.
+    """
+    height, width, channels = shape
+    if channels > 4 and channels >= min(height, width):
+        raise ConfigError(f"{what} would be images of {height}×{width} pixels with {channels} channels; expected the "
+                          "axes (height, width, channels): transpose them if they are (channels, height, width)")
 
 
 def storage(shape: tuple[int, ...], limit: int = MEMORY_LIMIT) -> np.ndarray:
@@ -299,15 +390,15 @@ def storage(shape: tuple[int, ...], limit: int = MEMORY_LIMIT) -> np.ndarray:
         return np.empty(shape, dtype=np.uint8)
     handle, name = tempfile.mkstemp(prefix="sidedoor-", suffix=".u8")
     try:
-        # Really allocated: a sparse file would end the process with a signal when the disk is full.
-        os.posix_fallocate(handle, 0, size)
+        allocate(handle, size)
         return np.memmap(name, dtype=np.uint8, mode="r+", shape=shape)
     except OSError as error:
         raise CannotComplete(f"no room for {size / 2**30:.1f} GiB of pixels in {tempfile.gettempdir()}: {error}; "
                              "set TMPDIR to a larger disk") from error
     finally:
         os.close(handle)
-        os.unlink(name)  # the map keeps the file until the process ends
+        with contextlib.suppress(PermissionError):  # of Windows, where a mapped file stays until it is cleaned up
+            os.unlink(name)  # the map keeps the file until the process ends
 
 
 def _labels(targets: Any, name: str) -> Int[Tensor, "n"]:
@@ -321,9 +412,11 @@ def _pixels(image: Any, i: int) -> np.ndarray:
     """One image of any usual kind as uint8 (c, h, w)."""
     mode = getattr(image, "mode", None)
     if isinstance(mode, str) and mode not in ("L", "RGB"):
-        image = image.convert("L" if mode in ("1", "I;16", "LA") else "RGB")
+        if mode[0] in "IF":
+            raise ConfigError(f"sample {i} has pixels of mode {mode}, more than 8 bits a channel; convert them to 8")
+        image = image.convert("L" if mode in ("1", "LA") else "RGB")
     array = image.detach().cpu().numpy() if isinstance(image, Tensor) else np.asarray(image)
-    if isinstance(image, Tensor) and array.dtype.kind == "f":
+    if array.dtype.kind == "f" and array.size:
         # Written so that NaN fails, too.
         if not (array.min() >= -1e-6 and array.max() <= 1 + 1e-6):
             raise ConfigError(f"sample {i} has values from {array.min():.3g} to {array.max():.3g}; expected "
@@ -331,10 +424,12 @@ def _pixels(image: Any, i: int) -> np.ndarray:
         array = (array * 255).round().astype(np.uint8)
     if array.dtype != np.uint8 or array.ndim not in (2, 3):
         raise ConfigError(f"sample {i} is {type(image).__name__} of type {array.dtype} and shape {array.shape}; "
-                          "expected a PIL image, a uint8 array (h, w[, c]) or a tensor (c, h, w)")
+                          "expected a PIL image, an array (h, w[, c]) or a tensor (c, h, w), uint8 or float in [0, 1]")
     if array.ndim == 2:
         return array[None]
-    return array if isinstance(image, Tensor) else array.transpose(2, 0, 1)
+    array = array if isinstance(image, Tensor) else array.transpose(2, 0, 1)
+    check_axes(f"sample {i}", (array.shape[1], array.shape[2], array.shape[0]))
+    return array
 
 
 def dataset_root(path: str | Path | None) -> Path:

@@ -1,24 +1,32 @@
 """A folder of images of your own: one folder for each class, decoded lazily.
 
-`DIR/train` and `DIR/test` (or `DIR/val`) hold the class folders, or DIR itself does and a fifth of each class is cut
-off as the test set.
+`DIR/train` and `DIR/test` (or `DIR/val`, `Training` and `Testing`, ...) hold the class folders, or DIR itself does and
+a fifth of each class is cut off as the test set. A folder that has nothing but one folder with folders in it, as
+unpacked archives often do, stands for that one.
 """
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Literal
 
 import torch
 
 from sidedoor.data.base import Splits, Subset, split
-from sidedoor.data.formats.images import FolderDataset, Frame, class_files
+from sidedoor.data.formats.images import JUNK, FolderDataset, Frame, class_files
 from sidedoor.data.root import Where
 from sidedoor.errors import ConfigError
 from sidedoor.method import Count
 
+log = logging.getLogger("sidedoor")
+
 TEST_SHARE = 0.2
-TEST_NAMES = ("test", "val", "valid", "validation")
+TRAIN_NAMES = ("train", "training", "train_set", "training_set", "trainset")
+TEST_NAMES = ("test", "testing", "test_set", "testing_set", "testset",
+              "val", "valid", "validation", "val_set", "validation_set", "valset")
+"""In any case of letters; of several, the first counts."""
+WRAPPINGS = 4
 
 
 def folder(
@@ -38,10 +46,12 @@ def folder(
     top = where.locate(path)
     if not top.is_dir():
         raise ConfigError(f"{top} is a file; expected a folder of class folders")
+    top = _unwrapped(top)
     train, test = _parts(top)
     found = {part: class_files(part, top) for part in (train, test) if part}
     classes = tuple(found[train])
     _check_same(train, test, found)
+    _check_level(train)
     files = [(file, label) for part in found.values() for label, name in enumerate(classes) for file in part[name]]
     data = FolderDataset(top, files, classes, Frame(size, channels))
     if test is None:
@@ -50,22 +60,64 @@ def folder(
     return Splits(_part(data, ~held_out, train), _part(data, held_out, test))
 
 
+def _below(folder: Path) -> list[Path]:
+    """What lies in a folder, but for what systems put there."""
+    return sorted(entry for entry in folder.iterdir() if not entry.name.startswith(".") and entry.name not in JUNK)
+
+
+def _folders(folder: Path) -> list[Path]:
+    return [entry for entry in _below(folder) if entry.is_dir()]
+
+
+def _unwrapped(top: Path) -> Path:
+    """The folder inside, as long as there is nothing but one that has folders itself; links are not followed."""
+    for _ in range(WRAPPINGS):
+        inner = _folders(top)
+        if len(inner) != 1 or inner[0].is_symlink() or not _folders(inner[0]):
+            break
+        if inner[0].name.lower() in TRAIN_NAMES:
+            break
+        top = inner[0]
+        log.info("the class folders of %s are looked for in %s", top.parent, top)
+    return top
+
+
 def _parts(top: Path) -> tuple[Path, Path | None]:
     """(folder of the training classes, folder of the test classes or None)."""
-    train = top / "train"
-    if not train.is_dir() or not any(entry.is_dir() for entry in train.iterdir()):
+    train = [entry for entry in _folders(top) if entry.name.lower() in TRAIN_NAMES and _folders(entry)]
+    if not train:
         return top, None
-    test = next((top / name for name in TEST_NAMES if (top / name).is_dir()), None)
-    if test is None:
-        raise ConfigError(f"{top} has train/ but none of {', '.join(f'{name}/' for name in TEST_NAMES)}; "
-                          f"add one, or give {train} to have a fifth of it cut off as the test set")
-    return train, test
+    if len(train) > 1:
+        raise ConfigError(f"{top} has {' and '.join(entry.name for entry in train)}, which both look like training "
+                          "data; rename one")
+    tests = [entry for name in TEST_NAMES for entry in _folders(top) if entry.name.lower() == name]
+    if not tests:
+        raise ConfigError(f"{top} has {train[0].name}/ but no test/, val/ or the like; "
+                          f"add one, or give {train[0]} to have a fifth of it cut off as the test set")
+    unused = [entry.name for entry in _folders(top) if entry not in (train[0], tests[0])]
+    if unused:
+        log.warning("%s: only %s and %s are used, not %s", top, train[0].name, tests[0].name, ", ".join(unused))
+    return train[0], tests[0]
 
 
 def _check_same(train: Path, test: Path | None, found: dict[Path, dict[str, list[str]]]) -> None:
     differing = found[train].keys() ^ found[test].keys() if test else None
     if differing:
         raise ConfigError(f"{train} and {test} have different classes: {', '.join(sorted(differing))} in one only")
+
+
+def _check_level(train: Path) -> None:
+    """Refuse folders of folders that all have the same names: these are then the classes.
+
+    Raises:
+        ConfigError: such folders.
+    """
+    classes = _folders(train)
+    below = [tuple(entry.name for entry in _folders(each)) for each in classes]
+    if len(classes) > 1 and len(below[0]) > 1 and len(set(below)) == 1 and \
+            all(entry.is_dir() for each in classes for entry in _below(each)):
+        raise ConfigError(f"{' and '.join(entry.name for entry in classes[:2])} in {train} have the same folders "
+                          f"{', '.join(below[0][:5])}; if these are the classes, give {classes[0]} alone")
 
 
 def _part(data: FolderDataset, mask: torch.Tensor, folder: Path) -> Subset:

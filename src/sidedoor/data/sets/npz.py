@@ -6,6 +6,7 @@ classes. Pixels are streamed, so an archive larger than memory becomes a memory 
 
 from __future__ import annotations
 
+import math
 import zipfile
 import zlib
 from pathlib import Path
@@ -13,13 +14,16 @@ from typing import IO
 
 import numpy as np
 
-from sidedoor.data.base import MEMORY_LIMIT, ArrayDataset, Splits, split, storage
+from sidedoor.core import opening
+from sidedoor.data.base import MEMORY_LIMIT, ArrayDataset, Splits, check_axes, numbered, split, storage
 from sidedoor.data.root import Where
 from sidedoor.errors import CannotComplete, ConfigError
 
 TEST_SHARE = 0.2
 CHUNK = 2**24
 """Bytes of pixels that are rearranged at a time."""
+LIMIT = 2**40
+"""Bytes of the largest archive."""
 
 
 def npz(where: Where, path: str) -> Splits:
@@ -35,12 +39,13 @@ def npz(where: Where, path: str) -> Splits:
 def read(file: Path, seed: int, limit: int = MEMORY_LIMIT) -> Splits:
     """The two parts of an archive; a part with more than `limit` bytes of pixels becomes a memory map."""
     try:
-        with zipfile.ZipFile(file) as archive:
+        with opening.opened(file, LIMIT) as stream, opening.archive(stream) as archive:
             return _splits(archive, seed, limit)
-    except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise CannotComplete(f"{file} cannot be read as a NumPy archive: {error}") from error
     except ConfigError as error:
         raise ConfigError(f"{file}: {error}") from error
+    # The last four are what `zipfile` raises for damaged directories.
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, ValueError, RuntimeError, OverflowError) as error:
+        raise CannotComplete(f"{file} cannot be read as a NumPy archive: {error}") from error
 
 
 def _splits(archive: zipfile.ZipFile, seed: int, limit: int) -> Splits:
@@ -48,11 +53,10 @@ def _splits(archive: zipfile.ZipFile, seed: int, limit: int) -> Splits:
     parts = ("train", "test") if names & {"test_images", "test_labels"} else ("train",)
     missing = {f"{part}_{what}" for part in parts for what in ("images", "labels")} - names
     if missing:
-        raise ConfigError(f"{', '.join(sorted(missing))} missing; it has {', '.join(sorted(names)) or 'nothing'}")
+        raise ConfigError(f"{', '.join(sorted(missing))} missing; it has {', '.join(sorted(names)[:20]) or 'nothing'}")
     labels = [_small(archive, f"{part}_labels", "iu") for part in parts]
-    named = "classes" in names
-    classes = tuple(map(str, _small(archive, "classes", "U"))) if named else 1 + max(int(y.max()) for y in labels)
-    data = [ArrayDataset(_pixels(archive, f"{part}_images", limit), y, classes, f"{part}_images")
+    classes = tuple(map(str, _small(archive, "classes", "U"))) if "classes" in names else numbered(*labels)
+    data = [ArrayDataset(_pixels(archive, f"{part}_images", len(y), limit), y, classes, f"{part}_images")
             for part, y in zip(parts, labels, strict=True)]
     if len(data) == 1:
         return Splits(*split(data[0], TEST_SHARE, seed))
@@ -63,23 +67,29 @@ def _splits(archive: zipfile.ZipFile, seed: int, limit: int) -> Splits:
 
 
 def _small(archive: zipfile.ZipFile, name: str, kinds: str) -> np.ndarray:
-    """An array of labels or names."""
+    """An array of labels or names, (n,) also where it is a column (n, 1)."""
     with archive.open(f"{name}.npy") as file:
-        try:
-            array = np.lib.format.read_array(file, allow_pickle=False)
-        except ValueError as error:
-            raise ConfigError(f"{name} is not a plain array: {error}") from error
-    if array.ndim != 1 or len(array) == 0 or array.dtype.kind not in kinds:
-        raise ConfigError(f"{name} of type {array.dtype} and shape {array.shape} given; "
-                          f"expected one {'name' if kinds == 'U' else 'integer'} a row")
-    return array
+        shape, _, dtype = _header(file, name)
+        flat = len(shape) == 1 or (len(shape) == 2 and shape[1] == 1)
+        if not flat or shape[0] == 0 or dtype.kind not in kinds:
+            raise ConfigError(f"{name} of type {dtype} and shape {shape} given; "
+                              f"expected one {'name' if kinds == 'U' else 'integer'} a row")
+        _check_length(archive, name, shape, dtype)
+        return np.frombuffer(file.read(shape[0] * dtype.itemsize), dtype, shape[0])
 
 
-def _pixels(archive: zipfile.ZipFile, name: str, limit: int) -> np.ndarray:
+def _pixels(archive: zipfile.ZipFile, name: str, rows: int, limit: int) -> np.ndarray:
     """(n, c, h, w) from (n, h, w[, c])."""
     with archive.open(f"{name}.npy") as file:
-        shape = _shape(file, name)
+        shape, fortran, dtype = _header(file, name)
+        if dtype != np.uint8 or len(shape) not in (3, 4) or 0 in shape or fortran:
+            raise ConfigError(f"{name} of type {dtype} and shape {shape}{' in Fortran order' if fortran else ''} "
+                              "given; expected uint8 (n, height, width[, channels]) in C order")
         n, h, w, c = shape if len(shape) == 4 else (*shape, 1)
+        check_axes(name, (h, w, c))
+        if n != rows:
+            raise ConfigError(f"{name}: {n} images but {rows} labels")
+        _check_length(archive, name, shape, dtype)
         images = storage((n, c, h, w), limit)
         step = max(1, CHUNK // (h * w * c))
         for start in range(0, n, step):
@@ -91,15 +101,21 @@ def _pixels(archive: zipfile.ZipFile, name: str, limit: int) -> np.ndarray:
     return images
 
 
-def _shape(file: IO[bytes], name: str) -> tuple[int, ...]:
-    """The shape that the header of an array of pixels gives."""
+def _header(file: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """(shape, in Fortran order, type of the numbers) as an array begins with them."""
     try:
         version = np.lib.format.read_magic(file)
         header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = header(file)
-    except ValueError as error:
+    except Exception as error:  # NumPy reads it as Python source, and damaged source can raise anything
         raise ConfigError(f"{name} is not a plain array: {error}") from error
-    if dtype != np.uint8 or len(shape) not in (3, 4) or 0 in shape or fortran:
-        raise ConfigError(f"{name} of type {dtype} and shape {shape}{' in Fortran order' if fortran else ''} given; "
-                          "expected uint8 (n, height, width[, channels]) in C order")
-    return shape
+    if dtype.hasobject or any(side < 0 for side in shape):
+        raise ConfigError(f"{name} is not a plain array: it holds objects, or has a negative shape")
+    return shape, fortran, dtype
+
+
+def _check_length(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
+    """Refuse a header that declares more than there is, before anything is made of that size."""
+    there, declared = archive.getinfo(f"{name}.npy").file_size, math.prod(shape) * dtype.itemsize
+    if not declared < there <= declared + 2**17:
+        raise EOFError(f"{name} is declared as {shape} of type {dtype}, {declared:,} bytes, but has {there:,}")
