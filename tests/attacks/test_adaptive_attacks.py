@@ -90,7 +90,7 @@ def test_rows_of_adaptive_blend_have_half_of_the_picture_and_the_test_set_has_al
     assert isinstance(part, Pieces)
     assert part.trigger.ratio == 0.15
     x = torch.zeros(1, 3, 16, 16)
-    assert torch.allclose(whole(x, torch.zeros(1)), 0.2 * part.trigger.pattern)  # type: ignore[operator]
+    assert torch.allclose(whole(x, torch.zeros(1, dtype=torch.int64)), 0.2 * part.trigger.pattern)  # type: ignore[operator]
 
 
 def test_rows_of_adaptive_patch_have_one_faint_corner_and_the_test_set_has_four() -> None:

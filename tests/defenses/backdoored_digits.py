@@ -10,6 +10,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from sidedoor.attacks.poisoning.badnets import BadNets
+from sidedoor.backdoor.base import AttackerRun
 from sidedoor.backdoor.dataset import PoisonedDataset
 from sidedoor.data.base import ArrayDataset, Dataset, split
 from sidedoor.engine import Recipe, Run
@@ -54,7 +55,7 @@ def scene() -> Scene:
     images = images.repeat_interleave(2, 2).repeat_interleave(2, 3)
     train, test = split(ArrayDataset(images, digits.target, 10), 0.25, 0)
     train, clean = split(train, 0.15, 1)
-    backdoor = BadNets(goal=AllToOne(TARGET)).plan(train, task, build, run)
+    backdoor = BadNets(goal=AllToOne(TARGET)).plan(train, task, build, AttackerRun.of(run))
     model = run.fit(run.build(build), PoisonedDataset(train, backdoor, task), Supervised(task), name="victim")
     sibling = run.fit(run.build(build), train, Supervised(task), name="sibling")
     scene = Scene(task, run, clean, test, backdoor.doors[0], model, sibling)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sidedoor.attacks.poisoning.badnets import BadNets
+from sidedoor.backdoor.base import AttackerRun
 from sidedoor.backdoor.dataset import PoisonedDataset, seal
 from sidedoor.data.base import ArrayDataset, Dataset
 from sidedoor.data.root import Where
@@ -36,7 +37,7 @@ def places(part: Dataset) -> Tensor:
 
 def test_the_isolated_rows_are_poison_and_the_trained_model_has_no_backdoor() -> None:
     splits, run = digits(Where(None)), Run.local(Recipe(epochs=6, lr=0.01, batch=32), device="cpu")
-    backdoor = BadNets(rate=0.1).plan(splits.train, TASK, build, run)
+    backdoor = BadNets(rate=0.1).plan(splits.train, TASK, build, AttackerRun.of(run))
     data = PoisonedDataset(splits.train, backdoor, TASK)
     view, order = seal(data)
     truth = data.is_poisoned()[order]

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from sidedoor.attacks.poisoning.badnets import BadNets
+from sidedoor.backdoor.base import AttackerRun
 from sidedoor.backdoor.dataset import PoisonedDataset
 from sidedoor.core import random
 from sidedoor.data.augment import Crop
@@ -110,7 +111,7 @@ def test_a_trigger_in_the_corner_stops_working() -> None:
     def build() -> nn.Module:
         return small_cnn(10, (1, 16, 16), width=16)
 
-    backdoor = BadNets(rate=0.1).plan(splits.train, TASK, build, run)
+    backdoor = BadNets(rate=0.1).plan(splits.train, TASK, build, AttackerRun.of(run))
     data = PoisonedDataset(splits.train, backdoor, TASK)
     victim = run.fit(run.build(build), data, Supervised(TASK), name="victim")
     (door,), run = backdoor.doors, replace(run, augment=None)

@@ -9,6 +9,7 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from sidedoor.attacks.poisoning.badnets import BadNets
+from sidedoor.backdoor.base import AttackerRun
 from sidedoor.backdoor.dataset import PoisonedDataset, seal
 from sidedoor.data.root import Where
 from sidedoor.data.sets.digits import digits
@@ -27,7 +28,7 @@ def build() -> nn.Module:
 
 def test_poisoned_rows_of_a_backdoored_set_score_highest() -> None:
     splits, run = digits(Where(None)), Run.local(Recipe(epochs=10), device="cpu")
-    backdoor = BadNets(rate=0.02).plan(splits.train, TASK, build, run)
+    backdoor = BadNets(rate=0.02).plan(splits.train, TASK, build, AttackerRun.of(run))
     data = PoisonedDataset(splits.train, backdoor, TASK)
     view, order = seal(data)
     truth = data.is_poisoned()[order]
