@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from sidedoor.bench.spec import Refused, Spec
+from sidedoor.defenses.detectors.base import Detect
 from sidedoor.defenses.detectors.strip_i2i import StripI2I
 from sidedoor.defenses.purifiers.bit_depth import BitDepth
 from sidedoor.defenses.purifiers.jpeg import Jpeg, compressed
@@ -40,6 +41,12 @@ def images(channels: int = 3) -> Tensor:
 def purified(defense: Any, x: Tensor) -> Tensor:
     place = here()
     return defense.fit(place.victim(), place.clean, place.task, place.run)(x, INDEX)[0]  # type: ignore[no-any-return]
+
+
+def fitted_twice(detector: StripI2I, model: nn.Module) -> tuple[Detect, Detect]:
+    place = here()
+    return (detector.fit(model, place.clean, place.task, place.run),
+            detector.fit(model, place.clean, place.task, place.run))
 
 
 @pytest.mark.parametrize("bits", [1, 4, 8])
@@ -74,8 +81,8 @@ def test_superimposing_finds_a_door_that_stays_open() -> None:
     """A white corner survives a sum; without a backdoor triggered inputs look like any other."""
     place = here()
     for model, low, high in ((place.victim(), 0.95, 1.0), (place.build(), 0.2, 0.8)):
-        detect = StripI2I(overlays=16).fit(model, place.clean, place.task, place.run)
-        found = suspicion(detect, place.test, [place.door()], place.task, place.run)
+        twins = fitted_twice(StripI2I(overlays=16), model)
+        found = suspicion(twins, place.test, [place.door()], place.task, place.run)
         value = auroc(found["suspicious"].numpy(), found["innocent"].numpy())
         assert value is not None
         assert low <= value <= high
@@ -83,8 +90,7 @@ def test_superimposing_finds_a_door_that_stays_open() -> None:
 
 def test_averaging_closes_that_door_and_turns_the_score_round() -> None:
     place = here()
-    detect = StripI2I(16, 0.5, 0.5).fit(place.victim(), place.clean, place.task, place.run)
-    found = suspicion(detect, place.test, [place.door()], place.task, place.run)
+    found = suspicion(fitted_twice(StripI2I(16, 0.5, 0.5), place.victim()), place.test, [place.door()], place.task, place.run)
     value = auroc(found["suspicious"].numpy(), found["innocent"].numpy())
     assert value is not None
     assert value < 0.1
@@ -112,13 +118,13 @@ def test_fine_tuning_is_for_classifiers_too() -> None:
 def test_what_does_not_go_together_is_refused() -> None:
     common: dict[str, Any] = {"data": "photos", "recipe": Recipe(epochs=1)}
     with pytest.raises(Refused, match="defence strip does not work on the task restoration"):
-        Spec(model="unet", task="restoration", defense="strip", **common)
+        Spec(model="unet", task="restoration", defense="strip", **common).check()
     with pytest.raises(Refused, match="attack badnets does not work on the task restoration"):
-        Spec(model="unet", task="restoration", attack="badnets", **common)
+        Spec(model="unet", task="restoration", attack="badnets", **common).check()
     with pytest.raises(Refused, match="model small_cnn is no network for the task restoration"):
-        Spec(model="small_cnn", task="restoration", **common)
+        Spec(model="small_cnn", task="restoration", **common).check()
     with pytest.raises(Refused, match="model unet is no network for the task classification"):
-        Spec(model="unet", **common)
+        Spec(model="unet", **common).check()
 
 
 def test_the_ground_has_a_door() -> None:
