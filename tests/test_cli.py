@@ -97,18 +97,27 @@ def python(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
     ["--help"], ["-h"], ["--version"], ["list"], ["list", "attacks", "--json"], ["list", "--markdown"],
     ["show", "recipe"], ["schema"], ["run", "-h"], ["study", "pairs", "-h"]], ids=" ".join)
 def test_what_says_what_there_is_does_not_import_torch(arguments: list[str]) -> None:
-    code = f"""
+    done = without(("torch", "numpy", "sklearn", "lightning_fabric"), arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout
+
+
+def test_a_report_does_not_import_torch(results: Path, tmp_path: Path) -> None:
+    done = without(("torch", "lightning_fabric"), ["report", str(results), "-o", str(tmp_path / "page.md")])
+    assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'page.md'}\n"), done.stderr
+
+
+def without(packages: tuple[str, ...], arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run a command in a process of its own that fails if it imported any of the packages."""
+    return python("-c", f"""
 import sys
 from sidedoor.cli.main import main
 try:
     main({arguments!r})
 except SystemExit as stop:
-    heavy = {{"torch", "numpy", "sklearn", "lightning_fabric"}} & set(sys.modules)
+    heavy = set({packages!r}) & sys.modules.keys()
     sys.exit(f"imported {{heavy}}" if heavy else stop.code)
-"""
-    done = python("-c", code)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout
+""")
 
 
 def test_without_arguments_the_commands_are_listed(cli: Cli) -> None:
@@ -169,7 +178,7 @@ def test_show_says_what_matters_of_an_attack_and_a_defence(cli: Cli) -> None:
     assert "rate" in registry.load("attack", "badnets").origins
     assert f"      default: {registry.load('attack', 'badnets').origins['rate']}\n" in badnets
     said = " ".join(cli("show", "fine_pruning").out.split())
-    assert "a defence (repair) that removes a backdoor from a model; it is given the model, labelled clean images" in said
+    assert "a defence (repair) that removes a backdoor from a model; it is given the model, labelled clean" in said
 
 
 def test_show_documents_every_key_of_a_specification(cli: Cli) -> None:
