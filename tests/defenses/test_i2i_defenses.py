@@ -90,7 +90,8 @@ def test_superimposing_finds_a_door_that_stays_open() -> None:
 
 def test_averaging_closes_that_door_and_turns_the_score_round() -> None:
     place = here()
-    found = suspicion(fitted_twice(StripI2I(16, 0.5, 0.5), place.victim()), place.test, [place.door()], place.task, place.run)
+    twins = fitted_twice(StripI2I(16, 0.5, 0.5), place.victim())
+    found = suspicion(twins, place.test, [place.door()], place.task, place.run)
     value = auroc(found["suspicious"].numpy(), found["innocent"].numpy())
     assert value is not None
     assert value < 0.1
