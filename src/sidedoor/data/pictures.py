@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from sidedoor.core.files import replacing
-from sidedoor.data.formats.images import Unreadable, inspect, pixels
+from sidedoor.data.formats.images import Unreadable, pixels
 from sidedoor.errors import CannotComplete, ConfigError
 
 _SIDE = 512
@@ -43,7 +43,6 @@ def picture(name: str, shape: tuple[int, int, int]) -> Float[Tensor, "c h w"]:
         return _stored(_written(words.strip(), width / height), shape)
     path = Path(name).expanduser()
     try:
-        inspect(path)
         return torch.from_numpy(pixels(path, channels, (height, width))).float() / 255
     except Unreadable as error:
         raise CannotComplete(f"the picture {path} cannot be read: {error}") from error

@@ -1,20 +1,32 @@
 """The pickled batches of CIFAR-10 and CIFAR-100, read by an unpickler that builds byte arrays and nothing else.
 
 A pickle is a program. These files need four names, each of which is replaced by a stand-in that only stores its
-arguments; any other name is refused before it runs.
+arguments; any other name is refused before it runs. What the program would build is counted beforehand: a few hundred
+bytes can ask for tuples in tuples that take years to compare, or for a table as large as the memory.
 """
 
 from __future__ import annotations
 
+import io
 import pickle
+import pickletools
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from sidedoor.core import opening
 from sidedoor.data.base import ArrayDataset, Splits
 from sidedoor.data.root import Where, download
 from sidedoor.errors import CannotComplete
+
+LIMIT = 2**28
+"""Bytes of the largest file."""
+TUPLES = 20
+"""How often a file, which has one array, may use tuples again."""
+PLAIN = frozenset({"EMPTY_LIST", "EMPTY_DICT", "GLOBAL", "STACK_GLOBAL", "REDUCE", "STRING", "BINSTRING", "UNICODE",
+                   "SHORT_BINSTRING", "BINUNICODE", "SHORT_BINUNICODE", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8"})
+"""What makes values that refer to no others when they are made."""
 
 
 class Layout(NamedTuple):
@@ -67,19 +79,46 @@ def read(path: Path) -> dict[str, Any]:
         CannotComplete: the file is damaged, or asks for a name that a CIFAR batch does not need.
     """
     try:
-        with open(path, "rb") as file:
-            content = _Unpickler(file, encoding="bytes").load()
+        data = opening.read(path, LIMIT)
+        _check(data)
+        content = _Unpickler(io.BytesIO(data), encoding="bytes").load()
+    except opening.Unopenable as error:
+        raise CannotComplete(f"{path} cannot be read: {error}") from error
     except CannotComplete as error:
         raise CannotComplete(f"{path} {error}") from error
     except Exception as error:  # a damaged pickle can raise anything
         raise CannotComplete(f"{path} is damaged: {type(error).__name__}: {error}; fetch it again") from error
     if not isinstance(content, dict):
         raise CannotComplete(f"{path} holds no dictionary as a CIFAR file does; fetch it again")
-    return {_text(key): value for key, value in content.items()}
+    return {_text(key): value for key, value in content.items() if isinstance(key, str | bytes)}
+
+
+def _check(data: bytes) -> None:
+    """Refuse a pickle that fills the memory with its numbers of things, or uses tuples again and again.
+
+    Two references to one tuple in the next, and so on, are few bytes, but more to compare than there is time.
+    """
+    kept: set[int] = set()
+    before, memos, again = "", 0, 0
+    for code, argument, _ in pickletools.genops(data):
+        if "PUT" in code.name or code.name == "MEMOIZE":
+            number = memos if code.name == "MEMOIZE" else int(argument or 0)
+            memos += 1
+            again += TUPLES * (number > len(data))
+            kept |= set() if before in PLAIN else {number}
+        elif "GET" in code.name:
+            again += int(argument or 0) in kept
+        again += code.name == "DUP"
+        before = code.name
+        if again >= TUPLES:
+            raise CannotComplete("builds what a CIFAR file does not have, and nothing of it was built; fetch it again")
 
 
 def _text(value: Any) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+    """A name, as bytes of Python 2 or as text."""
+    if not isinstance(value, str | bytes):
+        raise CannotComplete("has something else where a CIFAR file has text; fetch it again")
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 
 class _Array:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import gzip
 import math
+import os
 import zlib
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
+from sidedoor.core import opening
 from sidedoor.data.base import ArrayDataset, Splits
 from sidedoor.data.root import Where, download
 from sidedoor.errors import CannotComplete
 
 PARTS = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 UNSIGNED_BYTE = 0x08
+LIMIT = 2**32
+"""Bytes of the largest file."""
 
 
 def load(where: Where, name: str, classes: tuple[str, ...]) -> Splits:
@@ -36,13 +41,28 @@ def read(path: Path) -> np.ndarray:
     """
     packed = path.with_name(f"{path.name}.gz")
     try:
-        content = path.read_bytes() if path.is_file() else gzip.decompress(packed.read_bytes())
+        with opening.opened(path if path.exists() else packed, LIMIT) as file:
+            size = os.fstat(file.fileno()).st_size
+            return _array(path, file, size) if path.exists() else _unpacked(path, file, size)
     except (OSError, EOFError, zlib.error) as error:
         raise CannotComplete(f"cannot read {path}[.gz]: {error}; delete it and fetch it again") from error
-    rank = content[3] if content[:3] == bytes([0, 0, UNSIGNED_BYTE]) and len(content) > 3 else 0
-    start = 4 + 4 * rank
-    shape = tuple(int.from_bytes(content[k : k + 4], "big") for k in range(4, start, 4))
-    if rank == 0 or len(content) != start + math.prod(shape):
+
+
+def _unpacked(path: Path, file: BinaryIO, size: int) -> np.ndarray:
+    with gzip.GzipFile(fileobj=file) as unpacked:
+        return _array(path, unpacked, opening.RATIO * size + opening.SLACK)
+
+
+def _array(path: Path, file: BinaryIO | gzip.GzipFile, most: int) -> np.ndarray:
+    """The array of an open file, of which `most` bytes may come; its header says how many do."""
+    start = file.read(4)
+    rank = start[3] if start[:3] == bytes([0, 0, UNSIGNED_BYTE]) and len(start) == 4 else 0
+    sides = file.read(4 * rank)
+    shape = tuple(int.from_bytes(sides[k : k + 4], "big") for k in range(0, len(sides), 4))
+    expected = math.prod(shape)
+    # One byte more, to see whether it ends there; never more than the header says, however much there is.
+    content = file.read(expected + 1) if rank and expected <= most else b""
+    if rank == 0 or len(content) != expected:
         raise CannotComplete(f"{path}[.gz] is damaged: its header promises {shape or 'no IDX file of unsigned bytes'}, "
-                             f"{max(len(content) - start, 0)} bytes follow; delete it and fetch it again")
-    return np.frombuffer(bytearray(content), dtype=np.uint8, offset=start).reshape(shape)
+                             f"and other than {expected:,} bytes follow; delete it and fetch it again")
+    return np.frombuffer(bytearray(content), dtype=np.uint8).reshape(shape)

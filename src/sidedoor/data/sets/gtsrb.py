@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+from sidedoor.core import opening
 from sidedoor.data.base import Splits
 from sidedoor.data.formats.images import FolderDataset, Frame, class_files, gather
 from sidedoor.data.root import Where, download
@@ -24,6 +25,7 @@ CLASSES = (
     "wild animals", "end of all limits", "turn right", "turn left", "ahead only", "straight or right",
     "straight or left", "keep right", "keep left", "roundabout", "end of no passing", "end of no passing over 3.5 t",
 )
+TABLE_LIMIT = 2**24
 TRAIN, TEST, TRUTH = "GTSRB/Training", "GTSRB/Final_Test/Images", "GT-final_test.csv"
 
 
@@ -48,9 +50,9 @@ def gtsrb(where: Where, size: Count = 32) -> Splits:
 def _truth(table: Path) -> list[tuple[str, int]]:
     """(file, label) of the test images."""
     try:
-        with open(table, newline="", encoding="utf-8") as file:
-            return [(f"{TEST}/{row['Filename']}", int(row["ClassId"])) for row in csv.DictReader(file, delimiter=";")]
-    except (KeyError, ValueError) as error:
+        rows = csv.DictReader(opening.text(table, TABLE_LIMIT).splitlines(), delimiter=";")
+        return [(f"{TEST}/{row['Filename']}", int(row["ClassId"])) for row in rows]
+    except (OSError, KeyError, ValueError, TypeError, csv.Error) as error:
         raise CannotComplete(f"{table} is damaged ({error!r}); expected the columns Filename and ClassId, "
                              "separated by semicolons; fetch it again") from error
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from sidedoor.core import opening
 from sidedoor.data.base import Splits
 from sidedoor.data.formats.images import FolderDataset, Frame, class_files, gather
 from sidedoor.data.root import Where
@@ -14,6 +15,7 @@ from sidedoor.errors import CannotComplete
 from sidedoor.method import Count
 
 ADVICE = "torchvision does not fetch it: unpack http://cs231n.stanford.edu/tiny-imagenet-200.zip into the data root"
+TABLE_LIMIT = 2**24
 TRUTH = "val/val_annotations.txt"
 
 
@@ -36,9 +38,9 @@ def tiny_imagenet(where: Where, size: Count = 64) -> Splits:
 def _truth(table: Path, classes: tuple[str, ...]) -> list[tuple[str, int]]:
     """(file, label) of the validation images; the boxes behind them are not used."""
     label = {name: k for k, name in enumerate(classes)}
-    rows = [line.split("\t") for line in table.read_text(encoding="utf-8").splitlines() if line]
     try:
+        rows = [line.split("\t") for line in opening.text(table, TABLE_LIMIT).splitlines() if line]
         return [(f"val/images/{row[0]}", label[row[1]]) for row in rows]
-    except (KeyError, IndexError) as error:
+    except (OSError, KeyError, IndexError) as error:
         raise CannotComplete(f"{table} is damaged ({error!r}): expected a file and a class of train/ on each line, "
                              "separated by tabs; unpack it again") from error

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_convert
 
-from sidedoor.data.base import ArrayDataset, Splits
+from sidedoor.core import opening
+from sidedoor.data.base import CLASS_LIMIT, ArrayDataset, Splits, storage
 from sidedoor.data.formats.images import SUFFIXES, Unreadable, pixels
 from sidedoor.data.root import Where
 from sidedoor.errors import ConfigError
@@ -29,6 +30,10 @@ from sidedoor.method import Count
 log = logging.getLogger("sidedoor")
 Boxes = list[list[float]]
 FIELDS = 5
+TEXT_LIMIT = 2**22
+"""Bytes of the largest file of labels or names."""
+BOX_LIMIT = 2**23
+"""The most boxes of a part, each image having as many as the one with most."""
 
 
 def yolo(where: Where, path: str, size: Count = 352) -> Splits:
@@ -47,6 +52,8 @@ def yolo(where: Where, path: str, size: Count = 352) -> Splits:
     found = [row for _, labels in parts for rows in labels for row in rows]
     classes = _classes(top, int(max((row[0] for row in found), default=0)) + 1)
     most = max(1, *(len(rows) for _, labels in parts for rows in labels))
+    if most * max(len(labels) for _, labels in parts) > BOX_LIMIT:
+        raise ConfigError(f"{top}: an image with {most:,} boxes, which is too many for a set of this size")
     return Splits(*(_data(images, labels, classes, (size, most), top.name) for images, labels in parts))
 
 
@@ -62,37 +69,46 @@ def _part(top: Path, names: Sequence[str]) -> Path:
 
 
 def _read(top: Path, folder: Path, size: int) -> tuple[np.ndarray, list[Boxes]]:
-    images, labels = [], []
-    for file in sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES):
+    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
+    images, labels = storage((len(files), 3, size, size)), list[Boxes]()
+    for file in files:
         try:
-            images.append(pixels(file, 3, (size, size)))
+            images[len(labels)] = pixels(file, 3, (size, size))
         except Unreadable as error:
             log.warning("%s is not used: %s", file, error)
             continue
         labels.append(_objects(top / "labels" / folder.name / f"{file.stem}.txt"))
-    if not images:
+    if not labels:
         raise ConfigError(f"{folder} has no readable image")
-    return np.stack(images), labels
+    return images[: len(labels)], labels
 
 
 def _objects(file: Path) -> Boxes:
     """The lines of a label file: class, centre, width and height.
 
     Raises:
-        ConfigError: a line of another form, or a box outside the image.
+        ConfigError: a line of another form, a box outside the image, or a file that is no text.
     """
     rows = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines() if file.is_file() else (), 1):
+    for number, line in enumerate(_text(file).splitlines() if file.exists() else (), 1):
         try:
             row = [float(word) for word in line.split()]
         except ValueError:
             row = []
-        inside = len(row) == FIELDS and row[0] >= 0 and row[0].is_integer() and all(0 <= v <= 1 for v in row[1:])
+        inside = len(row) == FIELDS and 0 <= row[0] < 2**31 and row[0].is_integer() and \
+            all(0 <= v <= 1 for v in row[1:])
         if line.strip() and not inside:
             raise ConfigError(f"{file}, line {number}: {line[:60]!r} given; expected a class number, and the centre, "
                               "width and height of a box as shares in [0, 1]")
         rows += [row] if row else []
     return rows
+
+
+def _text(file: Path) -> str:
+    try:
+        return opening.text(file, TEXT_LIMIT)
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error}") from error
 
 
 def _classes(top: Path, seen: int) -> tuple[str, ...]:
@@ -102,16 +118,23 @@ def _classes(top: Path, seen: int) -> tuple[str, ...]:
         ConfigError: a broken file of names, or labels beyond it.
     """
     listed, text = top / "names.json", top / "classes.txt"
-    names: tuple[str, ...] = tuple(map(str, range(seen)))
-    if listed.is_file():
+    if listed.exists():
         try:
-            given = json.loads(listed.read_text(encoding="utf-8"))
-            names = tuple(str(given[str(k)]) for k in range(len(given))) if isinstance(given, dict) else tuple(given)
-        except (ValueError, KeyError, TypeError) as error:
+            given = json.loads(_text(listed))
+            given = [given[str(k)] for k in range(len(given))] if isinstance(given, dict) else given
+            if not isinstance(given, list) or not all(isinstance(name, str | int) for name in given):
+                raise TypeError("something else than names")
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ConfigError(f"{listed} cannot be used: {error!r}; expected a list of names, or a table from \"0\" "
                               "upwards") from error
-    elif text.is_file():
-        names = tuple(line.strip() for line in text.read_text(encoding="utf-8").splitlines() if line.strip())
+        names = tuple(map(str, given))
+    elif text.exists():
+        names = tuple(line.strip() for line in _text(text).splitlines() if line.strip())
+    elif seen > CLASS_LIMIT:
+        raise ConfigError(f"{top}: a label of class {seen - 1}; expected less than {CLASS_LIMIT:,}, or the names of "
+                          "all classes in names.json or classes.txt")
+    else:
+        names = tuple(map(str, range(seen)))
     if seen > len(names):
         raise ConfigError(f"{top}: a label of class {seen - 1}, but names for {len(names)} classes")
     return names
