@@ -494,6 +494,24 @@ def test_only_the_first_convolution_sees_another_memory_format_than_its_own(name
     assert all(output.is_contiguous(memory_format=torch.channels_last) for output in large)
 
 
+class Viewing(nn.Module):
+    """A network as many people write theirs: it flattens by `view`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4 * 6 * 6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x).view(len(x), -1))
+
+
+def test_a_network_of_somebody_else_may_flatten_by_view() -> None:
+    x = torch.rand(2, 3, 8, 8)
+    with pytest.raises(RuntimeError, match="view"):  # the premise
+        Viewing().to(memory_format=torch.channels_last)(x)
+    assert Run.local(device="cpu").placed(Viewing())(x).shape == (2, 2)
+
+
 def test_the_memory_format_changes_results_by_rounding_only() -> None:
     run = run_of(replace(RECIPE, epochs=1))
     model, twin = run.build(build), run.build(build).to(memory_format=torch.contiguous_format)
