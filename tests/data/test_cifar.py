@@ -139,3 +139,38 @@ def test_a_missing_set_is_fetched_by_torchvision(tmp_path: Path, monkeypatch: py
         registry.make("data", "cifar10")(Where(tmp_path))
     monkeypatch.setattr(torchvision.datasets, "CIFAR10", fake)
     assert len(registry.make("data", "cifar10")(Where(tmp_path, download=True)).train) == 20
+
+
+def nested(levels: int) -> bytes:
+    """A table whose key is a tuple of twice a tuple of twice a tuple..."""
+    code = b"\x80\x02})q\x000"
+    for k in range(1, levels + 1):
+        code += b"h" + bytes([k - 1]) + b"h" + bytes([k - 1]) + b"\x86q" + bytes([k]) + b"0"
+    return code + b"h" + bytes([levels]) + b"K\x01s."
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("content", [nested(60), b"\x80\x02}r\xff\xff\xff\x0f.",
+                                     b"\x80\x02})" + b"2\x86" * 60 + b"Ns."])
+def test_pickles_that_ask_for_much_are_refused_at_once(content: bytes, tmp_path: Path) -> None:
+    assert isinstance(pickle.loads(nested(3)), dict)  # the premise: such a pickle is one
+    (tmp_path / "a").write_bytes(content)
+    with pytest.raises(CannotComplete, match="builds what a CIFAR file does not have"):
+        cifar.read(tmp_path / "a")
+
+
+def test_names_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    write_cifar10(tmp_path)
+    names: list[Any] = [b"a"]
+    for _ in range(60):
+        names = [names, names]
+    dump(tmp_path / "cifar-10-batches-py" / "batches.meta", {b"label_names": names * 5})
+    with pytest.raises(CannotComplete, match="something else where a CIFAR file has text"):
+        registry.make("data", "cifar10")(Where(tmp_path))
+
+
+@pytest.mark.timeout(20)
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a")
+    with pytest.raises(CannotComplete, match="no regular file"):
+        cifar.read(tmp_path / "a")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import stat
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -118,4 +119,18 @@ def test_a_damaged_file_is_named(content: bytes, tmp_path: Path) -> None:
 def test_a_damaged_gzip_file_is_named(cut: int, tmp_path: Path) -> None:
     (tmp_path / "labels.gz").write_bytes(gzip.compress(packed(np.zeros(100, np.uint8)))[:cut])
     with pytest.raises(CannotComplete, match=r"cannot read .*labels"):
+        idx.read(tmp_path / "labels")
+
+
+@pytest.mark.timeout(30)
+def test_a_file_that_holds_more_than_it_says_is_not_unpacked(tmp_path: Path) -> None:
+    (tmp_path / "labels.gz").write_bytes(gzip.compress(packed(np.zeros(10, np.uint8)) + bytes(2**28)))
+    tracemalloc.start()
+    with pytest.raises(CannotComplete, match="is damaged"):
+        idx.read(tmp_path / "labels")
+    assert tracemalloc.get_traced_memory()[1] < 2**24
+    tracemalloc.stop()
+    header = packed(np.zeros((1, 1), np.uint8))[:4] + (2**31).to_bytes(4, "big") * 2
+    (tmp_path / "labels").write_bytes(header)
+    with pytest.raises(CannotComplete, match="is damaged"):
         idx.read(tmp_path / "labels")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 
 from sidedoor import zoo
 from sidedoor.data.root import Where
+from sidedoor.data.sets import yolo as sets_yolo
 from sidedoor.data.sets.yolo import yolo
 from sidedoor.errors import CannotComplete, ConfigError
 
@@ -66,6 +68,33 @@ def test_names_may_be_a_table_a_list_of_lines_or_missing(tmp_path: Path) -> None
 def test_broken_labels_are_said(line: str, classes: object, expected: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=expected):
         yolo(Where(None), str(made(tmp_path, {"train/a": line}, classes)))
+
+
+@pytest.mark.parametrize("number", [10_000, 999_999_999])
+def test_a_class_number_is_no_number_of_classes(number: int, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"a label of class {number}; expected less than 10,000"):
+        yolo(Where(None), str(made(tmp_path, {"train/a": f"{number} 0.5 0.5 0.5 0.5"}, None)))
+
+
+def test_labels_that_are_no_text_are_named(tmp_path: Path) -> None:
+    top = made(tmp_path, {"train/a": "\ufeff0 0.5 0.5 0.5 0.5"})
+    assert yolo(Where(None), str(top), size=32).train.targets.tolist() == [0, 0]
+    (top / "labels/train/a.txt").write_bytes(b"0 0.5 0.5 0.5 0.5 # \xe9")
+    with pytest.raises(ConfigError, match=r"a\.txt cannot be read: it is not text in UTF-8"):
+        yolo(Where(None), str(top))
+    (top / "labels/train/a.txt").unlink()
+    os.mkfifo(top / "labels/train/a.txt")
+    with pytest.raises(ConfigError, match=r"a\.txt cannot be read: it is no regular file"):
+        yolo(Where(None), str(top))
+
+
+def test_one_image_with_very_many_boxes_is_refused(tmp_path: Path) -> None:
+    top = made(tmp_path, {"train/a": "0 .5 .5 .1 .1\n" * 20})
+    assert yolo(Where(None), str(top), size=32).train.boxes is not None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sets_yolo, "BOX_LIMIT", 39)
+        with pytest.raises(ConfigError, match="an image with 20 boxes"):
+            yolo(Where(None), str(top), size=32)
 
 
 def test_broken_images_are_left_out_with_their_labels(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
