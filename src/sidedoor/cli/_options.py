@@ -18,14 +18,16 @@ if TYPE_CHECKING:
 log = logging.getLogger("sidedoor")
 
 
-def _louder(given: bool) -> None:
+def _louder(given: bool) -> bool:
     if given:
         log.setLevel(logging.DEBUG)
+    return given
 
 
-def _quieter(given: bool) -> None:
+def _quieter(given: bool) -> bool:
     if given:
         log.setLevel(logging.ERROR)
+    return given
 
 
 def quiet() -> bool:

@@ -28,12 +28,13 @@ _UsageError: Any = typer.BadParameter.__bases__[0]
 _INTERRUPTED = 130
 
 
-def _version(given: bool) -> None:
+def _version(given: bool) -> bool:
     if given:
         import sidedoor
 
         typer.echo(f"sidedoor {sidedoor.__version__}")
         raise typer.Exit
+    return given
 
 
 @app.callback()
