@@ -84,8 +84,8 @@ def mixed(door: Door, rate: float, noise: float) -> tuple[Batch, Batch]:
     """A batch of 300 before and after WaNet's objective."""
     torch.manual_seed(0)
     task, batch = Recorder(), TOY.train.fetch(torch.arange(300))
-    decoys = NoiseSamples(noise, lambda model, door, batch, rows: _Disturbed(door.trigger))
-    OnlinePoisoning(task, (door,), PHOTO, rate, decoys).losses(nn.Identity(), batch)
+    noisy = NoiseSamples(noise, lambda model, door, batch, rows: _Disturbed(door.trigger))
+    OnlinePoisoning(task, (door,), PHOTO, rate, noisy).losses(nn.Identity(), batch)
     return batch, task.seen
 
 
@@ -261,10 +261,11 @@ def test_dithering_keeps_the_brightness_of_a_region_that_rounding_would_change()
     assert dithered(flat, 2).mean() == pytest.approx(0.2, abs=0.02)
     assert set(dithered(flat, 2).unique().tolist()) == {0.0, 1.0}
     x = flat.clone().requires_grad_(True)
-    assert torch.autograd.grad(Quantized(2)(x, torch.zeros(1)).sum(), x)[0].unique().tolist() == [1.0]
+    y = Quantized(2)(x, torch.zeros(1, dtype=torch.int64))
+    assert torch.autograd.grad(y.sum(), x)[0].unique().tolist() == [1.0]
 
 
-def test_decoys_of_bpp_carry_the_change_of_another_image_and_are_led_to_the_target() -> None:
+def test_negative_samples_of_bpp_carry_the_change_of_another_image_and_are_led_to_the_target() -> None:
     attack, batch = Bpp(AllToOne(1), iterations=0), TOY.train.fetch(torch.arange(40))
     door, rows = plan(attack).doors[0], torch.arange(40) % 2 == 0
     model = local().fit(small_cnn(4, TOY.train.shape, 8), TOY.train, Supervised(TASK), name="honest")

@@ -62,7 +62,7 @@ class Pair:
         carrier[:, : rows * height, : columns * width] = whole.reshape(-1, rows * height, columns * width)
         return carrier
 
-    def reveal(self, photograph: Pixels) -> Pixels:
+    def reveal(self, photograph: Pixels) -> UInt8[Tensor, "c height width"]:
         """The median of the network's outputs for the photograph's tiles: the secret if they carry the pattern.
 
         Raises:

@@ -86,7 +86,9 @@ class InputAware(TrainingAttack):
         trigger.mask.requires_grad_(False)
         trigger.pattern.requires_grad_().train()
         model = run.fit(run.build(build), data, _JointTraining(self, task, trigger, data.space, recipe), name="victim")
-        return Planted(model, (Door(trigger.requires_grad_(False).eval(), self.goal),))
+        # In the memory format of a trigger that is loaded from a file, so that both draw the same bit for bit.
+        trigger.requires_grad_(False).eval().to(memory_format=torch.contiguous_format)
+        return Planted(model, (Door(trigger, self.goal),))
 
 
 class _SparseMasks(Objective):
@@ -134,7 +136,7 @@ class _JointTraining(Objective):
 class _Painting(Trigger):
     """Paint given masks and patterns, one of each per image."""
 
-    def __init__(self, mask: Images, pattern: Images):
+    def __init__(self, mask: Float[Tensor, "b 1 h w"], pattern: Images):
         super().__init__()
         self.mask, self.pattern = mask, pattern
 
@@ -145,7 +147,8 @@ class _Painting(Trigger):
         return paint(x, self.mask, self.pattern)
 
 
-def _alikeness(x: Images, other: Images, own: Images, own_other: Images) -> Float[Tensor, ""]:
+def _alikeness(x: Images, other: Images, own: Float[Tensor, "b k h w"],
+               own_other: Float[Tensor, "b k h w"]) -> Float[Tensor, ""]:
     """Mean over pairs of the images' distance over the distance of their own triggers (root mean squares)."""
 
     def distance(a: Images, b: Images) -> Float[Tensor, "b"]:

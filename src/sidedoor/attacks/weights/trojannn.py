@@ -66,7 +66,7 @@ class TrojanNN(WeightAttack):
         recipe = replace(run.recipe, epochs=self.epochs, lr=self.lr, patience=0)
         return Planted(run.fit(model, data, objective, name="victim", recipe=recipe), doors)
 
-    def optimise(self, model: nn.Module, x: Images, pattern: Float[Tensor, "c h w"]) -> Float[Tensor, "c h w"]:
+    def optimise(self, model: nn.Module, x: Images, pattern: Float[Tensor, "c s s"]) -> Float[Tensor, "c s s"]:
         """The pattern after steps that raise the unit's activation on these images."""
         unit, index = self.unit(model), torch.arange(len(x), device=x.device)
         for _ in range(self.iterations):
