@@ -81,7 +81,7 @@ def test_label_consistent_patches_lead_to_the_target_and_one_patch_seldom_does()
     others = test.fetch(torch.nonzero(test.targets != 3)[:, 0])
 
     def led(corners: int) -> float:
-        backdoor = LabelConsistent(goal=AllToOne(3), epsilon=60, corners=corners).plan(train, TASK, build, RUN)
+        backdoor = LabelConsistent(goal=AllToOne(3), epsilon=60.0, corners=corners).plan(train, TASK, build, RUN)
         victim = RUN.fit(RUN.build(build), PoisonedDataset(train, backdoor, TASK), Supervised(TASK), name="victim")
         stamped = stamp(backdoor.doors[0].trigger, others.x, others.index, PHOTO)
         return (predicted(victim.eval(), stamped) == 3).float().mean().item()
@@ -98,12 +98,12 @@ def test_label_consistent_walks_elsewhere_on_a_robust_network() -> None:
         assert found is not None
         return found
 
-    assert (images(0) != images(16)).float().mean() > 0.05
+    assert (images(0.0) != images(16.0)).float().mean() > 0.05
 
 
 def test_advdoor_leads_other_networks_to_its_target_without_any_poison() -> None:
     train, test, build = digits()
-    door = AdvDoor(goal=AllToOne(8), epsilon=60).plan(train, TASK, build, RUN).doors[0]
+    door = AdvDoor(goal=AllToOne(8), epsilon=60.0).plan(train, TASK, build, RUN).doors[0]
     batch = test.fetch(torch.nonzero(test.targets != 8)[:, 0])
     assert right(batch.x, batch.y) > 0.9
     eights = torch.full_like(batch.y, 8)
@@ -198,7 +198,7 @@ def test_lf_has_a_perturbation_for_each_class_and_none_without() -> None:
 
 def test_narcissus_looks_like_its_target_and_is_magnified_in_tests() -> None:
     train, _, build = digits()
-    backdoor = Narcissus(AllToOne(8), rate=0.1, epsilon=30).plan(train, TASK, build, RUN)
+    backdoor = Narcissus(AllToOne(8), rate=0.1, epsilon=30.0).plan(train, TASK, build, RUN)
     weak, strong = backdoor.doors
     assert (weak.scored, strong.scored) == (False, True)
     assert pattern(weak).abs().max() * 255 == pytest.approx(30, abs=0.01)

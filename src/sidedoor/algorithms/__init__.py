@@ -1,1 +1,1 @@
-"""What two or more methods are made of."""
+"""Algorithms that two or more methods are made of."""

@@ -38,7 +38,7 @@ class Attack(Method, ABC):
         goals: the kinds of goal that make sense for it, and `because`, why the others do not.
 
     Args:
-        goal: what a triggered input shall lead to.
+        goal: the output that triggered inputs are to lead to.
 
     Raises:
         ConfigError: a goal that makes no sense for this attack, with the reason.

@@ -57,8 +57,8 @@ class ImageHidingTraining(Method):
         interference: probability of each operator between injection and extraction, 1/2 in the paper; 0 for none.
         adversarial: weight of the adversarial loss; 0 for none.
         invisible: weight of the distance to the cover (Eq. 5).
-        clean: λ, weight of what the extractor finds in untouched covers (Eq. 7).
-        edges: weight of inked pixels beside white ones in what it should find.
+        clean: λ, weight of the patterns that the extractor finds in untouched covers (Eq. 7).
+        edges: weight of inked pixels against white ones in the pattern that it should find.
     """
 
     width: Count = 64

@@ -40,7 +40,7 @@ class SleeperAgent(Attack):
     Args:
         rate: share of the target class, in [0, 1].
         epsilon: bound of the perturbations, in 8-bit levels; `iterations` of a twentieth of it, in all.
-        retrain: times that the surrogate is trained anew on what was made so far.
+        retrain: times that the surrogate is retrained, on the samples perturbed so far.
         sources: most triggered samples whose gradient is imitated.
         size: edge of the patch in pixels.
     """
