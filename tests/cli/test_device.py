@@ -5,9 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from lightning_fabric import Fabric
 
 from sidedoor import engine
 from sidedoor.errors import CannotComplete, ConfigError
+
+
+class Asked(Fabric):
+    """Keeps what it is asked for, and looks for no device."""
+
+    def __init__(self, **given: Any):
+        self.given = given
 
 
 @pytest.mark.parametrize(("device", "devices", "asked"), [
@@ -20,16 +28,17 @@ from sidedoor.errors import CannotComplete, ConfigError
 def test_a_name_says_which_devices(monkeypatch: pytest.MonkeyPatch, device: str, devices: int,
                                    asked: dict[str, Any]) -> None:
     """The list [1] is the second GPU alone, the number 1 any one."""
-    monkeypatch.setattr(engine, "Fabric", dict)
-    assert engine.fabric(device, devices) == asked
+    monkeypatch.setattr(engine, "Fabric", Asked)
+    made: Any = engine.fabric(device, devices)
+    assert made.given == asked
 
 
 @pytest.mark.parametrize("gpu", [True, False])
 def test_auto_takes_a_gpu_if_there_is_one(monkeypatch: pytest.MonkeyPatch, gpu: bool) -> None:
-    monkeypatch.setattr(engine, "Fabric", dict)
+    monkeypatch.setattr(engine, "Fabric", Asked)
     monkeypatch.setattr(engine.torch.cuda, "is_available", lambda: gpu)
     made: Any = engine.fabric("auto")
-    assert made["accelerator"] == ("cuda" if gpu else "cpu")
+    assert made.given["accelerator"] == ("cuda" if gpu else "cpu")
 
 
 @pytest.mark.parametrize("device", ["cuda:77", "cuda:x", "cpu:1", "abacus"])
