@@ -4,7 +4,7 @@ BIN := .venv/bin
 # One thread a process: tests and sweeps run side by side.
 ONE := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: demo test test-slow check bench study clean
+.PHONY: demo test test-slow corpus check bench study clean
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -24,6 +24,9 @@ test: .venv/installed-dev  ## the test suite
 
 test-slow: .venv/installed-dev  ## trained facts that take minutes
 	$(ONE) $(BIN)/pytest -n 2 -m slow --timeout=1800
+
+corpus: .venv/installed-dev  ## hostile and odd files, read in processes with limits; minutes on one core
+	$(ONE) $(BIN)/python -m tests.corpus
 
 check: .venv/installed-dev  ## lint and types
 	$(BIN)/ruff check .

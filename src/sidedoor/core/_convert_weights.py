@@ -33,6 +33,10 @@ INERT = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy
          "__builtin__.slice", "builtins.range", "__builtin__.xrange")
 
 
+_OTHERS = "it is damaged or holds other objects than tensors"
+_ADVICE = "save the state_dict() of its model"
+
+
 class Inert:
     """In place of what is no tensor: takes any arguments and state, and keeps none."""
 
@@ -119,11 +123,19 @@ def _count(stream: Any, pickles: int) -> None:
     steps = calls = 0
     with contextlib.suppress(ValueError):  # damage, which the reader meets again
         for _ in range(pickles):
-            for code, _, _ in pickletools.genops(stream):
+            for code, argument, _ in pickletools.genops(stream):
                 steps += 1
                 calls += code.name in BUILDS
+                if code.name == "GLOBAL" and not _usual(named := str(argument).replace(" ", ".")):
+                    raise SystemExit(f"{_OTHERS} ({named[:80]}); {_ADVICE}")
                 if calls > CALLS or steps > STEPS:
                     raise SystemExit(f"it asks for more than {TENSORS:,} tensors, or is no file of weights")
+
+
+def _usual(name: str) -> bool:
+    """Whether a name may be that of a tensor's parts, or has a stand-in; torch decides on each of them again."""
+    module = name.partition(".")[0]
+    return module in ("torch", "collections") or name in INERT or name.rpartition(".")[2] in ("set", "complex")
 
 
 def _limit_time(seconds: int) -> None:
@@ -150,7 +162,7 @@ def _reason(error: BaseException) -> str:
         said = str(error)
         wanted = said.partition("GLOBAL ")[2].split(" ")[0] if "GLOBAL" in said else ""
         named = f" ({wanted[:80]})" if wanted else ""
-        return f"it is damaged or holds other objects than tensors{named}; save the state_dict() of its model"
+        return f"{_OTHERS}{named}; {_ADVICE}"
     return f"it is damaged or no file of weights ({type(error).__name__})"
 
 

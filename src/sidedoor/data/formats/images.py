@@ -110,7 +110,7 @@ def _check_header(image: Image.Image, limit: int) -> None:
         raise Unreadable(f"pixels of mode {image.mode}; expected 8 bits a channel")
     if _deep(image):
         raise Unreadable("more than 8 bits a channel; convert it to 8 bits")
-    if image.mode in ("P", "PA") and image.palette is None:
+    if image.mode in ("P", "PA") and not (image.palette and image.palette.palette):
         raise Unreadable("its pixels are numbers of a palette, which it does not have")
 
 

@@ -1,0 +1,136 @@
+"""Each input of the corpus in a child process with limits of memory and time."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pkgutil
+import resource
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import tests.corpus
+from sidedoor.errors import SidedoorError
+from tests.corpus.base import MARKER, Item
+
+EXPECTED = {"weights": 60, "image": 60, "folder": 40}
+"""The least number of inputs of each kind."""
+SECONDS = 60
+"""Of the processor, that reading one input may take; converting weights imports torch, so this is no small number."""
+ADDRESSES = 32 * 2**30
+"""Bytes of address space of a child: a reader that is at fault ends rather than the machine."""
+
+
+class Outcome(NamedTuple):
+    """What came of one input.
+
+    Args:
+        what: "read", "refused", or a fault.
+        said: the reader's message.
+        memory: bytes at the peak, beyond those of a small input of its kind.
+    """
+
+    item: Item
+    what: str
+    said: str
+    memory: int
+    seconds: float
+
+
+def all_items() -> list[Item]:
+    """Of every module of the corpus that has some, by kind."""
+    modules = [importlib.import_module(f"tests.corpus.{found.name}")
+               for found in pkgutil.iter_modules(tests.corpus.__path__)
+               if not found.name.startswith(("_", "test_")) and found.name not in ("run", "base")]
+    return [item for module in modules if hasattr(module, "items") for item in module.items()]
+
+
+def run(items: Sequence[Item]) -> Iterator[Outcome]:
+    """Read each input. The first good one of a kind says how much memory a small input takes."""
+    least: dict[str, int] = {}
+    for item in sorted(items, key=lambda item: (item.kind, not item.good)):
+        outcome, peak, size = _one(item)
+        least.setdefault(item.kind, peak)
+        more = max(0, peak - least[item.kind])
+        if outcome.what in ("read", "refused") and more > 3 * size + item.memory:
+            outcome = outcome._replace(what="memory")
+        yield outcome._replace(memory=more)
+
+
+def _one(item: Item) -> tuple[Outcome, int, int]:
+    """(outcome, bytes at the peak of the child and its children, bytes of the input)."""
+    folder = Path(tempfile.mkdtemp(prefix="corpus-"))
+    try:
+        (folder / "input").mkdir()
+        path = item.make(folder / "input")
+        size = sum(file.lstat().st_size for file in folder.rglob("*") if file.is_file() and not file.is_symlink())
+        start = time.monotonic()
+        status, used = _child(item, path, folder / "said")
+        seconds = time.monotonic() - start
+        what, said = _read_back(status, folder / "said")
+        if any(folder.rglob(MARKER)):
+            what = "executed"
+        if what == "refused" and item.good:
+            what = "wrongly refused"
+        return Outcome(item, what, said, 0, seconds), used.ru_maxrss * 1024, size
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _child(item: Item, path: Path, said: Path) -> tuple[int, resource.struct_rusage]:
+    """Read an input in a fork of this process: (status, use)."""
+    sys.stdout.flush()
+    child = os.fork()
+    if child == 0:
+        _in_child(item, path, said)
+    end = time.monotonic() + 10 * SECONDS  # of the clock: the limit of the processor's time does not see who waits
+    while True:
+        done, status, used = os.wait4(child, os.WNOHANG)
+        if done:
+            return status, used
+        if time.monotonic() > end:
+            os.kill(child, signal.SIGKILL)
+        time.sleep(0.01)
+
+
+def _in_child(item: Item, path: Path, said: Path) -> None:
+    """Never returns."""
+    code = 3
+    try:
+        resource.setrlimit(resource.RLIMIT_AS, (ADDRESSES, ADDRESSES))
+        resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        os.chdir(path.parent)
+        silent = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(silent, 2)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            item.read(path)
+        said.write_text("")
+        code = 0
+    except SidedoorError as error:
+        said.write_text(str(error), encoding="utf-8", errors="backslashreplace")
+        code = 4
+    except BaseException:
+        said.write_text(traceback.format_exc()[-2000:], encoding="utf-8", errors="backslashreplace")
+    finally:
+        os._exit(code)
+
+
+def _read_back(status: int, said: Path) -> tuple[str, str]:
+    text = said.read_text(encoding="utf-8").strip() if said.exists() else ""
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        hung = number in (signal.SIGXCPU, signal.SIGKILL)
+        return ("hang" if hung else "traceback"), f"ended by {signal.Signals(number).name}"
+    code = os.WEXITSTATUS(status)
+    line = text.replace("\n", " | ")
+    return {0: "read", 4: "refused"}.get(code, "traceback"), line if code != 3 else line[-300:]

@@ -1,0 +1,69 @@
+"""The corpus is large enough, and what it looks for is found where it happens."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from sidedoor.errors import ConfigError
+from tests.corpus import run
+from tests.corpus.base import MARKER, Item
+
+
+def small(folder: Path) -> Path:
+    (folder / "a").write_bytes(b"abc")
+    return folder / "a"
+
+
+def refuses(path: Path) -> None:
+    raise ConfigError("as it should")
+
+
+def fails(path: Path) -> None:
+    raise ValueError("as it should not")
+
+
+def executes(path: Path) -> None:
+    (path.parent / MARKER).touch()
+    raise ConfigError("too late")
+
+
+def takes(path: Path) -> None:
+    held = bytearray(2**26)
+    held[:: 2**10] = b"x" * 2**16
+
+
+def spins(path: Path) -> None:
+    while True:
+        pass
+
+
+def waits(path: Path) -> None:
+    os.mkfifo(path.parent / "pipe")
+    (path.parent / "pipe").read_bytes()
+
+
+@pytest.mark.parametrize(("read", "good", "what"), [
+    (Path.read_bytes, True, "read"), (refuses, False, "refused"), (refuses, True, "wrongly refused"),
+    (fails, False, "traceback"), (executes, False, "executed"), (takes, False, "memory"), (spins, False, "hang"),
+    (waits, False, "hang"),
+])
+def test_each_fault_is_told_from_the_others(read: object, good: bool, what: str,
+                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "SECONDS", 1)
+    start = time.monotonic()
+    items = [Item("any", "first", small, Path.read_bytes, good=True),
+             Item("any", "second", small, read, good, memory=2**25)]
+    assert [outcome.what for outcome in run.run(items)] == ["read", what]
+    assert time.monotonic() - start < 60
+
+
+def test_there_are_enough_inputs_and_each_has_a_name_of_its_own() -> None:
+    items = run.all_items()
+    counts = Counter(item.kind for item in items)
+    assert {kind: counts[kind] >= least for kind, least in run.EXPECTED.items()} == dict.fromkeys(run.EXPECTED, True)
+    assert len({(item.kind, item.name) for item in items}) == len(items)
