@@ -1,0 +1,44 @@
+"""The checker of annotations that every test runs under: beartype, with jaxtyping's shapes."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import typing
+from collections.abc import Callable
+from typing import Any
+
+from beartype import BeartypeConf, beartype
+
+_typed = beartype(conf=BeartypeConf(is_pep484_tower=True))
+
+
+def checked(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Check a function's arguments and result once it has returned, so that its own errors come first.
+
+    Of a dataclass its fields are checked as the constructor left them, since it may convert what it is given.
+    jaxtyping hands over two stand-ins for each function: one that it calls with the arguments before the call, which
+    is left alone, and one that it calls with the arguments and the result, `ret0`, afterwards.
+    """
+    output = next((name for name in inspect.signature(function).parameters
+                   if name.startswith("ret") and name[3:].isdigit()), None)
+    if output is None:
+        return function
+    hints = function.__annotations__
+    function.__annotations__ = {name: Any if _beyond(hint) else hint for name, hint in hints.items()}
+    typed = functools.cache(lambda: _typed(function))  # most functions are never called in a process
+
+    def afterwards(*args: Any, **kwargs: Any) -> Any:
+        if function.__name__ == "__init__" and dataclasses.is_dataclass(args[0]):
+            made = {field.name: getattr(args[0], field.name) for field in dataclasses.fields(args[0]) if field.init}
+            return typed()(args[0], **made, **{output: None})
+        return typed()(*args, **kwargs)
+
+    return afterwards
+
+
+def _beyond(hint: Any) -> bool:
+    """Whether a type says nothing that can be checked at run time: `Self`, files and protocols."""
+    return ((typing.get_origin(hint) or hint) in (typing.Self, typing.IO, typing.BinaryIO, typing.TextIO)
+            or getattr(hint, "_is_protocol", False) or any(map(_beyond, typing.get_args(hint))))
