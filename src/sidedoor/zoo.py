@@ -105,13 +105,17 @@ class Weights:
             raise ConfigError("model.normalize names a normalisation, and model.mean gives one; expected either")
 
     @property
+    def path(self) -> Path:
+        return Path(self.weights).expanduser()
+
+    @property
     def statistics(self) -> Statistics | None:
         """The normalisation that is asked for."""
         return (self.mean, self.std) if self.mean else PRESETS.get(self.normalize)
 
     def plain(self) -> dict[str, Any]:
         """As a specification writes it: what is not at its default, the file's hash always."""
-        actual = identify(Path(self.weights))
+        actual = identify(self.path)
         if self.sha256 not in (None, actual):
             raise CannotComplete(f"{self.weights} has the sha256 {actual}, the specification expects {self.sha256}")
         values = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
@@ -148,7 +152,7 @@ def _builder(kind: str, name: str | Mapping[str, Any], **leading: Any) -> Build:
 
 def _started(make: Build, given: Weights) -> nn.Module:
     model = make()
-    table = read_weights(Path(given.weights), given.weights_key, given.sha256)
+    table = read_weights(given.path, given.weights_key, given.sha256)
     target, fitting, carried = _placed(model, table)
     if given.head == "new":
         fitting = fitting | _own_head(model, target)

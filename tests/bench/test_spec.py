@@ -241,6 +241,11 @@ def test_settings_that_mean_nothing_are_refused(tmp_path: Path, setting: str, me
         cells(read(path, (setting,)))
 
 
+def test_a_mark_of_byte_order_and_lines_of_windows_are_read(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_bytes(b"\xef\xbb\xbfdata = 'toy'\r\nseed = 3\r\n")
+    assert read(tmp_path / "a.toml") == {"data": "toy", "seed": 3}
+
+
 @pytest.mark.parametrize("content", [b"a = ", b"a = 1\na = 2", b"\xff\xfe", b"[a\n"])
 def test_a_file_that_is_not_toml_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "broken.toml"

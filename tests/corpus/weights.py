@@ -46,7 +46,8 @@ def attacks(marker: Path) -> dict[str, Any]:
         "check_output": Call(subprocess.check_output, ["touch", str(marker)]),
         "call": Call(subprocess.call, ["touch", str(marker)]), "eval": Call(eval, code), "exec": Call(exec, code),
         "open": Call(open, str(marker), "w"), "mkdir": Call(os.mkdir, str(marker)),
-        "partial": Call(functools.partial, os.system, touch), "getattr": Call(getattr, os, "system"),
+        "partial": Call(functools.partial, os.system, touch),
+        "getattr": Call(getattr, Call(__import__, "os"), "system"),
         "map": Call(list, Call(map, os.system, [touch])), "torch.load": Call(torch.load, str(marker)),
         "hub": Call(torch.hub.load, "a/b", "c"), "numpy": Call(np.load, str(marker)), "path": Call(Path.touch, marker),
         "import": Call(__import__, "antigravity"), "exit": Call(sys.exit, 0), "kill": Call(os.kill, os.getpid(), 9),
@@ -184,7 +185,7 @@ def odd() -> Iterator[tuple[str, Callable[[Path], Path]]]:
     yield "one storage a thousand times", saved(lambda: dict.fromkeys(map(str, range(1000)), zeros(10**6)))
     yield "200,000 empty tensors", saved(lambda: dict.fromkeys(map(str, range(200_000)), zeros(0)))
     yield "100,000 numbers", saved(lambda: {str(k): k for k in range(100_000)})
-    yield "overlapping windows", saved(lambda: {"w": zeros(2000).as_strided((1999, 1000, 300), (1, 1, 0))})
+    yield "overlapping windows", saved(lambda: {"w": zeros(2998).as_strided((1999, 1000, 300), (1, 1, 0))})
     yield "sparse tensor", saved(lambda: {"w": torch.eye(3).to_sparse()})
     yield "meta tensor", saved(lambda: {"w": torch.empty(10**9, device="meta")})
     yield "quantised", saved(lambda: {"w": torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.quint8)})

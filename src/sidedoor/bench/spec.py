@@ -16,6 +16,7 @@ from sidedoor import registry, zoo
 from sidedoor.attacks.base import Attack
 from sidedoor.backdoor.base import Access
 from sidedoor.bench.versions import versions
+from sidedoor.core import opening
 from sidedoor.data.augment import augmentation
 from sidedoor.defenses.base import Defense
 from sidedoor.engine import Recipe
@@ -25,6 +26,8 @@ from sidedoor.tasks.task import Task
 
 _BUILT_FOR = {"labels": "classes", "image": "scale"}
 """The argument of a network's builder by which it suits a task, by `Task.output`."""
+_LIMIT = 2**24
+"""Bytes of the largest specification."""
 Reference = dict[str, Any]
 """A registered name with all its parameters: `{"name": ..., ...}`."""
 
@@ -205,10 +208,10 @@ def read(path: Path, settings: tuple[str, ...] = ()) -> dict[str, Any]:
         ConfigError: no such file, not TOML, or a setting that is none.
     """
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(opening.read(path, _LIMIT).decode("utf-8-sig"))
     except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror or error}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{path} is not TOML: {error}") from error
     for setting in settings:
         name, equals, value = setting.partition("=")
