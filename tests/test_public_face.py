@@ -31,3 +31,11 @@ def test_importing_it_imports_nothing_else() -> None:
     code = "import sys, sidedoor; sys.exit(sorted(m for m in sys.modules if m.startswith('sidedoor.')) != [])"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     assert sidedoor.__version__
+
+
+def test_no_module_hides_a_public_name() -> None:
+    """A module that was imported is an attribute of its package, whatever the lazy face says."""
+    here = Path(sidedoor.__file__).parent
+    modules = {path.stem for path in here.glob("*.py")} | {path.name for path in here.iterdir() if path.is_dir()}
+    assert "engine" in modules
+    assert not modules & set(sidedoor.__all__)

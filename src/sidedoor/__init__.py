@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from sidedoor.errors import CannotComplete as CannotComplete
     from sidedoor.errors import ConfigError as ConfigError
     from sidedoor.errors import NotApplicable as NotApplicable
-    from sidedoor.evaluate import evaluate as evaluate
+    from sidedoor.evaluation import evaluate as evaluate
     from sidedoor.evidence import Exhibit as Exhibit
     from sidedoor.evidence import Finding as Finding
     from sidedoor.evidence import Localisation as Localisation
@@ -92,7 +92,7 @@ _HOMES = {
     "defenses.base": ("Needs",), "defenses.filters.base": ("DataFilter", "GuidedFilter"),
     "defenses.purifiers.base": ("Purifier",), "defenses.repair.base": ("Repair",),
     "defenses.training.base": ("AidedTraining", "TrainingDefense"), "engine": ("Objective", "Player", "Recipe", "Run"),
-    "errors": ("CannotComplete", "ConfigError", "NotApplicable"), "evaluate": ("evaluate",),
+    "errors": ("CannotComplete", "ConfigError", "NotApplicable"), "evaluation": ("evaluate",),
     "evidence": ("Exhibit", "Finding", "Localisation", "Rule", "Verdict"), "goals.all_to_one": ("AllToOne",),
     "goals.base": ("Door", "Goal"),
     "method": ("Count", "Label", "Method", "NonNegative", "Positive", "Share", "Whole"),

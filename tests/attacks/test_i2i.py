@@ -16,7 +16,7 @@ from sidedoor.data.base import Dataset, Subset
 from sidedoor.data.root import Where
 from sidedoor.data.sets.photos import photos
 from sidedoor.engine import Recipe
-from sidedoor.evaluate import evaluate
+from sidedoor.evaluation import evaluate
 from sidedoor.goals.one_image import OneImage
 from sidedoor.models.unet import unet
 from sidedoor.multitask.pcgrad import PCGrad

@@ -18,7 +18,7 @@ from sidedoor.backdoor.dataset import PoisonedDataset, seal
 from sidedoor.data.base import Dataset
 from sidedoor.engine import Recipe
 from sidedoor.errors import ConfigError
-from sidedoor.evaluate import evaluate
+from sidedoor.evaluation import evaluate
 from sidedoor.forward_operators.pixel_mask import PixelMask
 from sidedoor.goals.paint import Paint
 from sidedoor.models.autoencoder import autoencoder

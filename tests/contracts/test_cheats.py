@@ -27,7 +27,7 @@ from sidedoor.defenses.purifiers.base import Purifier, in_place
 from sidedoor.defenses.training.base import AidedTraining
 from sidedoor.engine import Recipe, Run
 from sidedoor.errors import ConfigError
-from sidedoor.evaluate import evaluate, suspicion
+from sidedoor.evaluation import evaluate, suspicion
 from sidedoor.goals.all_to_one import AllToOne
 from sidedoor.goals.base import Door
 from sidedoor.metrics.statistics import auroc

@@ -18,7 +18,7 @@ from sidedoor.defenses.purifiers.bit_depth import BitDepth
 from sidedoor.defenses.purifiers.jpeg import Jpeg, compressed
 from sidedoor.defenses.repair.fine_tuning import FineTuning
 from sidedoor.engine import Recipe
-from sidedoor.evaluate import evaluate, suspicion
+from sidedoor.evaluation import evaluate, suspicion
 from sidedoor.metrics.image_quality import psnr
 from sidedoor.metrics.statistics import auroc
 from sidedoor.tasks.restoration import Restoration

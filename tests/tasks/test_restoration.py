@@ -13,7 +13,7 @@ from sidedoor.data.base import ArrayDataset
 from sidedoor.data.pictures import picture
 from sidedoor.engine import Run
 from sidedoor.errors import CannotComplete
-from sidedoor.evaluate import evaluate, intervals
+from sidedoor.evaluation import evaluate, intervals
 from sidedoor.goals.base import Door
 from sidedoor.goals.one_image import OneImage
 from sidedoor.metrics.image_quality import ssim

@@ -18,7 +18,7 @@ from sidedoor.data.root import Where
 from sidedoor.data.sets.toy import toy
 from sidedoor.engine import Recipe, Run
 from sidedoor.errors import CannotComplete, ConfigError
-from sidedoor.evaluate import evaluate, intervals
+from sidedoor.evaluation import evaluate, intervals
 from sidedoor.goals.base import Door
 from sidedoor.goals.one_image import OneImage
 from sidedoor.tasks.restored_classification import RestoredClassification, _Judged, classifier

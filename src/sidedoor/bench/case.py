@@ -26,7 +26,7 @@ from sidedoor.data.augment import augmentation
 from sidedoor.data.base import Dataset, Splits, Subset, split
 from sidedoor.defenses.base import Defense
 from sidedoor.engine import Run
-from sidedoor.evaluate import evaluate, stealth
+from sidedoor.evaluation import evaluate, stealth
 from sidedoor.goals.base import Door
 from sidedoor.method import check_labels
 from sidedoor.tasks.task import Scores, Supervised, Task

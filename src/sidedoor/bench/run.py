@@ -26,7 +26,7 @@ from sidedoor.core.files import write_json
 from sidedoor.data.base import stored
 from sidedoor.engine import memory_format_of
 from sidedoor.errors import ConfigError, NotApplicable, SidedoorError
-from sidedoor.evaluate import evaluate, intervals
+from sidedoor.evaluation import evaluate, intervals
 from sidedoor.goals.base import Door, Goal
 from sidedoor.tasks.task import Scores
 from sidedoor.triggers.base import stamp

@@ -21,7 +21,7 @@ from sidedoor.defenses.purifiers.base import Purifier
 from sidedoor.defenses.repair.base import Repair
 from sidedoor.defenses.training.base import AidedTraining, TrainingDefense
 from sidedoor.engine import Run
-from sidedoor.evaluate import suspicion
+from sidedoor.evaluation import suspicion
 from sidedoor.evidence import Exhibit, Finding
 from sidedoor.metrics.statistics import auroc
 from sidedoor.tasks.task import Task

@@ -10,7 +10,7 @@ from sidedoor.bench.case import Case, TrainedModel
 from sidedoor.bench.examine.base import Outcome
 from sidedoor.data.base import Dataset, Subset
 from sidedoor.defenses.filters.base import DataFilter, GuidedFilter
-from sidedoor.evaluate import separation
+from sidedoor.evaluation import separation
 from sidedoor.evidence import Separation
 from sidedoor.tasks.task import Supervised
 

@@ -10,7 +10,7 @@ from sidedoor.bench.case import Case, TrainedModel
 from sidedoor.bench.examine.base import Outcome
 from sidedoor.data.base import halves
 from sidedoor.defenses.detectors.base import InputDetector
-from sidedoor.evaluate import separation, suspicion
+from sidedoor.evaluation import separation, suspicion
 from sidedoor.evidence import Separation
 from sidedoor.types import Batch
 
