@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from sidedoor.data.base import Dataset as Dataset
     from sidedoor.data.base import split as split
     from sidedoor.data.base import wrap as wrap
+    from sidedoor.data.root import self_contained as self_contained
     from sidedoor.defenses.audits.base import ModelAudit as ModelAudit
     from sidedoor.defenses.base import Needs as Needs
     from sidedoor.defenses.detectors.base import InputDetector as InputDetector
@@ -87,7 +88,7 @@ _HOMES = {
     "backdoor.base": ("Access", "AttackerRun", "Backdoor", "Planted", "Poison"),
     "backdoor.dataset": ("PoisonedDataset", "seal"), "bench.machine": ("Machine",), "bench.record": ("Record",),
     "bench.run": ("run",), "bench.spec": ("Spec",), "bench.store": ("Store",), "bench.sweep": ("sweep",),
-    "data.base": ("Dataset", "split", "wrap"), "defenses.audits.base": ("ModelAudit",),
+    "data.base": ("Dataset", "split", "wrap"), "data.root": ("self_contained",), "defenses.audits.base": ("ModelAudit",),
     "defenses.detectors.base": ("InputDetector",),
     "defenses.base": ("Needs",), "defenses.filters.base": ("DataFilter", "GuidedFilter"),
     "defenses.purifiers.base": ("Purifier",), "defenses.repair.base": ("Repair",),

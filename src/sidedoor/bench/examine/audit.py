@@ -12,6 +12,7 @@ import torch
 from sidedoor import registry
 from sidedoor.bench.case import Case, TrainedModel, train_or_load
 from sidedoor.bench.examine.base import Outcome
+from sidedoor.bench.versions import versions
 from sidedoor.core.files import write_json
 from sidedoor.defenses.audits.base import ModelAudit
 from sidedoor.evidence import Calibrated, Exhibit
@@ -31,7 +32,7 @@ def examine(defense: ModelAudit, case: Case, trained: TrainedModel) -> Outcome:
 
 def _clean_score(defense: ModelAudit, case: Case) -> float:
     """The score of a clean model, kept beside it, since every attack is compared with the same ones."""
-    named = json.dumps([registry.plain(defense, lasting), type(defense).version], sort_keys=True)
+    named = json.dumps([registry.plain(defense, lasting, registry.key_name_of), versions(defense)], sort_keys=True)
     path = case.store.folder(case.attack_key) / f"audit-{hashlib.sha256(named.encode()).hexdigest()[:16]}.json"
     with case.alone(case.attack_key + "-audit"):
         if not path.exists():
