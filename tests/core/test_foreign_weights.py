@@ -115,6 +115,17 @@ def test_models_that_sidedoor_kept_are_weights(tmp_path: Path) -> None:
     assert torch.equal(read_weights(tmp_path / "model.safetensors")["weight"], STATE["weight"])
 
 
+@pytest.mark.parametrize(("structure", "message"), [
+    ("3", "damaged"), ("[" * 50_000, "damaged"), ('{"list": [1]}', "damaged"), ("{}", "damaged"),
+    ('{"dict": [["a", {"tensor": "x"}], ["b", {"tensor": "x"}]]}', "names a tensor twice"),
+    ('{"dict": [["a", {"tensor": "y"}]]}', "no table of tensors"),
+])
+def test_a_damaged_table_of_contents_is_said(structure: str, message: str, tmp_path: Path) -> None:
+    save_file({"x": torch.zeros(1)}, tmp_path / "a", {"structure": structure})
+    with pytest.raises(CannotComplete, match=f"a is refused: .*{message}"):
+        read_weights(tmp_path / "a")
+
+
 def test_a_file_that_changes_after_it_was_hashed_is_not_used(tmp_path: Path) -> None:
     torch.save(STATE, tmp_path / "a.pth")
     known = identify(tmp_path / "a.pth")

@@ -196,8 +196,10 @@ def _indexed(file: Path) -> _Content:
             index = [((*path, name), str(k)) for k, (*path, name) in enumerate(json.loads(about["index"]))]
         else:
             index = [((name,), name) for name in names]
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise _Refused(f"its table of contents is damaged ({type(error).__name__})") from error
+    if len({stored for _, stored in index}) < len(index):
+        raise _Refused("its table of contents names a tensor twice")
     tables: dict[Keys, dict[str, str]] = {}
     for (*path, name), stored in index:
         tables.setdefault(tuple(path), {})[name] = stored
