@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import sidedoor
 from sidedoor import registry
 from sidedoor.errors import ConfigError
 from sidedoor.metrics.image_quality import psnr
+from sidedoor.multitask.pcgrad import spread
 from sidedoor.tasks.task import Scores
 from sidedoor.triggers.patch import Patch, checkerboard
 from sidedoor.types import Space, to_levels
@@ -70,6 +72,16 @@ def test_methods_and_fields_of_dataclasses_are_checked() -> None:
 def test_an_integer_passes_for_a_real_number() -> None:
     assert to_levels(GREY, Space(0, 1, 255)).unique().tolist() == [255.0]
     assert registry.make("attack", {"name": "blended", "rate": 1}).rate == 1.0
+
+
+def test_checking_draws_no_random_numbers() -> None:
+    """Of a list one item is checked, at random; methods are watched for what they draw."""
+    parameters = [torch.nn.Parameter(torch.zeros(2)), torch.nn.Parameter(torch.zeros(1))]
+    before = random.getstate()
+    spread(torch.ones(3), parameters)
+    with pytest.raises(TypeCheckError, match="spread"):
+        spread(torch.ones(3), [torch.zeros(3)])  # type: ignore[list-item]
+    assert random.getstate() == before
 
 
 def test_what_a_function_says_of_a_wrong_value_comes_first() -> None:
