@@ -6,7 +6,7 @@ import contextlib
 import copy
 import itertools
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ from torch import nn
 from sidedoor.core import random
 from sidedoor.data.base import Dataset
 from sidedoor.defenses.audits.base import ModelAudit
-from sidedoor.defenses.base import Defense
+from sidedoor.defenses.base import Defense, Needs, Stage
 from sidedoor.defenses.detectors.base import Detect, InputDetector
 from sidedoor.defenses.filters.base import DataFilter
 from sidedoor.defenses.purifiers.base import Purifier
@@ -129,7 +129,7 @@ class Same(Tuner):
 
 class ModeChanging(Tuner):
     def repair(self, model: nn.Module, clean: Dataset, task: Task, run: Run) -> nn.Module:
-        return super().repair(model.eval(), clean, task, run)
+        return super().repair(model.train(), clean, task, run)
 
 
 class Freezing(Tuner):
@@ -180,6 +180,8 @@ class Wavering(Tuner):
 class Auditor(ModelAudit):
     """Keeps every rule; `spoil` changes what it found."""
 
+    needs: ClassVar[Needs] = Needs()
+
     def inspect(self, model: nn.Module, clean: Dataset, task: Task, run: Run) -> Finding:
         trigger, mask = torch.zeros(clean.shape), torch.zeros(clean.shape[1:])
         exhibits = (Exhibit("trigger", "picture", "recovered", trigger), Exhibit("mask", "mask", "recovered", mask))
@@ -214,9 +216,11 @@ class Square(Auditor):
         return replace(finding, exhibits=(Exhibit("gains", "curve", "", torch.zeros(2, 2)),))
 
 
-class Evaluating(Auditor):
+class ModeLeaving(Auditor):
+    needs: ClassVar[Needs] = Needs(model="weights")
+
     def spoil(self, finding: Finding, model: nn.Module) -> Finding:
-        model.eval()
+        model.train()
         return finding
 
 
@@ -232,6 +236,8 @@ class Verdict(Auditor):
 
 class Corner(InputDetector):
     """Keeps every rule on its ground: the brightness of the corner with the square."""
+
+    needs: ClassVar[Needs] = Needs()
 
     def fit(self, model: nn.Module, clean: Dataset, task: Task, run: Run) -> Detect:
         return lambda x, index: x[..., -3:, -3:].mean((1, 2, 3))
@@ -268,8 +274,15 @@ class Erasing(Corner):
 
 
 class TrainModed(Corner):
+    needs: ClassVar[Needs] = Needs(model="weights")
+
     def fit(self, model: nn.Module, clean: Dataset, task: Task, run: Run) -> Detect:
-        return lambda x, index: x[..., -3:, -3:].mean((1, 2, 3)) + model(x)[:, 0]
+        return lambda x, index: x[..., -3:, -3:].mean((1, 2, 3)) + model.train()(x)[:, 0]
+
+
+class Undeclared(InputDetector):
+    def fit(self, model: nn.Module, clean: Dataset, task: Task, run: Run) -> Detect:
+        return lambda x, index: x[..., -3:, -3:].mean((1, 2, 3))
 
 
 class SeededAnew(Corner):
@@ -335,7 +348,8 @@ class Holding(Mirror):
 
 
 class Stageless(Defense):
-    stage = "prayer"
+    stage: ClassVar[Stage] = Stage("prayer", "pray", "hopes")
+    needs: ClassVar[Needs] = Needs()
 
 
 BROKEN = [
@@ -351,7 +365,7 @@ BROKEN = [
     (Wavering, "repaired otherwise with the same seed"),
     (Fifth, r"suspects \(0, 4\)"), (ThreeClasses, "per_class is"),
     (Batched, "trigger has the shape"), (Negative, "mask leaves"), (Square, "gains is no curve"),
-    (Evaluating, "the training flags"), (Moody, "found .* then .* with the same seed"),
+    (ModeLeaving, "the training flags"), (Moody, "found .* then .* with the same seed"),
     (Verdict, "gave a bool, expected a Finding"),
     (Inverted, "above stamped ones"), (Relative, "by its neighbours"), (Noisy, "something else the second time"),
     (Columned, r"expected floats \(8,\)"), (Infinite, "not finite"), (Erasing, "wrote into its input"),
@@ -359,7 +373,8 @@ BROKEN = [
     (SeededAnew, "fitted again with the same seed"),
     (Cropping, "keeps its shape"), (Glowing, r"left \[0, 1\]"), (Blurry, "something else the second time"),
     (Mixing, "by its neighbours"), (NoUndo, "expected a function that realigns"), (Overdone, "no place to realign"),
-    (Holding, "keeps model on the instance"), (Stageless, "no known stage: 'prayer'"),
+    (Holding, "keeps model on the instance"), (Stageless, "no known stage: prayer"),
+    (Undeclared, "declares no `needs`"),
 ]
 
 

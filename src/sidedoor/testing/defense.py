@@ -58,6 +58,7 @@ def check_defense(defense: Defense, channels: int = 3) -> None:
     """
     who = f"defence {type(defense).__name__}"
     require(isinstance(defense, Defense), who, "is no Defense")
+    require(isinstance(getattr(defense, "needs", None), Needs), who, "declares no `needs`: what it must be given")
     check_value(who, defense)
     for here in grounds(defense.tasks, channels):
         _check_stage(defense, who, here)
