@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import pickle
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,8 +16,9 @@ from torch.nn import functional
 
 from sidedoor import registry
 from sidedoor.attacks.base import Attack
-from sidedoor.backdoor.base import Access, Backdoor, Planted
+from sidedoor.backdoor.base import Access, AttackerRun, Backdoor, Planted
 from sidedoor.backdoor.dataset import PoisonedDataset
+from sidedoor.core.checkpoint import Shelf
 from sidedoor.data.base import Dataset, stored
 from sidedoor.errors import ConfigError
 from sidedoor.goals.base import Door, Goal, ImageGoal, Perturbed
@@ -328,21 +331,26 @@ def _settings(trigger: nn.Module) -> list[tuple[str, type[nn.Module], dict[str, 
 
 
 def _check_goals(who: str, attack: Attack, here: Ground) -> None:
-    """Every registered goal is pursued, or refused with a reason."""
-    for entry in registry.entries():
-        if entry.kind != "goal":
-            continue
-        goal = registry.load("goal", entry.name)()
-        with failing(who, f"goal {entry.name} is neither pursued nor refused with a ConfigError"):
-            try:
-                other = replace(attack, goal=goal)
-                backdoor = other.plan(here.train, here.task, here.build, here.attacker)
-            except ConfigError as error:
-                refused = not isinstance(goal, attack.goals)
-                require(str(error).strip() != "" and (attack.because.strip() != "" or not refused), who,
-                        f"refuses the goal {entry.name} without a reason; say it in `because`")
-                continue
-            _check_doors(who, other, backdoor, here)
+    """Every registered goal is pursued, or refused with a reason. What does not depend on the goal is made once."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = replace(here.attacker, shelf=Shelf(Path(folder)))
+        for entry in registry.entries():
+            if entry.kind == "goal":
+                _check_goal(who, attack, here, run, entry.name)
+
+
+def _check_goal(who: str, attack: Attack, here: Ground, run: AttackerRun, name: str) -> None:
+    goal = registry.load("goal", name)()
+    with failing(who, f"goal {name} is neither pursued nor refused with a ConfigError"):
+        try:
+            other = replace(attack, goal=goal)
+            backdoor = other.plan(here.train, here.task, here.build, run)
+        except ConfigError as error:
+            refused = not isinstance(goal, attack.goals)
+            require(str(error).strip() != "" and (attack.because.strip() != "" or not refused), who,
+                    f"refuses the goal {name} without a reason; say it in `because`")
+            return
+        _check_doors(who, other, backdoor, here)
 
 
 def check_training(who: str, attack: Attack, here: Ground) -> None:

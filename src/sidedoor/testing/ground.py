@@ -9,7 +9,7 @@ import hashlib
 import pickle
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -65,6 +65,7 @@ class Ground:
         train: 200 images, 16×16.
         clean: the defender's 50.
         test: 64 images that no method is given.
+        memory: of clean models.
     """
 
     train: Dataset
@@ -72,11 +73,12 @@ class Ground:
     test: Dataset
     task: Task
     run: Run
+    memory: dict[str, nn.Module] = field(default_factory=dict)
 
     @property
     def attacker(self) -> AttackerRun:
-        """The run as an attacker gets it."""
-        return AttackerRun.of(self.run)
+        """The run as an attacker gets it; the clean model is trained once for all."""
+        return replace(AttackerRun.of(self.run), memory=self.memory)
 
     def build(self) -> nn.Module:
         """The victim's network, untrained."""
