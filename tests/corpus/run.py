@@ -57,16 +57,16 @@ def run(items: Sequence[Item]) -> Iterator[Outcome]:
     """Read each input. The first good one of a kind says how much memory a small input takes."""
     least: dict[str, int] = {}
     for item in sorted(items, key=lambda item: (item.kind, not item.good)):
-        outcome, peak, size = _one(item)
-        least.setdefault(item.kind, peak)
-        more = max(0, peak - least[item.kind])
+        outcome, grown, size = _one(item)
+        least.setdefault(item.kind, grown)
+        more = max(0, grown - least[item.kind])
         if outcome.what in ("read", "refused") and more > 3 * size + item.memory:
             outcome = outcome._replace(what="memory")
         yield outcome._replace(memory=more)
 
 
 def _one(item: Item) -> tuple[Outcome, int, int]:
-    """(outcome, bytes at the peak of the child and its children, bytes of the input)."""
+    """(outcome, bytes at the peak of the child and its children beyond its first, bytes of the input)."""
     folder = Path(tempfile.mkdtemp(prefix="corpus-"))
     try:
         (folder / "input").mkdir()
@@ -80,7 +80,7 @@ def _one(item: Item) -> tuple[Outcome, int, int]:
             what = "executed"
         if what == "refused" and item.good:
             what = "wrongly refused"
-        return Outcome(item, what, said, 0, seconds), used.ru_maxrss * 1024, size
+        return Outcome(item, what, said, 0, seconds), used.ru_maxrss * 1024 - _number(folder / "said.start"), size
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -101,6 +101,15 @@ def _child(item: Item, path: Path, said: Path) -> tuple[int, resource.struct_rus
         time.sleep(0.01)
 
 
+def _resident() -> int:
+    """Bytes of this process in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def _number(file: Path) -> int:
+    return int(file.read_text()) if file.exists() else 0
+
+
 def _in_child(item: Item, path: Path, said: Path) -> None:
     """Never returns."""
     code = 3
@@ -108,6 +117,8 @@ def _in_child(item: Item, path: Path, said: Path) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (ADDRESSES, ADDRESSES))
         resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        # What a fork has from its parent differs from one to the next: the system takes unused pages back.
+        said.with_suffix(".start").write_text(str(_resident()))
         os.chdir(path.parent)
         silent = os.open(os.devnull, os.O_WRONLY)
         os.dup2(silent, 2)
