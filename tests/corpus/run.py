@@ -80,7 +80,7 @@ def _one(item: Item) -> tuple[Outcome, int, int]:
             what = "executed"
         if what == "refused" and item.good:
             what = "wrongly refused"
-        return Outcome(item, what, said, 0, seconds), used.ru_maxrss * 1024 - _number(folder / "said.start"), size
+        return Outcome(item, what, said, 0, seconds), _number(folder / "said.use") or used.ru_maxrss * 1024, size
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -112,13 +112,12 @@ def _number(file: Path) -> int:
 
 def _in_child(item: Item, path: Path, said: Path) -> None:
     """Never returns."""
-    code = 3
+    # What a fork has from its parent differs from one to the next: the system takes unused pages back.
+    code, start = 3, _resident()
     try:
         resource.setrlimit(resource.RLIMIT_AS, (ADDRESSES, ADDRESSES))
         resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        # What a fork has from its parent differs from one to the next: the system takes unused pages back.
-        said.with_suffix(".start").write_text(str(_resident()))
         os.chdir(path.parent)
         silent = os.open(os.devnull, os.O_WRONLY)
         os.dup2(silent, 2)
@@ -133,6 +132,9 @@ def _in_child(item: Item, path: Path, said: Path) -> None:
     except BaseException:
         said.write_text(traceback.format_exc()[-2000:], encoding="utf-8", errors="backslashreplace")
     finally:
+        own, started = (resource.getrusage(who).ru_maxrss * 1024
+                        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        said.with_suffix(".use").write_text(str(max(own - start, started)))
         os._exit(code)
 
 
