@@ -84,7 +84,3 @@ def _code(arguments: list[str] | None) -> int:
     except OSError as error:
         typer.echo(f"sidedoor: {error}", err=True)
         return 2
-
-
-if __name__ == "__main__":
-    main()

@@ -12,14 +12,14 @@ from sidedoor.core.restricted import NotDeclared
 from sidedoor.data.base import Dataset
 from sidedoor.types import Batch
 
-_UNLABELLED = "images without labels"
-_NOTHING = "no clean images"
+
+def _refuse(what: str, declared: str) -> NoReturn:
+    raise NotDeclared(f"`{what}` of the clean data was asked for, but the method declares to need {declared}; declare "
+                      "what it needs")
 
 
 class Unlabelled(Dataset):
     """The images of a data set. Batches have labels of -1, which no loss takes; asking for `targets` fails."""
-
-    declared = _UNLABELLED
 
     def __init__(self, data: Dataset):
         self.shape, self.classes, self.space, self.lazy = data.shape, data.classes, data.space, data.lazy
@@ -30,8 +30,7 @@ class Unlabelled(Dataset):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        raise NotDeclared(f"`{name}` of the clean data was asked for, but the method declares to need {self.declared}; "
-                          "declare what it needs")
+        _refuse(name, "images without labels")
 
     def __len__(self) -> int:
         return self._length
@@ -62,20 +61,16 @@ class Absent(Dataset):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        self._refuse(name)
-
-    def _refuse(self, what: str) -> NoReturn:
-        raise NotDeclared(f"`{what}` of clean data was asked for, but the method declares to need {_NOTHING}; declare "
-                          "what it needs")
+        _refuse(name, "no clean images")
 
     def __len__(self) -> int:
-        self._refuse("len()")
+        _refuse("len()", "no clean images")
 
     def rows(self, index: Tensor) -> Tensor:
-        self._refuse("rows()")
+        _refuse("rows()", "no clean images")
 
     def fetch(self, index: Tensor, device: torch.device | str = "cpu") -> Batch:
-        self._refuse("fetch()")
+        _refuse("fetch()", "no clean images")
 
     def fingerprint(self) -> str:
-        self._refuse("fingerprint()")
+        _refuse("fingerprint()", "no clean images")
