@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,6 +17,16 @@ from sidedoor.goals.base import Door
 from sidedoor.tasks.task import Task
 from sidedoor.triggers.base import stamp, stamp_levels
 from sidedoor.types import Batch
+
+
+class _Found(NamedTuple):
+    """For each row that is asked for: the base set's row behind it, a place among the poisoned rows, and whether it is
+    the row of that place.
+    """
+
+    under: Int[Tensor, "b"]
+    slot: Int[Tensor, "b"]
+    hit: Bool[Tensor, "b"]
 
 
 class PoisonedDataset(Dataset):
@@ -48,20 +59,18 @@ class PoisonedDataset(Dataset):
     def fetch(self, index: Tensor, device: torch.device | str = "cpu") -> Batch:
         if self.truths is None:
             return super().fetch(index, device)
-        index = index.cpu()
-        x, y, _ = self.base.fetch(self._under(index), device)
-        return Batch(self._replaced(x, self.images, index), self._replaced(y, self.truths, index),
-                     self.position(index).to(device))
+        found = self._found(index.cpu())
+        x, y, place = self.base.fetch(found.under, device)
+        return Batch(self._replaced(x, self.images, found), self._replaced(y, self.truths, found), place)
 
     def rows(self, index: Tensor) -> Tensor:
-        index = index.cpu()
-        return self._replaced(self.base.rows(self._under(index)), self.images, index)
+        found = self._found(index.cpu())
+        return self._replaced(self.base.rows(found.under), self.images, found)
 
     def position(self, index: Tensor) -> Tensor:
-        index = index.cpu()
-        return self.base.position(self._under(index))
+        return self.base.position(self._found(index.cpu()).under)
 
-    def _replaced(self, rows: Tensor, by: Tensor, index: Tensor) -> Tensor:
+    def _replaced(self, rows: Tensor, by: Tensor, found: _Found) -> Tensor:
         """Rows of the base set, the poisoned ones among them replaced.
 
         Every row takes the same operations, poisoned or not: a defender could tell them apart by the operations, the
@@ -69,21 +78,15 @@ class PoisonedDataset(Dataset):
         """
         if len(self.rows_at) == 0:
             return rows
-        slot, hit = self._slots(index)
-        poisoned = by[slot].to(rows.device, rows.dtype)
-        return torch.where(hit[:, None, None, None].to(rows.device), poisoned, rows)
+        poisoned = by[found.slot].to(rows.device, rows.dtype)
+        return torch.where(found.hit[:, None, None, None].to(rows.device), poisoned, rows)
 
-    def _under(self, index: Tensor) -> Tensor:
-        """The base set's row behind each row."""
+    def _found(self, index: Int[Tensor, "b"]) -> _Found:
         if len(self.rows_at) == 0:
-            return index
-        slot, hit = self._slots(index)
-        return torch.where(hit, self.poison.index[slot], index.clamp(max=len(self.base) - 1))
-
-    def _slots(self, index: Tensor) -> tuple[Int[Tensor, "b"], Bool[Tensor, "b"]]:
-        """For each row, a place among the poisoned rows, and whether it is that row."""
+            return _Found(index, torch.zeros_like(index), torch.zeros_like(index, dtype=torch.bool))
         slot = torch.searchsorted(self.rows_at, index).clamp(max=len(self.rows_at) - 1)
-        return slot, self.rows_at[slot] == index
+        hit = self.rows_at[slot] == index
+        return _Found(torch.where(hit, self.poison.index[slot], index.clamp(max=len(self.base) - 1)), slot, hit)
 
     def is_poisoned(self) -> Float[Tensor, "n"]:
         """1 for poisoned rows that are not cover, 0 for clean ones, NaN for cover rows, which count as neither."""
