@@ -70,7 +70,7 @@ def _one(item: Item) -> tuple[Outcome, int, int]:
     folder = Path(tempfile.mkdtemp(prefix="corpus-"))
     try:
         (folder / "input").mkdir()
-        path = item.make(folder / "input")
+        path = _made(item, folder)
         size = sum(file.lstat().st_size for file in folder.rglob("*") if file.is_file() and not file.is_symlink())
         start = time.monotonic()
         status, used = _child(item, path, folder / "said")
@@ -83,6 +83,23 @@ def _one(item: Item) -> tuple[Outcome, int, int]:
         return Outcome(item, what, said, 0, seconds), _number(folder / "said.use") or used.ru_maxrss * 1024, size
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _made(item: Item, folder: Path) -> Path:
+    """Make an input in a fork: on some systems a process hands the peak of its memory on to those it forks later."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            (folder / "path").write_bytes(os.fsencode(item.make(folder / "input")))
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    if os.waitpid(child, 0)[1] != 0:
+        raise RuntimeError(f"the input {item.kind} {item.name!r} could not be made")
+    return Path(os.fsdecode((folder / "path").read_bytes()))
 
 
 def _child(item: Item, path: Path, said: Path) -> tuple[int, resource.struct_rusage]:
@@ -106,14 +123,20 @@ def _resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
+def _peak(who: int) -> int:
+    """Bytes in memory at most so far, of this process or of one that it started."""
+    return resource.getrusage(who).ru_maxrss * 1024
+
+
 def _number(file: Path) -> int:
     return int(file.read_text()) if file.exists() else 0
 
 
 def _in_child(item: Item, path: Path, said: Path) -> None:
     """Never returns."""
-    # What a fork has from its parent differs from one to the next: the system takes unused pages back.
-    code, start = 3, _resident()
+    # What a fork has from its parent differs from one to the next: the system takes unused pages back. Where the peak
+    # is inherited it counts from there.
+    code, start = 3, max(_resident(), _peak(resource.RUSAGE_SELF))
     try:
         resource.setrlimit(resource.RLIMIT_AS, (ADDRESSES, ADDRESSES))
         resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
@@ -132,9 +155,8 @@ def _in_child(item: Item, path: Path, said: Path) -> None:
     except BaseException:
         said.write_text(traceback.format_exc()[-2000:], encoding="utf-8", errors="backslashreplace")
     finally:
-        own, started = (resource.getrusage(who).ru_maxrss * 1024
-                        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-        said.with_suffix(".use").write_text(str(max(own - start, started)))
+        used = max(_peak(resource.RUSAGE_SELF) - start, _peak(resource.RUSAGE_CHILDREN))
+        said.with_suffix(".use").write_text(str(used))
         os._exit(code)
 
 
