@@ -28,6 +28,7 @@ MASK = Exhibit("mask", "mask", "recovered mask")
 FOUND = Finding(3.25, Rule(3.25, 2.0), (0, 4), (3.25, 0.5), (MASK,), 800)
 VALUES: list[Evidence] = [
     Separation(auroc=0.875, tpr_at_1=0.25, n_positive=36, method="strip"), Separation(),
+    Separation(removed_poisoned=0.75, removed_poisoned_by_class=(0.75, None), removed_clean_by_class=(0.1, 0.0)),
     FOUND, Finding(0.5), Calibrated(FOUND, (0.5, 3.25), ("a", "b"), method="neural_cleanse"), Calibrated(Finding(1.0)),
     Verdict(4.2, 0.01, 0.3, None, 100, 0.05, "the suspect was not trained on the set", method="dataset_t_test"),
     Verdict(4.2, 0.01, 0.3, 0.9, 100, 0.05, "the suspect was not trained on the set"),
@@ -75,6 +76,7 @@ def test_a_verdict_rejects_up_to_its_level() -> None:
     (lambda: Calibrated(FOUND, (float("nan"),)), "Calibrated.references"),
     (lambda: Separation(auroc=1.5), "Separation.auroc = 1.5 given; expected a share"),
     (lambda: Separation(removed_clean=-0.1), "Separation.removed_clean"),
+    (lambda: Separation(removed_clean_by_class=(0.1, None, 1.1)), "removed_clean_by_class = .* expected shares between"),
     (lambda: Verdict(1.0, 1.2, 0.0, None, 1, 0.05, "none"), "Verdict.p_value = 1.2"),
     (lambda: Verdict(1.0, 0.2, 0.0, None, 0, 0.05, "none"), "at least one image"),
     (lambda: Localisation(0.5, 2.0, 1), "Localisation.chance = 2.0"),
@@ -87,6 +89,26 @@ def test_a_verdict_rejects_up_to_its_level() -> None:
 def test_what_cannot_be_is_refused(make: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make()
+
+
+def test_a_record_without_figures_by_class_has_none() -> None:
+    old = {"type": "separation", "method": "spectral_signatures", "removed_poisoned": 0.5}
+    assert from_json(old) == Separation(removed_poisoned=0.5, method="spectral_signatures")
+
+
+@pytest.mark.parametrize(("value", "line"), [
+    (FOUND, "Finding: score 3.250; flagged by the paper's rule (3.250, threshold 2.000); suspected classes 0, 4; "
+            "800 queries"),
+    (Finding(0.5, Rule(0.5, 2.0), method="mm_bd"),
+     "mm_bd: score 0.500; not flagged by the paper's rule (0.500, threshold 2.000)"),
+    (Separation(auroc=0.875, tpr_at_1=0.25, tpr_at_5=0.5, n_positive=1036, n_negative=40, method="strip"),
+     "strip: AUROC 0.875; TPR 25.0 % at 1 % and 50.0 % at 5 % FPR; 1,036 positives, 40 negatives"),
+    (Separation(removed_poisoned=0.75, removed_clean=0.125),
+     "Separation: AUROC unknown; TPR unknown at 1 % and unknown at 5 % FPR; 0 positives, 0 negatives; removed 75.0 % of "
+     "the poisoned and 12.5 % of the clean rows"),
+])
+def test_findings_print_in_one_line(value: Evidence, line: str) -> None:
+    assert str(value) == line
 
 
 def test_it_imports_neither_torch_nor_numpy() -> None:

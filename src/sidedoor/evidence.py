@@ -83,6 +83,8 @@ class Separation(Evidence):
         n_positive, n_negative, n_calibration: numbers of scores.
         auroc_worked, tpr_at_1_worked, tpr_at_5_worked: over the positives on which the attack succeeds.
         removed_poisoned, removed_clean: shares of the poisoned and of the clean rows that a filter removes.
+        removed_poisoned_by_class, removed_clean_by_class: the same among the rows of each label in the training data;
+            None where there are no such rows; empty where the task has no classes, and in earlier records.
 
     Raises:
         ConfigError: a share outside [0, 1].
@@ -103,9 +105,19 @@ class Separation(Evidence):
     tpr_at_5_worked: float | None = None
     removed_poisoned: float | None = None
     removed_clean: float | None = None
+    removed_poisoned_by_class: tuple[float | None, ...] = ()
+    removed_clean_by_class: tuple[float | None, ...] = ()
 
     def __post_init__(self) -> None:
         _check_shares(self, *(f.name for f in fields(self) if f.name != "method" and not f.name.startswith("n_")))
+
+    def __str__(self) -> str:
+        said = [f"AUROC {_decimal(self.auroc)}", f"TPR {_percent(self.tpr_at_1)} at 1 % and {_percent(self.tpr_at_5)} "
+                "at 5 % FPR", f"{self.n_positive:,} positives, {self.n_negative:,} negatives"]
+        if self.removed_poisoned is not None:
+            said.append(f"removed {_percent(self.removed_poisoned)} of the poisoned and "
+                        f"{_percent(self.removed_clean)} of the clean rows")
+        return _said_of(self, said)
 
 
 @dataclass(frozen=True)
@@ -141,6 +153,18 @@ class Finding(Evidence):
         names = [exhibit.name for exhibit in self.exhibits]
         if len(set(names)) < len(names):
             raise ConfigError(f"Finding.exhibits are named {', '.join(names)}; expected each name once")
+
+    def __str__(self) -> str:
+        said = [f"score {self.score:.3f}"]
+        if self.paper:
+            said.append(f"{'flagged' if self.paper.flagged else 'not flagged'} by the paper's rule "
+                        f"({self.paper.value:.3f}, threshold {self.paper.threshold:.3f})")
+        if self.suspected:
+            said.append(f"suspected class{'es' if len(self.suspected) > 1 else ''} "
+                        f"{', '.join(map(str, self.suspected))}")
+        if self.queries is not None:
+            said.append(f"{self.queries:,} queries")
+        return _said_of(self, said)
 
 
 @dataclass(frozen=True)
@@ -291,6 +315,21 @@ def _check_finite(value: Any, *names: str) -> None:
 
 def _check_shares(value: Any, *names: str) -> None:
     for name in names:
-        share = getattr(value, name)
-        if share is not None and not (isinstance(share, int | float) and 0 <= share <= 1):
-            raise ConfigError(f"{type(value).__name__}.{name} = {share!r} given; expected a share between 0 and 1")
+        given = getattr(value, name)
+        for share in given if isinstance(given, tuple) else (given,):
+            if share is not None and not (isinstance(share, int | float) and 0 <= share <= 1):
+                raise ConfigError(f"{type(value).__name__}.{name} = {given!r} given; expected "
+                                  f"{'shares' if isinstance(given, tuple) else 'a share'} between 0 and 1")
+
+
+def _said_of(value: Evidence, parts: list[str]) -> str:
+    """One line of a log or an interpreter."""
+    return f"{value.method or type(value).__name__}: {'; '.join(parts)}"
+
+
+def _decimal(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.3f}"
+
+
+def _percent(share: float | None) -> str:
+    return "unknown" if share is None else f"{100 * share:.1f} %"
