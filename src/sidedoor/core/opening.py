@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from sidedoor.core import system
+
 CHUNK = 2**20
 RATIO, SLACK = 100, 2**26
 """What is packed may be so many times as large as the file that holds it, and so many bytes."""
@@ -33,8 +35,7 @@ def opened(path: str | os.PathLike[str], limit: int) -> Iterator[BinaryIO]:
         OSError: it is missing, a folder, pipe or device (or a link to one), larger, or sparse.
     """
     _check(path, os.stat(path), limit)  # before it is opened: opening alone does something to some devices
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_BINARY", 0)
-    with open(os.open(path, flags), "rb") as file:
+    with open(os.open(path, system.READING), "rb") as file:
         _check(path, os.fstat(file.fileno()), limit)  # and after: what a name stands for may change in between
         yield file
 

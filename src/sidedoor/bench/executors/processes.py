@@ -8,7 +8,7 @@ import signal
 import threading
 from dataclasses import dataclass, replace
 from multiprocessing.connection import wait
-from multiprocessing.context import ForkServerProcess
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import torch
@@ -18,13 +18,14 @@ from sidedoor.bench.machine import Machine
 from sidedoor.bench.run import attempt
 from sidedoor.bench.spec import Spec
 from sidedoor.bench.store import Store
+from sidedoor.core import system
 from sidedoor.core.progress import Echo, Remote
 
 
 @dataclass(frozen=True)
 class _Running:
     cell: Cell
-    process: ForkServerProcess
+    process: BaseProcess
     echo: Echo
 
     def close(self) -> Ended:
@@ -44,7 +45,7 @@ class Processes(Executor):
         self.running: dict[str, _Running] = {}
 
     def submit(self, cell: Cell) -> None:
-        context = multiprocessing.get_context("forkserver")
+        context: Any = multiprocessing.get_context(system.start_method())
         context.set_forkserver_preload(["sidedoor.bench.run"])
         here, there = context.Pipe(duplex=False)
         machine = replace(self.machine, progress=Remote(there))
@@ -79,4 +80,4 @@ def _die_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
-        os.kill(os.getpid(), signal.SIGKILL)
+        os._exit(1)
