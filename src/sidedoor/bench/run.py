@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-import resource
 import time
 import traceback
 from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +20,7 @@ from sidedoor.bench.machine import Machine
 from sidedoor.bench.record import NOT_APPLICABLE, Means, Record
 from sidedoor.bench.spec import Spec
 from sidedoor.bench.store import Store
+from sidedoor.core import system
 from sidedoor.core.files import write_json
 from sidedoor.data.base import stored
 from sidedoor.engine import memory_format_of
@@ -145,17 +144,12 @@ def ambient(device: str, model: nn.Module | None = None) -> dict[str, Any]:
     versions["python"] = platform.python_version()
     return {"device": device, "processor": processor(device), "threads": torch.get_num_threads(),
             "memory_format": memory_format_of(model) if model else "", "versions": versions,
-            "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+            "peak_mb": system.peak_memory()}
 
 
 def processor(device: str) -> str:
-    """The model of the GPU, or of the CPU as Linux names it."""
-    if device.startswith("cuda"):
-        return torch.cuda.get_device_name(device)
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor() or platform.machine()
+    """The model of the GPU, or of the CPU."""
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else system.processor()
 
 
 def _columns(trained: TrainedModel, own: Means) -> Means:
