@@ -76,7 +76,7 @@ def test_a_verdict_rejects_up_to_its_level() -> None:
     (lambda: Calibrated(FOUND, (float("nan"),)), "Calibrated.references"),
     (lambda: Separation(auroc=1.5), "Separation.auroc = 1.5 given; expected a share"),
     (lambda: Separation(removed_clean=-0.1), "Separation.removed_clean"),
-    (lambda: Separation(removed_clean_by_class=(0.1, None, 1.1)), "removed_clean_by_class = .* expected shares between"),
+    (lambda: Separation(removed_clean_by_class=(0.1, None, 1.1)), "removed_clean_by_class = .* expected shares"),
     (lambda: Verdict(1.0, 1.2, 0.0, None, 1, 0.05, "none"), "Verdict.p_value = 1.2"),
     (lambda: Verdict(1.0, 0.2, 0.0, None, 0, 0.05, "none"), "at least one image"),
     (lambda: Localisation(0.5, 2.0, 1), "Localisation.chance = 2.0"),
@@ -104,8 +104,8 @@ def test_a_record_without_figures_by_class_has_none() -> None:
     (Separation(auroc=0.875, tpr_at_1=0.25, tpr_at_5=0.5, n_positive=1036, n_negative=40, method="strip"),
      "strip: AUROC 0.875; TPR 25.0 % at 1 % and 50.0 % at 5 % FPR; 1,036 positives, 40 negatives"),
     (Separation(removed_poisoned=0.75, removed_clean=0.125),
-     "Separation: AUROC unknown; TPR unknown at 1 % and unknown at 5 % FPR; 0 positives, 0 negatives; removed 75.0 % of "
-     "the poisoned and 12.5 % of the clean rows"),
+     "Separation: AUROC unknown; TPR unknown at 1 % and unknown at 5 % FPR; 0 positives, 0 negatives; removed 75.0 % "
+     "of the poisoned and 12.5 % of the clean rows"),
 ])
 def test_findings_print_in_one_line(value: Evidence, line: str) -> None:
     assert str(value) == line
