@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from sidedoor.bench.record import Record
-from sidedoor.report.markdown import table
+from sidedoor.report.markdown import escaped, table
 
 
 def record(seed: int, attack: float, status: str = "done", psnr: float | None = 20.0) -> Record:
@@ -45,5 +45,15 @@ def test_cells_that_are_not_applicable_are_listed_with_the_reason_once() -> None
     gates = {"defense": {"name": "gates"}}
     unsuited = [replace(r, error="no batch norm to prune", spec=r.spec | gates) for r in unsuited]
     text = table([record(0, 0.8), *unsuited])
-    assert text.endswith("|\n\n- bad|nets / gates: not applicable: no batch norm to prune\n")
+    assert text.endswith("|\n\n- bad\\|nets / gates: not applicable: no batch norm to prune\n")
     assert "| gates | 0 | 2 |" in text
+
+
+def test_names_and_reasons_show_as_they_are() -> None:
+    hostile = "a|b`c` <script>\n# x\x1b[31m [l](u) *_s_* small_cnn \udcdf"
+    shown = r"a\|b\`c\` &lt;script&gt;\\n# x\\x1b\[31m \[l\](u) \*\_s\_\* small_cnn \\udcdf"
+    assert escaped(hostile) == shown
+    cell = replace(record(0, 0.8), spec={"attack": {"name": hostile}, "defense": None, "seed": 0})
+    assert f"| {shown} | none |" in table([cell])
+    unsuited = replace(cell, status="not applicable", error=hostile)
+    assert f"- {shown} / none: not applicable: {shown}\n" in table([unsuited])

@@ -72,3 +72,11 @@ def test_what_defences_were_given_is_said_once() -> None:
                for name in ("fine_pruning", "fine_tuning") for seed in (0, 1)]
     assert printed(records, terminal=False).splitlines()[-1] == f"given {given}: fine_pruning, fine_tuning"
     assert "given" not in printed([make_record("a")], terminal=False)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_names_and_reasons_neither_move_the_cursor_nor_break_lines(terminal: bool) -> None:
+    hostile = "[red]x\x1b[31m\n\u202e"
+    text = printed([replace(make_record("a", defense=hostile), status="error", error=f"{hostile} \udcdf")], terminal)
+    assert set(text) & set("\x1b\u202e\udcdf") == set()
+    assert r"[red]x\x1b[31m\n\u202e, seed 0: error: [red]x\x1b[31m" in " ".join(text.split())

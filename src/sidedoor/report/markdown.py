@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import html
+import re
 from collections.abc import Callable, Sequence
 from statistics import fmean
 
 from sidedoor.bench.record import NOT_APPLICABLE, Record
+from sidedoor.core.printable import visible
 from sidedoor.core.terms import Terms
-from sidedoor.report.tables import MEANS, Aggregate, Interval, aggregate, decimal, duration, percent
+from sidedoor.report.tables import (
+    MEANS,
+    Aggregate,
+    Interval,
+    aggregate,
+    bracketed,
+    decimal,
+    duration,
+    note_on_seeds,
+    percent,
+)
 from sidedoor.report.terms import terms_of
 
 Cell = Callable[[Aggregate], str]
@@ -16,19 +29,22 @@ Cell = Callable[[Aggregate], str]
 def table(records: Sequence[Record]) -> str:
     """One row per group of records that differ only in the seed; columns without any value are left out.
 
-    Below it, the reasons why cells are not applicable.
+    Below it, what the brackets hold, and the reasons why cells are not applicable.
     """
     groups = aggregate(records)
     columns = {heading: [cell(group) for group in groups] for heading, cell in _columns(terms_of(records)).items()}
     shown = {heading: cells for heading, cells in columns.items() if any(cells)}
     lines = [list(shown), ["---"] * len(shown), *map(list, zip(*shown.values(), strict=True))]
-    return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), *_reasons(groups)]) + "\n"
+    note = note_on_seeds(groups)
+    return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), *(["", note] if note else []),
+                      *_reasons(groups)]) + "\n"
 
 
 def _reasons(groups: Sequence[Aggregate]) -> list[str]:
     """A list of the cells that are not applicable, each reason once for all seeds."""
-    found = [f"- {', '.join(filter(None, (g.label.setting, g.label.attack)))} / {g.label.defense}: {NOT_APPLICABLE}: "
-             f"{r.error}" for g in groups for r in g.left_out if r.status == NOT_APPLICABLE]
+    found = ["- " + escaped(f"{', '.join(filter(None, (g.label.setting, g.label.attack)))} / {g.label.defense}: "
+                            f"{NOT_APPLICABLE}: {r.error}")
+             for g in groups for r in g.left_out if r.status == NOT_APPLICABLE]
     return ["", *dict.fromkeys(found)] if found else []
 
 
@@ -40,9 +56,9 @@ def _columns(terms: Terms) -> dict[str, Cell]:
         return lambda g: _mean([(r.clean_means or {}).get(name) for r in g.done], terms.written)
 
     return {
-        "Setting": lambda g: _escaped(g.label.setting),
-        "Attack": lambda g: _escaped(g.label.attack),
-        "Defence": lambda g: _escaped(g.label.defense),
+        "Setting": lambda g: escaped(g.label.setting),
+        "Attack": lambda g: escaped(g.label.attack),
+        "Defence": lambda g: escaped(g.label.defense),
         "Given": lambda g: next((r.given for r in g.done if r.given), ""),
         "Seeds": lambda g: str(len(g.done)),
         "Left out": lambda g: str(len(g.left_out)) if g.left_out else "",
@@ -76,12 +92,10 @@ def _mean(values: Sequence[float | None], shown: Callable[[float], str]) -> str:
 
 
 def _figure(interval: Interval | None, shown: Callable[[float], str]) -> str:
-    """Mean ± half the interval, if several seeds gave one."""
-    if interval is None:
-        return ""
-    mean, low, high = interval
-    return shown(mean) if low is None or high is None else f"{shown(mean)} ± {shown((high - low) / 2)}"
+    """The mean, and its interval or range if there are several seeds."""
+    return f"{shown(interval[0])} {bracketed(*interval[1:], shown)}".rstrip() if interval else ""
 
 
-def _escaped(text: str) -> str:
-    return text.replace("|", "\\|")
+def escaped(text: str) -> str:
+    """Text that shows as it is: on one line, without a meaning to Markdown or HTML."""
+    return re.sub(r"[\\`*\[\]|~]|(?<!\w)_|_(?!\w)", r"\\\g<0>", html.escape(visible(text), quote=False))

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sidedoor.bench.record import Record
+from sidedoor.core.printable import visible
 from sidedoor.core.terms import Terms
 from sidedoor.report.tables import MEANS, Change, Row, decimal, duration, percent, summary_rows
 from sidedoor.report.terms import terms_of
@@ -36,9 +37,9 @@ def print_table(records: Sequence[Record], console: Console) -> None:
         _print_lines(captured.get().rstrip("\n"), console)
     for line in [*_given(rows), *_reasons(rows)]:
         if rich:
-            console.print(Text(line))
+            console.print(Text(visible(line)))
         else:
-            _print_lines(line, console)
+            _print_lines(visible(line), console)
 
 
 def _given(rows: list[Row]) -> list[str]:
@@ -80,7 +81,7 @@ def _columns(rows: list[Row], terms: Terms, arrow: str, missing: str) -> dict[st
         "Time": [duration(row.seconds) for row in rows],
         "Status": [row.status if row.status != "done" else "" for row in rows],
     }
-    return {heading: cells for heading, cells in columns.items() if any(cells)}
+    return {heading: list(map(visible, cells)) for heading, cells in columns.items() if any(cells)}
 
 
 def _table(columns: dict[str, list[str]], style: box.Box, width: int) -> Table:
