@@ -164,13 +164,14 @@ def test_an_attack_that_does_not_take_is_marked_with_the_reason(store: Store, ti
     assert record.attack < 0.5
 
 
-def test_a_filter_removes_as_many_rows_as_it_is_told_to_assume(store: Store, tiny: Tiny) -> None:
-    record = run(tiny(defense="spectral_signatures", assumed_rate=0.2), store, CPU)
+@pytest.mark.parametrize("assumed", [0.2, 0.66])
+def test_a_filter_removes_as_many_rows_as_it_is_told_to_assume(store: Store, tiny: Tiny, assumed: float) -> None:
+    record = run(tiny(defense="spectral_signatures", assumed_rate=assumed), store, CPU)
     assert record.separation is not None
     poisoned, clean = record.separation.removed_poisoned, record.separation.removed_clean
     assert poisoned is not None
     assert clean is not None
-    assert poisoned * 85 + clean * (568 - 85) == pytest.approx(round(1.5 * 0.2 * 568), abs=0.01)
+    assert poisoned * 85 + clean * (568 - 85) == pytest.approx(round(1.5 * assumed * 568), abs=0.01)
 
 
 @pytest.mark.parametrize("defense", ["strip", "spectral_signatures", "shrink_pad"])

@@ -146,6 +146,8 @@ def test_all_defences_share_the_attack_half_and_all_attacks_the_clean_sibling() 
     ({"defender_share": "half"}, "defender_share = 'half' given; expected float"),
     ({"defender_share": 1}, "more than 0 and less than 1"),
     ({"assumed_rate": float("nan")}, "expected between 0 and 1"),
+    ({"defense": "spectral_signatures", "assumed_rate": 2 / 3}, "removes 1.5 times as many rows.*less than 2/3"),
+    ({"defenses": ["spectral_signatures"], "assumed_rate": 0.9}, "removes 1.5 times as many rows.*less than 2/3"),
     ({"train_samples": -1}, "train_samples = -1 given; expected at least 0"),
     ({"defense": "neural_cleanse", "references": 0}, "at least one clean reference"),
     ({"recipe": {"epoch": 1}}, "parameter of recipe 'epoch'; did you mean epochs"),

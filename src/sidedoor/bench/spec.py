@@ -19,6 +19,7 @@ from sidedoor.bench.versions import versions
 from sidedoor.core import opening
 from sidedoor.data.augment import augmentation
 from sidedoor.defenses.base import Defense
+from sidedoor.defenses.filters.base import REMOVED, STAGE
 from sidedoor.engine import Recipe
 from sidedoor.errors import ConfigError, NotApplicable, unknown
 from sidedoor.method import Share, Whole, came_later, check, hints, lasting
@@ -88,6 +89,10 @@ class Spec:
         for name, share in (("defender_share", self.defender_share), ("assumed_rate", self.assumed_rate)):
             if share in (0, 1):
                 raise ConfigError(f"{name} = {share} given; expected more than 0 and less than 1")
+        stage = registry.load("defense", self.defense_name).stage if self.defense else None
+        if stage is STAGE and REMOVED * self.assumed_rate >= 1:
+            raise ConfigError(f"assumed_rate = {self.assumed_rate} given; a filter removes {REMOVED} times as many "
+                              "rows, which would be all of them; expected less than 2/3")
         augmentation(self.augment)
         if self.defense and registry.load("defense", self.defense["name"]).stage.compared and self.references < 1:
             raise ConfigError("a model audit needs at least one clean reference model; set `references`")

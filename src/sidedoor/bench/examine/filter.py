@@ -9,13 +9,10 @@ from sidedoor.backdoor.dataset import PoisonedDataset, seal
 from sidedoor.bench.case import Case, TrainedModel
 from sidedoor.bench.examine.base import Outcome
 from sidedoor.data.base import Dataset, Subset
-from sidedoor.defenses.filters.base import DataFilter, GuidedFilter
+from sidedoor.defenses.filters.base import REMOVED, DataFilter, GuidedFilter
 from sidedoor.evaluation import separation
 from sidedoor.evidence import Separation
 from sidedoor.tasks.task import Supervised
-
-REMOVED = 1.5
-"""Rows that are removed over the assumed number of poisoned ones (Tran et al. 2018)."""
 
 
 def examine(defense: DataFilter | GuidedFilter, case: Case, trained: TrainedModel) -> Outcome:

@@ -14,6 +14,8 @@ from sidedoor.engine import Run
 from sidedoor.tasks.task import Task
 from sidedoor.types import Build
 
+REMOVED = 1.5
+"""Rows that are removed over the assumed number of poisoned ones (Tran et al. 2018)."""
 STAGE = Stage("filter", "score", "finds poisoned rows in training data", on_training_data=True)
 
 
