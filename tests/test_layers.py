@@ -41,8 +41,8 @@ LAYERS = (
 """A room imports rooms above it in this list, and itself; never a neighbour or a later one."""
 
 LEVEL = {room: level for level, layer in enumerate(LAYERS) for room in layer}
-STORE_ONLY = {"bench.record", "bench.store"}
-"""What reports may know of the bench: they read the store."""
+STORE_ONLY = {"bench.record", "bench.store", "bench.labels"}
+"""What reports may know of the bench: they read the store, and name its cells."""
 
 
 def room_of(module: str) -> str:

@@ -105,11 +105,12 @@ def test_every_section_is_there(html: str) -> None:
 
 def test_numbers_in_the_tables(html: str) -> None:
     page = Page(html)
-    assert page.row("badnets", "none", "21 left out")[3:8] == ["85.0± 63.5", "90.0± 127.1", "10.0± 0.0", "2.0± 0.0",
-                                                             "91.0± 0.0"]
+    assert page.row("badnets", "none", "21 left out")[3:8] == ["85.0[80.0, 90.0]", "90.0[80.0, 100.0]", "10.0[10.0, 10.0]",
+                                                             "2.0[2.0, 2.0]", "91.0[91.0, 91.0]"]
+    assert "In brackets: the range of 2 seeds" in page.texts["caption"][0]
     # In the table over seeds, then among all runs.
     assert page.row("", "fine_pruning", "1")[3:5] == ["90.0 → 88.0", "80.0 → 5.0"]
-    assert page.row("", "fine_pruning", "0")[3:5] == ["90.0 → 88.085.0 to 93.0", "80.0 → 5.075.0 to 85.0"]
+    assert page.row("", "fine_pruning", "0")[3:5] == ["90.0 → 88.0[85.0, 93.0]", "80.0 → 5.0[75.0, 85.0]"]
     assert page.row("", "strip", "1")[3:5] == ["90.0", "80.0"]
     assert page.row("", "clean sibling")[3:7] == ["91.0", "3.0", "90.0", "3.0"]
     assert page.row("", "strip", "0")[7:10] == ["0.875", "25.0", "50.0"]
@@ -289,7 +290,7 @@ def test_a_browser_renders_it(store: Store, tmp_path: Path) -> None:
     page.write_text(build(store, keys), encoding="utf-8")
     dom = Page(browse(page, "--dump-dom").strip())
     # The browser's own tree, after its repairs, holds the same table.
-    assert dom.row("", "fine_pruning")[2:4] == ["90.0 → 88.085.0 to 93.0", "80.0 → 5.075.0 to 85.0"]
+    assert dom.row("", "fine_pruning")[2:4] == ["90.0 → 88.0[85.0, 93.0]", "80.0 → 5.0[75.0, 85.0]"]
     assert len(dom.texts["svg"]) == 7
     browse(page, f"--screenshot={tmp_path / 'shot.png'}")
     shot = np.asarray(Image.open(tmp_path / "shot.png").convert("L")).astype(float)

@@ -20,14 +20,20 @@ def rows(text: str) -> list[dict[str, str]]:
     return [dict(zip(lines[0], line, strict=True)) for line in lines[2:]]
 
 
-def test_means_over_seeds_with_half_the_interval() -> None:
-    (row,) = rows(table([record(0, 0.8), record(1, 1.0)]))
+def test_means_over_two_seeds_with_their_range() -> None:
+    text = table([record(0, 0.8), record(1, 1.0)])
+    (row,) = rows(text.partition("\n\n")[0])
+    assert text.endswith("|\n\nIn brackets: the range of 2 seeds; an interval takes 3.\n")
     assert row["Attack"] == "bad/nets"
     assert row["Seeds"] == "2"
-    # Two values 0.2 apart: the half-width of Student's t interval with one degree of freedom is 12.706 * 0.1.
-    assert row["ASR %"] == "90.0 ± 127.1"
+    assert row["ASR %"] == "90.0 [80.0, 100.0]"
     assert row["Clean model: ASR %"] == "1.0"
     assert row["PSNR dB"] == "20.0"
+
+
+def test_means_over_three_seeds_with_their_interval() -> None:
+    (row,) = rows(table([record(0, 0.5), record(1, 0.6), record(2, 0.7)]).partition("\n\n")[0])
+    assert row["ASR %"] == "60.0 [35.2, 84.8]"
 
 
 def test_failed_cells_are_counted_but_not_averaged() -> None:

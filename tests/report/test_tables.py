@@ -9,7 +9,7 @@ from fabricated import SPEC, make_record
 
 from sidedoor.bench.record import Record
 from sidedoor.evidence import Calibrated, Finding, Rule
-from sidedoor.report.tables import aggregate, audited, duration, labels, percent, summary_rows
+from sidedoor.report.tables import Aggregate, aggregate, audited, duration, note_on_seeds, percent, summary_rows
 
 
 def test_rows_put_each_attack_before_its_defences(records: list[Record]) -> None:
@@ -35,15 +35,41 @@ def test_before_and_after_only_where_a_defence_changed_the_system(records: list[
     assert not means["seed0"]["attack"].changed
 
 
-def test_aggregate_is_mean_and_t_interval_of_done_cells(records: list[Record]) -> None:
+def test_aggregate_is_the_mean_of_done_cells_and_of_two_seeds_the_range(records: list[Record]) -> None:
     alone = next(group for group in aggregate(records) if group.label.defense == "none")
     assert [record.key for record in alone.done] == ["seed0", "seed1"]
     assert [record.key for record in alone.left_out] == ["seed2"]
-    # Of 0.9 and 0.8: s = 0.0707, standard error 0.05, and t(0.975, 1) = 12.7062.
-    assert alone.figures["clean"] == pytest.approx((0.85, 0.85 - 0.635310, 0.85 + 0.635310), abs=1e-6)
-    assert alone.figures["attack"][0] == pytest.approx(0.9)
+    # The t interval of 0.9 and 0.8 would be 0.85 ± 0.64.
+    assert alone.figures["clean"] == pytest.approx((0.85, 0.8, 0.9))
+    assert alone.figures["attack"] == pytest.approx((0.9, 0.8, 1.0))
     assert alone.figures["clean_model"][0] == pytest.approx(0.91)
     assert "auroc" not in alone.figures
+
+
+def test_three_seeds_have_a_t_interval_that_stays_where_shares_are() -> None:
+    (group,) = aggregate([make_record(f"s{n}", n, clean=clean, attack=attack)
+                          for n, (clean, attack) in enumerate([(0.5, 0.9), (0.6, 0.96), (0.7, 1.0)])])
+    # Of 0.5, 0.6 and 0.7: s = 0.1, standard error 0.057735, and t(0.975, 2) = 4.302653.
+    assert group.figures["clean"] == pytest.approx((0.6, 0.6 - 0.248414, 0.6 + 0.248414), abs=1e-6)
+    # Of 0.9, 0.96 and 1: the mean is 0.95333 and the half 0.12503, which leaves [0, 1] above.
+    assert group.figures["attack"] == pytest.approx((0.953333, 0.828301, 1.0), abs=1e-5)
+
+
+def test_intervals_of_one_run_stay_where_shares_are() -> None:
+    """Student's interval over few photographs does not."""
+    (row,) = summary_rows([make_record("a", intervals={"clean": (0.7, 1.08), "attack": (-0.2, 0.5)})])
+    assert (row.means["clean"].interval, row.means["attack"].interval) == ((0.7, 1.0), (0.0, 0.5))
+
+
+def test_the_note_says_what_is_in_brackets() -> None:
+    def groups(**seeds: int) -> list[Aggregate]:
+        return aggregate([make_record(f"{name}{n}", n, name) for name, count in seeds.items() for n in range(count)])
+
+    assert note_on_seeds(groups(strip=1)) == ""
+    assert note_on_seeds(groups(strip=2, abl=1)) == "In brackets: the range of 2 seeds; an interval takes 3."
+    interval = "In brackets: the 95 % Student t interval over seeds, within the possible range"
+    assert note_on_seeds(groups(strip=3)) == f"{interval}."
+    assert note_on_seeds(groups(strip=4, abl=2)) == f"{interval}; where there are 2 seeds, their range."
 
 
 def test_aggregate_of_one_seed_or_none_done(records: list[Record]) -> None:
@@ -74,16 +100,6 @@ def test_records_that_differ_in_more_than_the_seed_are_not_averaged() -> None:
     groups = aggregate([make_record("a"), replace(make_record("b", 1), spec=other), make_record("c", 2)])
     assert [[r.key for r in group.done] for group in groups] == [["b"], ["a", "c"]]
     assert [group.label.attack for group in groups] == ["badnets (rate=0.01)", "badnets (rate=0.1)"]
-
-
-def test_labels_name_what_varies_and_nothing_else() -> None:
-    clean = replace(make_record("b"), spec=SPEC | {"attack": None, "data": {"name": "mnist"}, "defender_share": 0.2})
-    named = labels([make_record("a"), clean])
-    assert (named["a"].attack, named["a"].setting) == ("badnets", "digits, defender_share 0.05")
-    assert (named["b"].attack, named["b"].setting) == ("none", "mnist, defender_share 0.2")
-    assert labels([make_record("a"), make_record("c", 1)])["a"].setting == ""
-    deeper = replace(make_record("d"), spec=SPEC | {"recipe": SPEC["recipe"] | {"epochs": 9}})
-    assert labels([make_record("a"), deeper])["d"].setting == "recipe epochs=9"
 
 
 def test_audits_in_words() -> None:

@@ -122,7 +122,7 @@ def build(store: Store, keys: list[str] | None = None) -> str:
         rows=rows, groups=groups, models=[_model(store, key, members) for key, members in models.items()],
         strengths=strengths, left_out=[row for row in rows if row.record.status != "done"],
         seeds=any(len(group.done) + len(group.left_out) > 1 for group in groups),
-        terms=terms, written_as=written,
+        terms=terms, written_as=written, bracketed=tables.bracketed, note_on_seeds=tables.note_on_seeds(groups),
         amplification=images.AMPLIFICATION,
     )
 

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sidedoor.report.tables import MEANS, Row, flat
+from sidedoor.bench.labels import flat
+from sidedoor.report.tables import MEANS, Row
 
 FEWEST = 3
 """Values of the number that make a line."""

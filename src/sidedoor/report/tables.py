@@ -6,8 +6,8 @@ import json
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from sidedoor.bench.labels import Label, labels
 from sidedoor.bench.record import NOT_APPLICABLE, Record
 from sidedoor.evidence import Calibrated
 from sidedoor.metrics.statistics import t_interval
@@ -18,20 +18,8 @@ STATUS = {"done": "done", "failed": "attack failed", NOT_APPLICABLE: NOT_APPLICA
           "timeout": "timeout"}
 Interval = tuple[float, float | None, float | None]
 """Mean, low, high; one value has no low and high."""
-
-
-@dataclass(frozen=True)
-class Label:
-    """What tells a record from the others in the same table.
-
-    Args:
-        attack, defense: the names, with those parameters that vary between records of that name.
-        setting: whatever else varies: data, model, recipe; empty if nothing does.
-    """
-
-    attack: str
-    defense: str
-    setting: str
+FEWEST = 3
+"""Seeds that a t interval needs to say anything: that of two is 12.7 standard errors wide on either side."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +62,10 @@ class Aggregate:
     Args:
         done: those that enter the means.
         left_out: those that do not: the attack failed, a method is not applicable, an error, a timeout.
-        figures: mean and 95 % t interval over seeds of MEANS, of the same with the suffix `_before` for undefended
-            models if the defence changes any, of `clean_model` (clean accuracy of the clean siblings), of DETECTION,
-            of `flagged` (share of the models that an audit flags by its paper's rule), and of `p` (of audits).
+        figures: mean over seeds with the 95 % t interval within [0, 1], of two seeds with their range: of MEANS, of the
+            same with the suffix `_before` for undefended models if the defence changes any, of `clean_model` (clean
+            accuracy of the clean siblings), of DETECTION, of `flagged` (share of the models that an audit flags by its
+            paper's rule), and of `p` (of audits).
     """
 
     label: Label
@@ -87,9 +76,10 @@ class Aggregate:
 
 def summary_rows(records: Sequence[Record]) -> list[Row]:
     """One row per record: settings together, each attack before its defences, seeds in order."""
-    named = labels(records)
+    named = labels([record.spec for record in records])
     models = {_half(r): r.key for r in records} | {_half(r): r.planted for r in records if r.planted}
-    rows = [_row(record, record.planted or models[_half(record)], named[record.key]) for record in records]
+    rows = [_row(record, record.planted or models[_half(record)], label)
+            for record, label in zip(records, named, strict=True)]
     return sorted(rows, key=lambda r: (r.label.setting, r.label.attack != "none", r.label.attack, r.seed, r.model,
                                        r.label.defense != "none", r.label.defense, r.record.key))
 
@@ -102,21 +92,6 @@ def aggregate(records: Sequence[Record]) -> list[Aggregate]:
     return [_aggregate(rows) for rows in groups.values()]
 
 
-def labels(records: Sequence[Record]) -> dict[str, Label]:
-    """The label of each record, by its key."""
-    specs = [record.spec for record in records]
-    parts = list(dict.fromkeys(part for spec in specs for part in spec))
-    varying = {part: _varying([spec.get(part) for spec in specs]) for part in parts}
-    found = {}
-    for n, (record, spec) in enumerate(zip(records, specs, strict=True)):
-        named = {kind: _joined(_name(spec.get(kind)), varying[kind][n]) if kind in varying else "none"
-                 for kind in ("attack", "defense")}
-        others = [part for part in parts if part not in ("attack", "defense", "seed")]
-        setting = [text for part in others if (text := _setting(part, specs, n, varying[part][n]))]
-        found[record.key] = Label(named["attack"], named["defense"], ", ".join(setting))
-    return found
-
-
 def audited(audit: Calibrated) -> str:
     """A model audit in words: by the paper's own rule, and against clean models trained the same way."""
     rule, suspected = audit.finding.paper, audit.finding.suspected
@@ -127,6 +102,21 @@ def audited(audit: Calibrated) -> str:
     if audit.references:
         said.append(f"{'above all' if audit.above_all else 'within'} {len(audit.references)} clean")
     return "; ".join(said)
+
+
+def bracketed(low: float | None, high: float | None, shown: Callable[[float], str]) -> str:
+    """An interval as tables write it, such as "[12.1, 28.4]"; empty where there is none."""
+    return "" if low is None or high is None else f"[{shown(low)}, {shown(high)}]"
+
+
+def note_on_seeds(groups: Sequence[Aggregate]) -> str:
+    """What the brackets beside means over seeds hold; empty where no group has several seeds."""
+    counts = {len(group.done) for group in groups}
+    few, many = FEWEST - 1 in counts, max(counts, default=0) >= FEWEST
+    interval = "the 95 % Student t interval over seeds, within the possible range"
+    if many:
+        return f"In brackets: {interval}{f'; where there are {FEWEST - 1} seeds, their range' if few else ''}."
+    return f"In brackets: the range of {FEWEST - 1} seeds; an interval takes {FEWEST}." if few else ""
 
 
 def percent(value: float | None, missing: str = "–") -> str:
@@ -149,8 +139,9 @@ def duration(seconds: float) -> str:
 def _row(record: Record, model: str, label: Label) -> Row:
     before = record.undefended if record.spec.get("defense") else None
     changed = before is not None and any(before.get(name) != getattr(record, name) for name in MEANS)
-    means = {name: Change(getattr(record, name), (before or {}).get(name), changed,
-                          record.intervals.get(name)) for name in MEANS}
+    intervals = {name: _within(interval) for name, interval in record.intervals.items()}
+    means = {name: Change(getattr(record, name), (before or {}).get(name), changed, intervals.get(name))
+             for name in MEANS}
     return Row(record, model, label, int(record.spec.get("seed") or 0), means,
                {name: getattr(record.separation, name, None) for name in DETECTION},
                audited(record.audit) if record.audit else None, record.seconds,
@@ -183,7 +174,17 @@ def _flagged(record: Record) -> bool | None:
 
 def _interval(values: Iterable[float | None]) -> Interval | None:
     present = [float(value) for value in values if value is not None]
-    return t_interval(present) if present else None
+    if not present:
+        return None
+    mean, low, high = t_interval(present)
+    if low is None or high is None:
+        return mean, None, None
+    return (mean, *_within((low, high))) if len(present) >= FEWEST else (mean, min(present), max(present))
+
+
+def _within(interval: tuple[float, float]) -> tuple[float, float]:
+    """The part of an interval in which shares and similarities can lie."""
+    return max(interval[0], 0.0), min(interval[1], 1.0)
 
 
 def _without_seed(record: Record) -> str:
@@ -194,38 +195,3 @@ def _half(record: Record) -> str:
     """What decides the trained model."""
     ignored = ("defense", "references", "assumed_rate")
     return json.dumps({k: v for k, v in record.spec.items() if k not in ignored}, sort_keys=True)
-
-
-def _varying(given: list[Any]) -> list[str]:
-    """For each value the parameters, as text, that differ among the values of the same name."""
-    tables = [flat(value) for value in given]
-    seen: dict[tuple[str, str], set[str]] = {}
-    for value, table in zip(given, tables, strict=True):
-        for key, text in table.items():
-            seen.setdefault((_name(value), key), set()).add(text)
-    return [", ".join(f"{key}={text}" if key else text for key, text in table.items()
-                      if key != "name" and len(seen[_name(value), key]) > 1)
-            for value, table in zip(given, tables, strict=True)]
-
-
-def _setting(part: str, specs: list[dict[str, Any]], n: int, varying: str) -> str:
-    value = specs[n].get(part)
-    if isinstance(value, dict) and "name" in value:
-        several = len({_name(spec.get(part)) for spec in specs}) > 1
-        return _joined(_name(value), varying) if several or varying else ""
-    return f"{part} {varying}" if varying else ""
-
-
-def _name(reference: Any) -> str:
-    return str(reference.get("name", "")) if isinstance(reference, dict) else "none" if reference is None else ""
-
-
-def _joined(name: str, parameters: str) -> str:
-    return f"{name} ({parameters})" if parameters else name
-
-
-def flat(value: Any, prefix: str = "") -> dict[str, str]:
-    """The leaves of nested tables by dotted keys; text as it is, anything else as JSON."""
-    if not isinstance(value, dict):
-        return {prefix: value if isinstance(value, str) else json.dumps(value)}
-    return {k: v for key, item in value.items() for k, v in flat(item, f"{prefix}.{key}" if prefix else key).items()}

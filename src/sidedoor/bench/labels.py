@@ -1,0 +1,82 @@
+"""What tells cells apart: names of methods with those parameters that vary, and whatever else does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Label:
+    """What tells a cell from the others.
+
+    Args:
+        attack, defense: the names, with those parameters that vary between cells of that name.
+        setting: whatever else varies, the seed aside: data, model, recipe; empty if nothing does.
+    """
+
+    attack: str
+    defense: str
+    setting: str
+
+
+def labels(specs: Sequence[dict[str, Any]]) -> list[Label]:
+    """The label of each specification among all of them."""
+    parts = list(dict.fromkeys(part for spec in specs for part in spec))
+    varying = {part: _varying([spec.get(part) for spec in specs]) for part in parts}
+    found = []
+    for n, spec in enumerate(specs):
+        named = {kind: _joined(_name(spec.get(kind)), varying[kind][n]) if kind in varying else "none"
+                 for kind in ("attack", "defense")}
+        others = [part for part in parts if part not in ("attack", "defense", "seed")]
+        setting = [text for part in others if (text := _setting(part, specs, n, varying[part][n]))]
+        found.append(Label(named["attack"], named["defense"], ", ".join(setting)))
+    return found
+
+
+def names(specs: Sequence[dict[str, Any]]) -> list[str]:
+    """A short line for each specification that names only what varies; attack and defence if nothing does."""
+    columns: list[list[str]] = [[], [], [], []]
+    for spec, label in zip(specs, labels(specs), strict=True):
+        for column, text in zip(columns, (label.setting, label.attack, label.defense, f"seed {spec.get('seed')}"),
+                                strict=True):
+            column.append(text)
+    several = [column for column in columns if len(set(column)) > 1] or columns[1:3]
+    return [", ".join(filter(None, line)) for line in zip(*several, strict=True)]
+
+
+def flat(value: Any, prefix: str = "") -> dict[str, str]:
+    """The leaves of nested tables by dotted keys; text as it is, anything else as JSON."""
+    if not isinstance(value, dict):
+        return {prefix: value if isinstance(value, str) else json.dumps(value)}
+    return {k: v for key, item in value.items() for k, v in flat(item, f"{prefix}.{key}" if prefix else key).items()}
+
+
+def _varying(given: list[Any]) -> list[str]:
+    """For each value the parameters, as text, that differ among the values of the same name."""
+    tables = [flat(value) for value in given]
+    seen: dict[tuple[str, str], set[str]] = {}
+    for value, table in zip(given, tables, strict=True):
+        for key, text in table.items():
+            seen.setdefault((_name(value), key), set()).add(text)
+    return [", ".join(f"{key}={text}" if key else text for key, text in table.items()
+                      if key != "name" and len(seen[_name(value), key]) > 1)
+            for value, table in zip(given, tables, strict=True)]
+
+
+def _setting(part: str, specs: Sequence[dict[str, Any]], n: int, varying: str) -> str:
+    value = specs[n].get(part)
+    if isinstance(value, dict) and "name" in value:
+        several = len({_name(spec.get(part)) for spec in specs}) > 1
+        return _joined(_name(value), varying) if several or varying else ""
+    return f"{part} {varying}" if varying else ""
+
+
+def _name(reference: Any) -> str:
+    return str(reference.get("name", "")) if isinstance(reference, dict) else "none" if reference is None else ""
+
+
+def _joined(name: str, parameters: str) -> str:
+    return f"{name} ({parameters})" if parameters else name
