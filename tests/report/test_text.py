@@ -25,10 +25,13 @@ def printed(records: list[Record], terminal: bool, width: int = 120) -> str:
 def test_off_a_terminal_it_is_ascii_of_120_columns(records: list[Record], width: int) -> None:
     text = printed([replace(record, error=record.error and f"{record.error} ≥ 猫") for record in records], False, width)
     assert text.isascii()
-    table = [line for line in text.splitlines() if line.startswith(("|", "+"))]
-    assert 80 < len(table[0]) <= 120
-    # Nothing was cropped: every line has both borders and the same length.
-    assert {(len(line), line[-1] in "|+") for line in table} == {(len(table[0]), True)}
+    tables = [[line for line in part.splitlines() if line.startswith(("|", "+"))]
+              for part in text.partition("Means over seeds")[::2]]
+    for table in tables:
+        assert 80 < len(table[0]) <= 120
+        # Nothing was cropped: every line has both borders and the same length.
+        assert {(len(line), line[-1] in "|+") for line in table} == {(len(table[0]), True)}
+    table = tables[0]
     # Names stay whole; what is too wide wraps at its arrow.
     row = next(n for n, line in enumerate(table) if "fine_pruning" in line)
     assert re.search(r"90.0 -> *\| *80.0 ->", table[row])
@@ -44,6 +47,17 @@ def test_on_a_terminal_it_fits_the_terminal_and_loses_nothing(records: list[Reco
         assert text.count("12 s") == len(records)
     some = [record for record in records if record.key in ("seed0", "repair")]
     assert "90.0 → 88.0" in printed(some, terminal=True)
+
+
+def test_means_over_seeds_follow_with_their_range(records: list[Record]) -> None:
+    for terminal in (True, False):
+        means = printed(records, terminal).partition("Means over seeds.")[2]
+        assert "In brackets: the range of 2 seeds; an interval takes 3." in means
+        lines = [line.replace("|", " ").split() for line in means.splitlines()]
+        alone = next(n for n, words in enumerate(lines) if words[:2] == ["badnets", "none"])
+        assert lines[alone][2:6] == ["2", "1", "85.0", "90.0"]
+        assert " ".join(lines[alone + 1][:4]) == "[80.0, 90.0] [80.0, 100.0]"
+        assert "Means" not in printed([r for r in records if r.spec["seed"] == 0], terminal)
 
 
 def test_sentences_wrap_before_names(records: list[Record]) -> None:
@@ -70,7 +84,7 @@ def test_what_defences_were_given_is_said_once() -> None:
     given = "the model, labelled clean images"
     records = [make_record(f"{name}{seed}", defense=name, seed=seed, given=given)
                for name in ("fine_pruning", "fine_tuning") for seed in (0, 1)]
-    assert printed(records, terminal=False).splitlines()[-1] == f"given {given}: fine_pruning, fine_tuning"
+    assert f"\ngiven {given}: fine_pruning, fine_tuning\n" in printed(records, terminal=False)
     assert "given" not in printed([make_record("a")], terminal=False)
 
 

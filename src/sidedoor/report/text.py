@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rich import box
 from rich.console import Console, JustifyMethod
@@ -13,7 +13,19 @@ from rich.text import Text
 from sidedoor.bench.record import Record
 from sidedoor.core.printable import visible
 from sidedoor.core.terms import Terms
-from sidedoor.report.tables import MEANS, Change, Row, decimal, duration, percent, summary_rows
+from sidedoor.report.tables import (
+    MEANS,
+    Aggregate,
+    Change,
+    Row,
+    aggregate,
+    bracketed,
+    decimal,
+    duration,
+    note_on_seeds,
+    percent,
+    summary_rows,
+)
 from sidedoor.report.terms import terms_of
 
 PLAIN_WIDTH = 120
@@ -24,22 +36,34 @@ NARROW = 9
 
 
 def print_table(records: Sequence[Record], console: Console) -> None:
-    """Print one row per record, before -> after; below, what defences were given and why cells are not done."""
-    rows = summary_rows(records)
-    terms = terms_of(records)
+    """Print one row per record, before -> after; below, what defences were given and why cells are not done.
+
+    Where cells differ only in the seed, their means follow.
+    """
+    rows, groups, terms = summary_rows(records), aggregate(records), terms_of(records)
     rich = console.is_terminal and not console.legacy_windows
+    marks = ("→", "–") if rich else ("->", "-")
+    _print_columns(_columns(rows, terms, *marks), console, rich)
+    _print_lines([*_given(rows), *_reasons(rows)], console, rich)
+    if any(len(group.done) > 1 for group in groups):
+        _print_lines(["", f"Means over seeds. {note_on_seeds(groups)}"], console, rich)
+        _print_columns(_seed_columns(groups, terms, *marks), console, rich)
+
+
+def _print_columns(columns: dict[str, list[str]], console: Console, rich: bool) -> None:
     if rich:
-        console.print(_table(_columns(rows, terms, "→", "–"), box.SIMPLE_HEAD, console.width))
-    else:
-        page = Console(file=io.StringIO(), width=PLAIN_WIDTH, color_system=None, force_terminal=False)
-        with page.capture() as captured:
-            page.print(_table(_columns(rows, terms, "->", "-"), box.ASCII2, PLAIN_WIDTH))
-        _print_lines(captured.get().rstrip("\n"), console)
-    for line in [*_given(rows), *_reasons(rows)]:
-        if rich:
-            console.print(Text(visible(line)))
-        else:
-            _print_lines(visible(line), console)
+        console.print(_table(columns, box.SIMPLE_HEAD, console.width))
+        return
+    page = Console(file=io.StringIO(), width=PLAIN_WIDTH, color_system=None, force_terminal=False)
+    with page.capture() as captured:
+        page.print(_table(columns, box.ASCII2, PLAIN_WIDTH))
+    _print_lines(captured.get().rstrip("\n").split("\n"), console, rich)
+
+
+def _print_lines(lines: Sequence[str], console: Console, rich: bool) -> None:
+    """Print lines; off a terminal as ASCII that is neither wrapped nor cropped."""
+    for line in map(visible, lines):
+        console.print(Text(line if rich else line.encode("ascii", "replace").decode()), soft_wrap=not rich)
 
 
 def _given(rows: list[Row]) -> list[str]:
@@ -56,11 +80,6 @@ def _reasons(rows: list[Row]) -> list[str]:
     return [f"{row.label.attack} / {row.label.defense}, seed {row.seed}: {row.status}: "
             f"{(row.record.error or 'no reason was recorded').splitlines()[0]}"
             for row in rows if row.record.status != "done"]
-
-
-def _print_lines(text: str, console: Console) -> None:
-    """Print ASCII whose lines are neither wrapped nor cropped."""
-    console.print(Text(text.encode("ascii", "replace").decode()), soft_wrap=True)
 
 
 def _columns(rows: list[Row], terms: Terms, arrow: str, missing: str) -> dict[str, list[str]]:
@@ -84,6 +103,31 @@ def _columns(rows: list[Row], terms: Terms, arrow: str, missing: str) -> dict[st
     return {heading: list(map(visible, cells)) for heading, cells in columns.items() if any(cells)}
 
 
+def _seed_columns(groups: Sequence[Aggregate], terms: Terms, arrow: str, missing: str) -> dict[str, list[str]]:
+    """The cells of each column of means over seeds that has any."""
+    changes = {terms.heading(name): [_mean(group, name, terms.written, arrow) or missing for group in groups]
+               for name in MEANS}
+    columns = {
+        "Setting": [visible(group.label.setting) for group in groups],
+        "Attack": [visible(group.label.attack) for group in groups],
+        "Defence": [visible(group.label.defense) for group in groups],
+        "Seeds": [str(len(group.done)) for group in groups],
+        "Left out": [str(len(group.left_out) or "") for group in groups],
+        **changes,
+        "AUROC": [_mean(group, "auroc", decimal, arrow) for group in groups],
+    }
+    return {heading: cells for heading, cells in columns.items() if any(cells)}
+
+
+def _mean(group: Aggregate, name: str, shown: Callable[[float], str], arrow: str) -> str:
+    """The mean, its interval on a line of its own."""
+    if name not in group.figures:
+        return ""
+    mean, low, high = group.figures[name]
+    before = f"{shown(group.figures[f'{name}_before'][0])} {arrow} " if f"{name}_before" in group.figures else ""
+    return f"{before}{shown(mean)}\n{bracketed(low, high, shown)}".rstrip()
+
+
 def _table(columns: dict[str, list[str]], style: box.Box, width: int) -> Table:
     gap = 1 if style is box.ASCII2 else 2
     wrapping = _wrapping(columns, width - gap * len(columns) - 2)
@@ -99,7 +143,8 @@ def _table(columns: dict[str, list[str]], style: box.Box, width: int) -> Table:
 
 def _wrapping(columns: dict[str, list[str]], width: int) -> set[str]:
     """As few columns as must wrap to fit: sentences first, then numbers at their arrow, then all."""
-    whole = {heading: max(map(len, [heading, *cells])) for heading, cells in columns.items()}
+    whole = {heading: max(len(line) for cell in (heading, *cells) for line in cell.split("\n"))
+             for heading, cells in columns.items()}
     changes = {heading for heading, cells in columns.items() if any("->" in cell or "→" in cell for cell in cells)}
     for wrapping in (SENTENCES, SENTENCES | changes):
         if sum(min(NARROW, size) if heading in wrapping else size for heading, size in whole.items()) <= width:
