@@ -16,8 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from sidedoor.core import opening
 from sidedoor.core.checkpoint import load_state, load_weights, save_state
-from sidedoor.core.files import replacing, write_json, write_text
+from sidedoor.core.files import abandoned, locked, parsed, read_json, replacing, write_json, write_text
 from sidedoor.errors import CannotComplete
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.uint8, torch.int64, torch.bool]
@@ -57,6 +58,12 @@ def test_a_kill_in_the_middle_leaves_the_old_file(tmp_path: Path) -> None:
     assert path.read_text() == "old"
     write_text(path, "new")
     assert path.read_text() == "new"
+    (left,) = set(tmp_path.iterdir()) - {path}
+    assert left.suffix == ""  # nobody takes it for a result
+    assert abandoned(tmp_path) == []  # its writer may be alive
+    os.utime(left, (1, 1))
+    (tmp_path / ".tmp-link").symlink_to(path)
+    assert abandoned(tmp_path) == [left]
 
 
 def test_a_write_that_cannot_be_says_where(tmp_path: Path) -> None:
@@ -77,6 +84,55 @@ def test_json_comes_back(tmp_path: Path) -> None:
     value = {"ε": [1, 2.5, None, True, "z"]}
     write_json(tmp_path / "a.json", value)
     assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == value
+
+
+@pytest.mark.parametrize(("text", "said"), [
+    ("{", "Expecting"), ("[NaN]", "NaN"), ("[-Infinity]", "-Infinity"), ("1e999", "beyond"), ("[1e101]", "beyond"),
+    (f"1{'0' * 200}", "beyond"), ("9" * 5000, "digits"), ("[" * 100_000, "deep"), ("[" * 65 + "]" * 65, "deep"),
+    ('{"a": ["\\ud800"]}', "surrogates"), ('{"\\udfff": 1}', "surrogates"), ("", "Expecting"),
+])
+def test_json_that_would_hurt_later_is_refused_when_it_is_read(text: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        parsed(text)
+
+
+def test_json_of_a_sane_size_is_read(tmp_path: Path) -> None:
+    assert parsed("[" * 60 + "]" * 60)
+    assert parsed('[1e99, 18446744073709551615, "\\ud83d\\ude00"]') == [1e99, 2**64 - 1, "😀"]
+    (tmp_path / "a.json").write_bytes(b"\xef\xbb\xbf[1]")
+    assert read_json(tmp_path / "a.json") == [1]
+    with open(tmp_path / "a.json", "wb") as file:
+        os.posix_fallocate(file.fileno(), 0, 2**26 + 1)
+    with pytest.raises(opening.Unopenable, match="at most"):
+        read_json(tmp_path / "a.json")
+
+
+def test_a_lock_leaves_what_is_in_its_file_and_follows_no_link(tmp_path: Path) -> None:
+    (tmp_path / "thesis").write_text("years of work")
+    with locked(tmp_path / "thesis"):
+        pass
+    assert (tmp_path / "thesis").read_text() == "years of work"
+    (tmp_path / "lock").symlink_to(tmp_path / "thesis")
+    (tmp_path / "dangling").symlink_to(tmp_path / "new")
+    for name in ("lock", "dangling"):
+        with pytest.raises(CannotComplete, match=f"cannot lock .*{name}"), locked(tmp_path / name):
+            pass
+    assert (tmp_path / "thesis").read_text() == "years of work"
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_lock_that_is_held_is_given_up_after_the_time_asked_for(tmp_path: Path) -> None:
+    holder = subprocess.Popen([sys.executable, "-c", "import sys; from pathlib import Path\n"
+                               "from sidedoor.core.files import locked\n"
+                               "with locked(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()",
+                               str(tmp_path / "lock")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(CannotComplete, match="another process holds the lock"), locked(tmp_path / "lock", 0):
+            pass
+    with locked(tmp_path / "lock", 0):
+        pass
 
 
 @st.composite
@@ -156,6 +212,42 @@ def test_a_damaged_state_says_what_to_do(tmp_path: Path, damage: str) -> None:
                           "header": whole.replace(b"structure", b"structuur")}[damage])
     with pytest.raises(CannotComplete, match=r"cannot read the state in .*phase\.safetensors.*delete the file"):
         load_state(path)
+
+
+def test_equal_states_are_equal_files_and_one_bit_makes_another(tmp_path: Path) -> None:
+    path, other = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    state = {"model": {"w": torch.arange(100.0), "none": torch.zeros(0, 3)}, "seconds": 1.25, "flag": torch.ones(3) > 0}
+    for file in (path, other):
+        save_state(file, state)
+    whole = path.read_bytes()
+    assert whole == other.read_bytes()
+    numbers = whole.index(torch.arange(100.0).numpy().tobytes())
+    for place in (numbers, numbers + 399, whole.index(b"1.25"), whole.index(b"F32")):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1
+        path.write_bytes(damaged)
+        with pytest.raises(CannotComplete, match=r"cannot read the state in .*a\.safetensors.*delete the file"):
+            load_state(path)
+
+
+def test_a_state_of_before_checksums_is_read(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    structure = {"dict": [["w", {"tensor": "/w#0"}], ["seconds", {"value": 1.5}]]}
+    save_file({"/w#0": torch.ones(2)}, tmp_path / "old", metadata={"structure": json.dumps(structure)})
+    assert same(load_state(tmp_path / "old", "w", "seconds"), {"w": torch.ones(2), "seconds": 1.5})
+    with pytest.raises(CannotComplete, match="it has no model and no doors"):
+        load_state(tmp_path / "old", "model", "w", "doors")
+
+
+@pytest.mark.parametrize("structure", ["3", "[]", "{}", '{"tensor": "gone"}', '{"dict": 3}', '{"dict": [[1]]}',
+                                       '{"value": 3}', '{"dict": [[[], {"value": 1}]]}', "[" * 10**5])
+def test_a_state_of_another_structure_is_no_state(tmp_path: Path, structure: str) -> None:
+    from safetensors.torch import save_file
+
+    save_file({"a": torch.ones(1)}, tmp_path / "s", metadata={"structure": structure})
+    with pytest.raises(CannotComplete, match="cannot read the state"):
+        load_state(tmp_path / "s")
 
 
 def test_weights_that_do_not_fit_are_named() -> None:

@@ -7,6 +7,7 @@ them lies what a defence must not see.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -19,6 +20,9 @@ from torch import Tensor
 
 from sidedoor.core.files import locked, replacing, write_json
 from sidedoor.errors import CannotComplete
+
+_CHECKSUM = "sha256"
+"""The tensor that holds the checksum; names of others have a "#"."""
 
 
 class Checkpoints:
@@ -61,7 +65,7 @@ class Shelf:
     def load(self, name: str) -> dict[str, Any] | None:
         """The state of a network, or None."""
         file = self._folder(name) / "model.safetensors"
-        return load_state(file)["model"] if file.exists() else None
+        return load_state(file, "model")["model"] if file.exists() else None
 
     def save(self, name: str, state: dict[str, Tensor], key: dict[str, Any]) -> None:
         """Keep the state of a finished network with what it was made from, and drop its phases."""
@@ -73,26 +77,51 @@ class Shelf:
 
 
 def save_state(path: Path, state: dict[Any, Any]) -> None:
-    """Write a tree of dicts, lists, tensors and JSON values as one safetensors file, its structure in the header."""
+    """Write a tree of dicts, lists, tensors and JSON values as one safetensors file, its structure in the header.
+
+    The checksum of all of it is one more tensor: safetensors writes several entries of metadata in any order, and equal
+    states should be equal files.
+    """
     tensors: dict[str, Tensor] = {}
-    structure = _flatten(state, "", tensors)
+    structure = json.dumps(_flatten(state, "", tensors))
+    tensors[_CHECKSUM] = _checksum(structure, tensors)
     with replacing(path) as temporary:
-        save_file(tensors, str(temporary), metadata={"structure": json.dumps(structure)})
+        save_file(tensors, str(temporary), metadata={"structure": structure})
 
 
-def load_state(path: Path) -> dict[Any, Any]:
-    """Read what `save_state` wrote.
+def load_state(path: Path, *names: str) -> dict[Any, Any]:
+    """Read what `save_state` wrote. Files of earlier versions, which have no checksum, are read unchecked.
+
+    Args:
+        names: keys that it must have.
 
     Raises:
         CannotComplete: the file is missing, damaged or not written by `save_state`.
     """
     try:
         with safe_open(str(path), framework="pt") as file:
-            structure = json.loads((file.metadata() or {})["structure"])
+            structure = (file.metadata() or {})["structure"]
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
-    except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
+        kept = tensors.pop(_CHECKSUM, None)
+        if kept is not None and not torch.equal(kept, _checksum(structure, tensors)):
+            raise ValueError("its content is not what was written, by its checksum")
+        state = _restore(json.loads(structure), tensors)
+        if missing := [name for name in names if name not in state]:
+            raise ValueError(f"it has no {' and no '.join(missing)}")
+        return dict(state)
+    # What of another tree than a state: no pairs, a tensor that is not there, no tables.
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise CannotComplete(f"cannot read the state in {path}: {error}; delete the file to start it afresh") from error
-    return dict(_restore(structure, tensors))
+
+
+def _checksum(structure: str, tensors: Mapping[str, Tensor]) -> Tensor:
+    """The SHA-256 of a state as 32 bytes: of its structure and the bytes of its tensors, whose types and shapes too."""
+    found = hashlib.sha256(structure.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        found.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return torch.frombuffer(bytearray(found.digest()), dtype=torch.uint8)
 
 
 def _flatten(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:

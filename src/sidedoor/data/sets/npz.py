@@ -6,15 +6,12 @@ classes. Pixels are streamed, so an archive larger than memory becomes a memory 
 
 from __future__ import annotations
 
-import math
 import zipfile
-import zlib
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
-from sidedoor.core import opening
+from sidedoor.core import arrays, opening
 from sidedoor.data.base import MEMORY_LIMIT, ArrayDataset, Splits, check_axes, numbered, split, storage
 from sidedoor.data.root import Where
 from sidedoor.errors import CannotComplete, ConfigError
@@ -43,8 +40,7 @@ def read(file: Path, seed: int, limit: int = MEMORY_LIMIT) -> Splits:
             return _splits(archive, seed, limit)
     except ConfigError as error:
         raise ConfigError(f"{file}: {error}") from error
-    # The last four are what `zipfile` raises for damaged directories.
-    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, ValueError, RuntimeError, OverflowError) as error:
+    except arrays.DAMAGE as error:
         raise CannotComplete(f"{file} cannot be read as a NumPy archive: {error}") from error
 
 
@@ -69,19 +65,19 @@ def _splits(archive: zipfile.ZipFile, seed: int, limit: int) -> Splits:
 def _small(archive: zipfile.ZipFile, name: str, kinds: str) -> np.ndarray:
     """An array of labels or names, (n,) also where it is a column (n, 1)."""
     with archive.open(f"{name}.npy") as file:
-        shape, _, dtype = _header(file, name)
+        shape, _, dtype = arrays.header(file, name)
         flat = len(shape) == 1 or (len(shape) == 2 and shape[1] == 1)
         if not flat or shape[0] == 0 or dtype.kind not in kinds:
             raise ConfigError(f"{name} of type {dtype} and shape {shape} given; "
                               f"expected one {'name' if kinds == 'U' else 'integer'} a row")
-        _check_length(archive, name, shape, dtype)
+        arrays.check_length(archive, name, shape, dtype)
         return np.frombuffer(file.read(shape[0] * dtype.itemsize), dtype, shape[0])
 
 
 def _pixels(archive: zipfile.ZipFile, name: str, rows: int, limit: int) -> np.ndarray:
     """(n, c, h, w) from (n, h, w[, c])."""
     with archive.open(f"{name}.npy") as file:
-        shape, fortran, dtype = _header(file, name)
+        shape, fortran, dtype = arrays.header(file, name)
         if dtype != np.uint8 or len(shape) not in (3, 4) or 0 in shape or fortran:
             raise ConfigError(f"{name} of type {dtype} and shape {shape}{' in Fortran order' if fortran else ''} "
                               "given; expected uint8 (n, height, width[, channels]) in C order")
@@ -89,7 +85,7 @@ def _pixels(archive: zipfile.ZipFile, name: str, rows: int, limit: int) -> np.nd
         check_axes(name, (h, w, c))
         if n != rows:
             raise ConfigError(f"{name}: {n} images but {rows} labels")
-        _check_length(archive, name, shape, dtype)
+        arrays.check_length(archive, name, shape, dtype)
         images = storage((n, c, h, w), limit)
         step = max(1, CHUNK // (h * w * c))
         for start in range(0, n, step):
@@ -99,23 +95,3 @@ def _pixels(archive: zipfile.ZipFile, name: str, rows: int, limit: int) -> np.nd
                 raise EOFError(f"{name} ends after {start} of {n} images")
             images[start : start + count] = np.frombuffer(raw, np.uint8).reshape(count, h, w, c).transpose(0, 3, 1, 2)
     return images
-
-
-def _header(file: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """(shape, in Fortran order, type of the numbers) as an array begins with them."""
-    try:
-        version = np.lib.format.read_magic(file)
-        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = header(file)
-    except Exception as error:  # NumPy reads it as Python source, and damaged source can raise anything
-        raise ConfigError(f"{name} is not a plain array: {error}") from error
-    if dtype.hasobject or any(side < 0 for side in shape):
-        raise ConfigError(f"{name} is not a plain array: it holds objects, or has a negative shape")
-    return shape, fortran, dtype
-
-
-def _check_length(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
-    """Refuse a header that declares more than there is, before anything is made of that size."""
-    there, declared = archive.getinfo(f"{name}.npy").file_size, math.prod(shape) * dtype.itemsize
-    if not declared < there <= declared + 2**17:
-        raise EOFError(f"{name} is declared as {shape} of type {dtype}, {declared:,} bytes, but has {there:,}")
