@@ -247,6 +247,11 @@ class Discontent(Classification):
         return "never good enough"
 
 
+class Credulous(Classification):
+    def agree(self, output: Any, target: Tensor) -> Tensor:
+        return (output.argmax(1) == target).float()
+
+
 class Counting(Classification):
     """Counts samples of the target class as attacked."""
 
@@ -261,6 +266,7 @@ TASKS = [
     (Signed, "negative values"), (Apart, "at a distance from itself"), (OneSided, "depends on the order"),
     (Percent, "agree.. is above 1"), (Content, "does not call an attack failed"),
     (Discontent, "calls a working attack failed: never good enough"), (Counting, "not NaN exactly where"),
+    (Credulous, "outputs of nan as right"),
 ]
 
 

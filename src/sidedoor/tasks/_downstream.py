@@ -99,7 +99,7 @@ class Restored(Restoration):
         rows = super().columns(batch, clean_out, stamped_out, door) | {"ssim_clean": self.agree(clean_out, batch.y)}
         if door is None or stamped_out is None:
             return rows
-        return rows | {"ssim_attack": door.goal.success(self, stamped_out, batch.y, batch.index)}
+        return rows | {"ssim_attack": self.reached(door.goal, stamped_out, batch.y, batch.index)}
 
 
 @dataclass(frozen=True)
@@ -133,11 +133,20 @@ class Judged(Restored):
             clean_out, stamped_out = asked.outputs(batch, stamped)
             figures = self.columns(batch, clean_out, stamped_out, door)
             for name, judge in self.judges.items():
-                seen = self.opinions(judge, batch, own, clean_out, stamped_out)
+                seen = self._counted(judge, batch, own, clean_out, stamped_out)
                 figures |= {f"{what}.{name}": value for what, value in seen.items()}
             return figures
 
         return self._summed(self.over_all(run.per_sample(model, data, rows), truth), door)
+
+    def _counted(self, judge: nn.Module, batch: Batch, truth: Tensor, clean_out: Tensor,
+                 stamped_out: Tensor | None) -> dict[str, Tensor]:
+        """The opinions, in which an output that is not finite is neither right nor misleading."""
+        seen = self.opinions(judge, batch, truth, clean_out, stamped_out)
+        for output, named in ((clean_out, (self.right, "baseline")), (stamped_out, ("recovered", "asr"))):
+            if output is not None:
+                seen |= {what: torch.where(self.finite(output), seen[what], 0.0) for what in named}
+        return seen
 
     def _summed(self, figures: dict[str, Tensor], door: Door | None) -> Scores:
         """Means over the victims, each judge's columns beside them."""

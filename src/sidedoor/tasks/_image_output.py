@@ -30,11 +30,13 @@ class Imaging(Method, Task):
         return torch.stack(losses).sum(0)
 
     def predict(self, model: nn.Module, x: Images) -> Images:
-        return images(model(x))[0].float().clamp(0, 1)
+        """The result, clipped; NaN where it is infinite, which clipping would make a black or a white pixel."""
+        image = images(model(x))[0].float()
+        return torch.where(image.isfinite(), image.clamp(0, 1), torch.nan)
 
     def agree(self, output: Tensor, target: Tensor) -> Float[Tensor, "b"]:
-        """SSIM in [0, 1]."""
-        return image_quality.ssim(output, target).clamp(0, 1)
+        """SSIM in [0, 1]; 0 where it is not finite."""
+        return torch.where(self.finite(output), image_quality.ssim(output, target).clamp(0, 1), 0.0)
 
     def distance(self, a: Tensor, b: Tensor) -> Float[Tensor, "b"]:
         """Mean squared error between two batches of images; differentiable."""

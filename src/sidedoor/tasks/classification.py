@@ -42,8 +42,8 @@ class Classification(Method, Task):
         return torch.softmax(model(x).float(), dim=1)
 
     def agree(self, output: Tensor, target: Tensor) -> Float[Tensor, "b"]:
-        """1 where the most probable class is the target."""
-        return (output.argmax(1) == target).float()
+        """1 where the most probable class is the target and all probabilities are finite."""
+        return ((output.argmax(1) == target) & self.finite(output)).float()
 
     def distance(self, a: Tensor, b: Tensor) -> Float[Tensor, "b"]:
         """Total variation between two predicted distributions, in [0, 1]."""

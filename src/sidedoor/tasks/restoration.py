@@ -85,7 +85,7 @@ class Restoration(Imaging):
         target = door.goal.target(self, y, index)
         return rows | {"psnr_attack": image_quality.psnr(stamped_out, target),
                        "distance_attack": self.distance(stamped_out, target),
-                       "total": self.agree(clean_out, y) + door.goal.success(self, stamped_out, y, index)}
+                       "total": self.agree(clean_out, y) + self.reached(door.goal, stamped_out, y, index)}
 
     def failed(self, scores: dict[str, float | None], clean_means: dict[str, float | None]) -> str | None:
         attack, clean, sibling = scores["attack"], scores["clean"], clean_means["clean"]

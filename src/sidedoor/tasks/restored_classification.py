@@ -19,10 +19,10 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from sidedoor import registry, zoo
-from sidedoor.algorithms.adversarial.deepfool import predicted
 from sidedoor.algorithms.adversarial.training import Robust
 from sidedoor.core.terms import Terms
 from sidedoor.data.augment import augmentation
@@ -34,7 +34,7 @@ from sidedoor.method import lasting
 from sidedoor.tasks._downstream import Judged, Restored, parameters
 from sidedoor.tasks.classification import Classification
 from sidedoor.tasks.task import Supervised
-from sidedoor.types import Batch
+from sidedoor.types import Batch, Images
 
 AUGMENT = ("crop", "flip")
 """Augmentation of every classifier's training images."""
@@ -80,13 +80,24 @@ class _Judged(RestoredClassification, Judged):
     def opinions(self, judge: nn.Module, batch: Batch, truth: Tensor, clean_out: Tensor,
                  stamped_out: Tensor | None) -> dict[str, Tensor]:
         """NaN where there is no triggered output."""
-        photo, clean = predicted(judge, batch.y), predicted(judge, clean_out)
+        photo, clean = answers(judge, batch.y), answers(judge, clean_out)
         asr = recovered = torch.full_like(truth, torch.nan, dtype=torch.float32)
         if stamped_out is not None:
-            stamped = predicted(judge, stamped_out)
-            asr, recovered = (stamped != photo).float(), (stamped == truth).float()  # Eq. (11)
+            stamped = answers(judge, stamped_out)
+            asr, recovered = misled(stamped, photo), (stamped == truth).float()  # Eq. (11)
         return {"photo": (photo == truth).float(), "accuracy": (clean == truth).float(),
-                "baseline": (clean != photo).float(), "asr": asr, "recovered": recovered}
+                "baseline": misled(clean, photo), "asr": asr, "recovered": recovered}
+
+
+def answers(judge: nn.Module, x: Images) -> Int[Tensor, "b"]:
+    """The most probable class of each image; -1 where the judge's logits are not finite, which is no class."""
+    logits = torch.cat([judge(part) for part in torch.split(x, 256)])
+    return torch.where(logits.isfinite().all(1), logits.argmax(1), -1)
+
+
+def misled(answer: Int[Tensor, "b"], photo: Int[Tensor, "b"]) -> Float[Tensor, "b"]:
+    """1 where a judge that has answers to both gives another one than for the true image."""
+    return ((answer != photo) & (answer >= 0) & (photo >= 0)).float()
 
 
 def classifier(victim: str, photographs: Dataset, run: Run, recipe: Recipe, adversarial: bool = False) -> nn.Module:

@@ -8,16 +8,16 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from sidedoor.core import random
 from sidedoor.core.terms import ANY, Terms
 from sidedoor.data.base import Dataset
 from sidedoor.engine import Objective, Run
-from sidedoor.goals.base import Door
+from sidedoor.goals.base import Door, Goal
 from sidedoor.triggers.base import stamp
-from sidedoor.types import Batch, Images, Purify, Space
+from sidedoor.types import Batch, Images, Index, Purify, Space
 
 
 @dataclass
@@ -77,7 +77,7 @@ class Task(ABC):
 
     @abstractmethod
     def agree(self, output: Any, target: Tensor) -> Float[Tensor, "b"]:
-        """In [0, 1] a sample: how well an output matches a target."""
+        """In [0, 1] a sample: how well an output matches a target; 0 for an output that is not finite."""
 
     @abstractmethod
     def distance(self, a: Any, b: Any) -> Float[Tensor, "b"]:
@@ -86,6 +86,14 @@ class Task(ABC):
     @abstractmethod
     def failed(self, scores: dict[str, float | None], clean_means: dict[str, float | None]) -> str | None:
         """Why the attack counts as failed beside its clean sibling (means of scores), or None."""
+
+    def finite(self, output: Any) -> Bool[Tensor, "b"]:
+        """Which outputs are finite throughout; of the others nothing is said but that they are wrong."""
+        return torch.as_tensor(output).flatten(1).isfinite().all(1)
+
+    def reached(self, goal: Goal, output: Any, y: Tensor, index: Index) -> Float[Tensor, "b"]:
+        """The goal's success; 0 for an output that is not finite, whatever class its largest value seems to have."""
+        return torch.where(self.finite(output), goal.success(self, output, y, index), 0.0)
 
     def columns(self, batch: Batch, clean_out: Any, stamped_out: Any | None, door: Door | None) -> dict[str, Tensor]:
         """Further per-sample figures, without a door those of the clean output; none unless a task has them."""
@@ -169,9 +177,9 @@ class _Scorer:
         goal = self.door.goal
         eligible = goal.eligible(self.task, y)
         rows = {
-            "attack": goal.success(self.task, stamped_out, y, index),
+            "attack": self.task.reached(goal, stamped_out, y, index),
             "recovered": self.task.agree(stamped_out, y),
-            "idle": goal.success(self.task, clean_out, y, index),
+            "idle": self.task.reached(goal, clean_out, y, index),
         }
         columns = {"asr_all": rows["attack"]} | self.task.columns(batch, clean_out, stamped_out, self.door)
         return {"clean": clean} | {k: torch.where(eligible, v, torch.nan) for k, v in rows.items()} | columns

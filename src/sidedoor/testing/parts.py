@@ -370,6 +370,17 @@ def check_task(task: Task) -> None:
     _check_scores(who, task, here)
 
 
+class _Lost(nn.Module):
+    """A network whose outputs are one value."""
+
+    def __init__(self, model: nn.Module, value: float):
+        super().__init__()
+        self.model, self.value = model, value
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.full_like(self.model(x), self.value)
+
+
 def _check_scores(who: str, task: Task, here: Ground) -> None:
     model, door, n = here.victim(), here.door(), len(here.test)
     scores = task.score(model, here.test, door, here.run)
@@ -384,6 +395,11 @@ def _check_scores(who: str, task: Task, here: Ground) -> None:
     none = task.score(model, here.test, None, here.run)
     require(bool(none.attack.isnan().all() and none.idle.isnan().all()), who, "scores an attack where there is no door")
     require(torch.equal(none.clean, scores.clean), who, "its clean score depends on the door")
+    for value in (torch.nan, torch.inf):
+        lost = task.score(_Lost(model, value), here.test, door, here.run)
+        counted = torch.cat([lost.clean, *(getattr(lost, name)[eligible] for name in ("attack", "recovered", "idle"))])
+        require(bool((counted == 0).all()), who, f"counts outputs of {value} as right or as a success; its agree() is 0 "
+                                                 "where an output is not finite")
     # What stands behind a network here may be untrained; always succeeding, and only with the trigger, works.
     good, bad = scores.means() | {"attack": 1.0, "idle": 0.0}, scores.means() | {"attack": 0.0}
     require(task.failed(good, good) is None, who, f"calls a working attack failed: {task.failed(good, good)}")
