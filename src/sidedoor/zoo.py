@@ -84,6 +84,8 @@ class Weights:
         std: as `mean`.
         normalize: a usual normalisation by name, instead of `mean` and `std`.
         head: "new" drops the file's last layer, for data of other classes.
+        frozen: the model is the file's as it is: it is evaluated, audited, repaired and put behind detectors and
+            purifiers, and is not trained.
     """
 
     weights: str
@@ -93,6 +95,7 @@ class Weights:
     std: tuple[float, ...] = ()
     normalize: Literal["", "none", "imagenet", "cifar10"] = ""
     head: Literal["given", "new"] = "given"
+    frozen: bool = False
 
     def __post_init__(self) -> None:
         cls: Any = type(self)
@@ -103,6 +106,9 @@ class Weights:
                               "per channel (or one for all), and deviations above 0")
         if self.mean and self.normalize:
             raise ConfigError("model.normalize names a normalisation, and model.mean gives one; expected either")
+        if self.frozen and self.head == "new":
+            raise ConfigError("model.frozen = true and model.head = \"new\" given; a new last layer has to be trained, "
+                              "so leave one of them out")
 
     @property
     def path(self) -> Path:
@@ -131,8 +137,9 @@ def separate(given: Mapping[str, Any]) -> tuple[dict[str, Any], Weights | None]:
     rest = dict(given)
     if rest.get("weights") is None:
         rest.pop("weights", None)
-        if (expected := rest.pop("sha256", None)) is not None:
-            raise ConfigError(f"model has a sha256 ({expected!r}) but no weights; expected both or only weights")
+        for name in ("sha256", "frozen"):
+            if (value := rest.pop(name, None)) not in (None, False):
+                raise ConfigError(f"model has {name} = {value!r} but no weights; expected both or only weights")
         return rest, None
     said = {f.name: rest.pop(f.name) for f in fields(Weights) if f.name in rest}
     if isinstance(said["weights"], Path):
@@ -142,6 +149,12 @@ def separate(given: Mapping[str, Any]) -> tuple[dict[str, Any], Weights | None]:
         numbers = value if isinstance(value, list | tuple) else (value,)
         said[name] = tuple(float(v) if type(v) is int else v for v in numbers)
     return rest, Weights(**said)
+
+
+def fresh(reference: Mapping[str, Any]) -> dict[str, Any]:
+    """A network's reference without the weights it starts from."""
+    said = {f.name for f in fields(Weights)}
+    return {name: value for name, value in reference.items() if name not in said}
 
 
 def _builder(kind: str, name: str | Mapping[str, Any], **leading: Any) -> Build:

@@ -120,11 +120,12 @@ def test_all_defences_share_the_attack_half_and_all_attacks_the_clean_sibling() 
     halves = {spec(defense=d, references=r).attack_half().key("f")
               for d, r in ((None, 2), ("strip", 2), ("neural_cleanse", 5), ("abl", 2))}
     assert len(halves) == 1
-    siblings = {spec(attack=a, defense=d, surrogate=s).sibling().key("f")
-                for a, d, s in (("badnets", None, None), ("blended", "strip", "small_cnn"), (None, None, None))}
+    siblings = {spec(attack=a, defense=d, surrogate=s).clean_models()[0].key("f")
+                for a, d, s in (("badnets", None, None), ("blended", "strip", "small_cnn"),
+                                ("badnets", "neural_cleanse", None))}
     assert len(siblings) == 1
     assert siblings.isdisjoint(halves)
-    assert spec().sibling(1).key("f") not in siblings
+    assert siblings == {spec(attack=None).attack_half().key("f")}
 
 
 @pytest.mark.parametrize(("table", "message"), [

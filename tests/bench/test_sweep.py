@@ -186,7 +186,7 @@ def test_a_cell_waits_only_while_another_trains_a_model_it_needs(tiny: Tiny, tmp
 
 
 def test_only_an_audit_needs_the_clean_reference_models(tiny: Tiny) -> None:
-    siblings = {seed: keys_of([tiny(seed=seed).sibling()], CPU)[0] for seed in (0, 1)}
+    siblings = {seed: keys_of(tiny(seed=seed).clean_models(), CPU)[0] for seed in (0, 1)}
     assert siblings[1] in _cell(tiny(defense="neural_cleanse"), CPU).trains
     assert {siblings[0]} < _cell(tiny(defense="strip"), CPU).trains
     assert siblings[1] not in _cell(tiny(defense="strip"), CPU).trains

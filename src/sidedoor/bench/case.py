@@ -65,7 +65,7 @@ class Case:
     def attacker(self) -> AttackerRun:
         """The run of the attack half: with the clean sibling, the shelf and the data root."""
         return AttackerRun.of(replace(self.run, checkpoints=Checkpoints(self.store.folder(self.attack_key))),
-                              known=lambda: train_or_load(self.twin(self.spec.sibling())).model)
+                              known=lambda: train_or_load(self.twin(self.spec.clean_models()[0])).model)
 
     def defender(self) -> Run:
         """The run of a defence: no clean sibling, no shelf, no data root, and nothing that says where results lie."""
@@ -179,7 +179,8 @@ def _some(data: Dataset, count: int) -> Dataset:
 
 
 def train_or_load(case: Case) -> TrainedModel:
-    """The model of the attack half: loaded from the store, or trained by the victim or the attacker, under a lock.
+    """The model of the attack half: loaded from the store, or trained by the victim or the attacker, under a lock; a
+    frozen one is that of its file.
 
     Raises:
         ConfigError: something is wrong with the attack.
@@ -210,6 +211,8 @@ def _train(case: Case, backdoor: Backdoor, run: AttackerRun) -> tuple[nn.Module,
     if backdoor.train is not None:
         delivered = backdoor.train(case.train, case.task, case.build, run)
         return delivered.model, delivered.doors
+    if case.spec.frozen:
+        return run.build(case.build).eval(), backdoor.doors
     data = PoisonedDataset(case.train, backdoor, case.task) if len(backdoor.poison.index) else case.train
     return run.fit(run.build(case.build), data, Supervised(case.task), name="victim"), backdoor.doors
 

@@ -46,18 +46,20 @@ def run(spec: Spec, store: Store, machine: Machine | None = None) -> Record:
     start = time.monotonic()
     if attack := spec.make_attack():
         _check_eligible(case, attack.goal.parts())
-    clean, trained = train_or_load(case.twin(spec.sibling())), train_or_load(case)
+    # Of a clean model nothing is compared with a sibling.
+    clean = train_or_load(case.twin(spec.clean_models()[0])) if attack else None
+    trained = train_or_load(case)
     _check_eligible(case, [door.goal for door in trained.doors if door.scored])
-    trained = measured(trained, clean, case)
+    trained = measured(trained, clean or trained, case)
     began = time.monotonic()
     defense = spec.make_defense()
     outcome = defend(defense, case, trained) if defense else Outcome(trained.model)
-    timing = {"attack": trained.seconds, "clean": clean.seconds, "defense": time.monotonic() - began}
+    timing = {"attack": trained.seconds, "clean": (clean or trained).seconds, "defense": time.monotonic() - began}
     scores = trained.scores
     if outcome.model is not trained.model or outcome.purify is not None:
         scores = evaluate(outcome.model, case.test, case.task, trained.doors, case.run, outcome.purify)
     record = replace(_scored(case, trained, scores), undefended=trained.scores.means() if defense else None,
-                     clean_key=clean.key if spec.attack else None, evidence=outcome.evidence, timing=timing,
+                     clean_key=clean.key if clean else None, evidence=outcome.evidence, timing=timing,
                      given=str(defense.needs) if defense else "",
                      seconds=time.monotonic() - start, **ambient(str(case.run.device), outcome.model))
     if case.run.fabric.is_global_zero:

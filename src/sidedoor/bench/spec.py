@@ -56,7 +56,7 @@ class Spec:
         defender_share: of each class of the training data, held by the defender and used by no other party.
         defender_seed: of that split.
         train_samples, test_samples: keep so many, balanced over classes as the set is; 0 for all.
-        references: clean models that a model audit is calibrated against.
+        references: clean models that a model audit is calibrated against; trained from scratch, of other seeds.
         assumed_rate: the share of poisoned rows that a data filter assumes; 1.5 times as many are removed.
         augment: names of augmentations.
     """
@@ -94,7 +94,7 @@ class Spec:
             raise ConfigError(f"assumed_rate = {self.assumed_rate} given; a filter removes {REMOVED} times as many "
                               "rows, which would be all of them; expected less than 2/3")
         augmentation(self.augment)
-        if self.defense and registry.load("defense", self.defense["name"]).stage.compared and self.references < 1:
+        if self._compared and self.references < 1:
             raise ConfigError("a model audit needs at least one clean reference model; set `references`")
 
     def check(self) -> None:
@@ -118,6 +118,10 @@ class Spec:
             if _BUILT_FOR[task.output] not in registry.leading("model", reference["name"]):
                 return (f"model {reference['name']} is no network for the task {self.task['name']}; see "
                         "`sidedoor list models`")
+        if self.frozen and (attack or (defense and defense.stage.on_training_data)):
+            what = f"attack {self.attack_name}" if attack else f"defence {self.defense_name}"
+            return (f"{what} trains a model, and model.frozen = true takes the given one as it is; leave one of them "
+                    "out")
         if defense and defense.stage.on_training_data and attack and attack.access is not Access.DATA:
             return (f"defence {self.defense_name} works on poisoned training data, but in attack {self.attack_name} "
                     "the attacker trains the model and hands over no data; choose a repair, audit, detector or "
@@ -132,6 +136,11 @@ class Spec:
     def defense_name(self) -> str:
         return self.defense["name"] if self.defense else "none"
 
+    @property
+    def frozen(self) -> bool:
+        """Whether the model is taken from a file as it is."""
+        return bool(self.model.get("frozen"))
+
     def make_attack(self) -> Attack | None:
         return registry.make("attack", self.attack) if self.attack else None
 
@@ -145,9 +154,22 @@ class Spec:
         """The attack half: what decides the trained model."""
         return replace(self, defense=None, references=0, assumed_rate=0.1)
 
-    def sibling(self, seed: int | None = None) -> Spec:
-        """The clean sibling: the same without the attack; with another seed, a clean reference model."""
-        return replace(self.attack_half(), attack=None, surrogate=None, seed=self.seed if seed is None else seed)
+    def clean_models(self) -> list[Spec]:
+        """The clean models that the cell is compared with: of an attacked model its sibling, the same without the
+        attack; of an audited one as many as `references`, which are that and the same with further seeds.
+
+        None is the model in question itself, and none starts from given weights, which may have a backdoor.
+        """
+        compared, half = self._compared, self.attack_half()
+        clean = replace(half, attack=None, surrogate=None, model=zoo.fresh(self.model))
+        seeds = (replace(clean, seed=seed) for seed in itertools.count(self.seed))
+        return list(itertools.islice((spec for spec in seeds if spec != half),
+                                     self.references if compared else int(self.attack is not None)))
+
+    @property
+    def _compared(self) -> bool:
+        """Whether the defence is calibrated against clean models."""
+        return bool(self.defense) and registry.load("defense", self.defense_name).stage.compared
 
     def to_json(self) -> dict[str, Any]:
         """As it is written to records."""
@@ -173,6 +195,8 @@ class Spec:
         """
         methods = [m for m in (self.make_attack(), self.make_defense()) if m is not None]
         content = {"spec": self.deciding(), "data": fingerprint, "versions": [v for m in methods for v in versions(m)]}
+        if (self._compared and not self.attack) or ("weights" in self.model and (self._compared or self.attack)):
+            content["clean_models"] = 2  # 1 compared with the audited model itself, or with one from the same weights
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 

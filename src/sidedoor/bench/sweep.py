@@ -89,10 +89,8 @@ def keys_of(specs: list[Spec], machine: Machine) -> list[str]:
 
 def _cell(spec: Spec, machine: Machine) -> Cell:
     _, fingerprint = load_data(spec, machine)
-    defense = spec.make_defense()
-    references = spec.references if defense and defense.stage.compared else 1
-    clean = {spec.sibling(spec.seed + i).key(fingerprint) for i in range(references)}
-    return Cell(spec, spec.key(fingerprint), frozenset(clean | {spec.attack_half().key(fingerprint)}))
+    models = [spec.attack_half(), *spec.clean_models()]
+    return Cell(spec, spec.key(fingerprint), frozenset(each.key(fingerprint) for each in models))
 
 
 def _suited(cells: list[Cell], store: Store) -> list[Cell]:

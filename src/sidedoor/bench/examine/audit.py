@@ -22,7 +22,7 @@ from sidedoor.method import lasting
 def examine(defense: ModelAudit, case: Case, trained: TrainedModel) -> Outcome:
     """What the audit says of the model, and of as many clean models as the specification asks for."""
     finding = defense.inspect(*case.given(defense, trained.model))
-    clean = [case.twin(case.spec.sibling(case.spec.seed + i)) for i in range(case.spec.references)]
+    clean = [case.twin(spec) for spec in case.spec.clean_models()]
     # In the record an exhibit has the name of its array, among those of everything else.
     kept = tuple(replace(e, name=f"audit_{e.name}", values=None) for e in finding.exhibits)
     found = Calibrated(replace(finding, exhibits=kept, method=case.spec.defense_name),
