@@ -278,12 +278,22 @@ def from_json(value: dict[str, Any]) -> Evidence:
         ConfigError: of no known type, or with figures that cannot be.
     """
     kind = value.get("type")
-    if kind not in _TYPES:
-        raise ConfigError(f"evidence of type {kind!r} given; expected one of {', '.join(_TYPES)}")
+    cls = type_of(kind)
     try:
-        return _made(_TYPES[kind], value)  # type: ignore[no-any-return]
+        return _made(cls, value)  # type: ignore[no-any-return]
     except TypeError as error:
         raise ConfigError(f"evidence of type {kind} is incomplete: {error}") from error
+
+
+def type_of(name: Any) -> type[Evidence]:
+    """The class of evidence that JSON calls so.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if not isinstance(name, str) or name not in _TYPES:
+        raise ConfigError(f"evidence of type {name!r} given; expected one of {', '.join(_TYPES)}")
+    return _TYPES[name]
 
 
 def _plain(value: Any) -> Any:
