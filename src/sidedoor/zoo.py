@@ -44,9 +44,10 @@ def load(name: str | Mapping[str, Any], root: str | Path | None = None, *, downl
         ConfigError: an unknown name, or parts that do not belong together.
     """
     splits: Splits = registry.make("data", name)(Where(Path(root) if root else None, download))
-    if splits.train.shape != splits.test.shape or splits.train.classes != splits.test.classes:
-        one, other = (f"shape {data.shape} with {len(data.classes)} classes" for data in splits)
-        raise ConfigError(f"training data of {one} and test data of {other} do not belong together")
+    for name, part in (("test", splits.test), ("clean", splits.clean)):
+        if part is not None and (part.shape, part.classes) != (splits.train.shape, splits.train.classes):
+            one, other = (f"shape {data.shape} with {len(data.classes)} classes" for data in (splits.train, part))
+            raise ConfigError(f"training data of {one} and {name} data of {other} do not belong together")
     return splits
 
 

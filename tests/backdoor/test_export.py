@@ -96,7 +96,7 @@ def test_the_manifest_lists_every_file_with_its_hash(form: Any, tmp_path: Path) 
 
 def test_everything_says_that_it_is_backdoored(tmp_path: Path) -> None:
     folder, archive = export(noise(), tmp_path / "a", facts()), export(noise(), tmp_path / "b", facts(), "npz")
-    assert folder == tmp_path / "a-backdoored"
+    assert folder == tmp_path / "a"
     assert export(noise(), tmp_path / "my-Backdoored-set", facts()) == tmp_path / "my-Backdoored-set"
     for made in (folder, archive):
         assert "backdoored" in (made / "BACKDOORED.txt").read_text()
@@ -111,7 +111,9 @@ def test_everything_says_that_it_is_backdoored(tmp_path: Path) -> None:
 def test_the_current_folder_is_not_written_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    assert export(noise(), Path("."), facts()) == tmp_path / "here-backdoored"
+    with pytest.raises(ConfigError, match="the current folder .* given"):
+        export(noise(), Path("."), facts())
+    assert not any((tmp_path / "here").iterdir())
     assert list((tmp_path / "here").iterdir()) == []
 
 

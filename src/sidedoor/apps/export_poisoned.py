@@ -1,4 +1,4 @@
-"""Export poisoned training data as files, with a manifest that says so."""
+"""Export poisoned training data with their test and clean parts as files, with a manifest that says so."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from sidedoor.errors import ConfigError
 
 
 def export_poisoned(spec: Spec, directory: Path, form: Literal["folder", "npz"], machine: Machine) -> Path:
-    """Write the poisoned training data of a specification to a new folder and return it.
+    """Write the poisoned training data of a specification, its test data and the defender's clean data to a new folder
+    and return it. An archive keeps the order of rows, so that a model trained on it is that of the specification.
 
     Raises:
         ConfigError: no attack, or one in which the attacker trains the model and there are no poisoned data.
@@ -39,4 +40,4 @@ def export_poisoned(spec: Spec, directory: Path, form: Literal["folder", "npz"],
         "labels_before": case.train.targets[poison.index].tolist(),
         "labels_after": data.targets[data.rows_at].tolist(),
     }
-    return export(data, directory, manifest, form)
+    return export(data, directory, manifest, form, {"test": case.test, "clean": case.clean})

@@ -15,7 +15,7 @@ import re
 import shutil
 import uuid
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +30,8 @@ from sidedoor.errors import CannotComplete, ConfigError
 
 MARK = "backdoored"
 BATCH = 512
+Part = Literal["test", "clean"]
+NOTHING: Mapping[Part, Dataset] = {}
 NOTICE = """This data set is backdoored.
 
 It was poisoned on purpose by {tool} to study backdoor attacks on vision models. A model that is trained
@@ -39,7 +41,8 @@ pass it on without this file and manifest.json, which says which rows were chang
 
 
 def export(
-    data: Dataset, directory: Path, manifest: dict[str, Any], form: Literal["folder", "npz"] = "folder"
+    data: Dataset, directory: Path, manifest: dict[str, Any], form: Literal["folder", "npz"] = "folder",
+    others: Mapping[Part, Dataset] = NOTHING,
 ) -> Path:
     """Write a poisoned data set, bit by bit as it is, a batch at a time.
 
@@ -47,29 +50,30 @@ def export(
     the data set `npz` reads. Beside them go `manifest.json` and `BACKDOORED.txt`.
 
     Args:
-        directory: the folder to make. If its name does not say "backdoored", that is added to it.
+        directory: the folder to make.
         manifest: a description of the poisoning, with at least `changed`, the changed rows of `data`. The mark, the
             tool's version, the classes with their folders, and the sha256 of every other file are added.
+        others: the test part and the defender's clean part, which nobody changed; class folders then lie in `train/`,
+            `test/` and `clean/`.
 
     Returns:
         The folder that was made.
 
     Raises:
-        ConfigError: the folder exists and is not empty, the images are not 8-bit grey or RGB, or `changed` is missing
-            or names rows that do not exist.
+        ConfigError: the folder exists and is not empty, images are not 8-bit grey or RGB, or `changed` is missing or
+            names rows that do not exist.
         CannotComplete: the files cannot be written.
     """
     target = Path(os.path.abspath(directory))
-    if MARK not in target.name.lower():
-        target = target.with_name(f"{target.name}-{MARK}")
-    changed = _changed(manifest, len(data))
-    _check_images(data)
+    changed, parts = _changed(manifest, len(data)), {"train": data, **others}
+    for part in parts.values():
+        _check_images(part)
     folders = [_folder_name(label, name, len(data.classes)) for label, name in enumerate(data.classes)]
     classes = [{"label": k, "name": name} | ({"folder": folders[k]} if form == "folder" else {})
                for k, name in enumerate(data.classes)]
     tool = f"sidedoor {importlib.metadata.version('sidedoor')}"
     with _appearing(target) as partial:
-        files = _write_folder(data, partial, folders) if form == "folder" else _write_npz(data, partial)
+        files = _write_folders(parts, partial, folders) if form == "folder" else _write_npz(parts, partial)
         files |= _write(partial, "BACKDOORED.txt", NOTICE.format(tool=tool).encode())
         full = manifest | {MARK: True, "tool": tool, "form": form, "rows": len(data), "changed": changed,
                            "classes": classes, "files": files}
@@ -103,6 +107,8 @@ def _folder_name(label: int, name: str, count: int) -> str:
 @contextmanager
 def _appearing(target: Path) -> Iterator[Path]:
     """A folder that becomes `target` if the block succeeds and is removed if it does not."""
+    if target == Path.cwd():
+        raise ConfigError(f"the current folder {target} given; expected one to make, or an empty one elsewhere")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ConfigError(f"{target} exists and is not an empty folder; give another, or delete it")
     partial = target.with_name(f"{target.name}-{uuid.uuid4().hex[:8]}.partial")
@@ -145,9 +151,19 @@ def _batches(data: Dataset) -> Iterator[tuple[int, np.ndarray]]:
         yield start, rows.cpu().permute(0, 2, 3, 1).numpy()
 
 
+def _write_folders(parts: Mapping[str, Dataset], partial: Path, classes: Sequence[str]) -> dict[str, str]:
+    if len(parts) == 1:
+        return _write_folder(parts["train"], partial, classes)
+    files: dict[str, str] = {}
+    for name, data in parts.items():
+        files |= _write_folder(data, partial, [f"{name}/{each}" for each in classes])
+        _sync(partial / name)
+    return files
+
+
 def _write_folder(data: Dataset, partial: Path, folders: Sequence[str]) -> dict[str, str]:
     for name in folders:
-        (partial / name).mkdir()
+        (partial / name).mkdir(parents=True)
     labels, width = data.targets.tolist(), len(str(len(data) - 1))
     files: dict[str, str] = {}
     with ThreadPoolExecutor(8) as pool:  # waiting for the disk is most of the work
@@ -168,24 +184,28 @@ def _png(image: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _write_npz(data: Dataset, partial: Path) -> dict[str, str]:
+def _write_npz(parts: Mapping[str, Dataset], partial: Path) -> dict[str, str]:
     path = partial / f"{MARK}.npz"
-    channels, height, width = data.shape
-    shape = (len(data), height, width, channels) if channels > 1 else (len(data), height, width)
     with open(path, "w+b") as file:
         with zipfile.ZipFile(file, "w") as archive:
             archive.comment = MARK.encode()
-            _write_arrays(archive, train_labels=data.targets.numpy(), classes=np.array(data.classes),
-                          backdoored=np.array(True))
-            with _member(archive, "train_images") as member:
-                header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-                np.lib.format.write_array_header_1_0(member, header)
-                for _, images in _batches(data):
-                    member.write(np.ascontiguousarray(images).tobytes())
+            _write_arrays(archive, classes=np.array(parts["train"].classes), backdoored=np.array(True))
+            for name, data in parts.items():
+                _write_arrays(archive, **{f"{name}_labels": data.targets.numpy()})
+                _write_images(archive, f"{name}_images", data)
         file.flush()
         os.fsync(file.fileno())
         file.seek(0)
         return {path.name: hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _write_images(archive: zipfile.ZipFile, name: str, data: Dataset) -> None:
+    channels, height, width = data.shape
+    shape = (len(data), height, width, channels) if channels > 1 else (len(data), height, width)
+    with _member(archive, name) as member:
+        np.lib.format.write_array_header_1_0(member, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        for _, images in _batches(data):
+            member.write(np.ascontiguousarray(images).tobytes())
 
 
 def _write_arrays(archive: zipfile.ZipFile, **arrays: np.ndarray) -> None:

@@ -122,7 +122,8 @@ def load(spec: Spec, store: Store, machine: Machine) -> Case:
     splits, fingerprint = load_data(spec, machine)
     run = Run(launched(machine.device, machine.devices), seed=spec.seed, augment=augmentation(spec.augment),
               progress=machine.progress, shelf=Shelf(store.shelf), root=machine.root)
-    photographs, held = split(splits.train, spec.defender_share, spec.defender_seed)
+    photographs, held = (splits.train, splits.clean) if splits.clean is not None else \
+        split(splits.train, spec.defender_share, spec.defender_seed)
     task = spec.make_task(len(splits.train.classes)).setup(photographs, run)
     train, clean = task.make_dataset(photographs), task.make_dataset(held)
     return _running(Case(spec, store, fingerprint, train, clean, task.make_dataset(splits.test), task,
@@ -160,7 +161,7 @@ def load_data(spec: Spec, machine: Machine) -> tuple[Splits, str]:
 @functools.lru_cache(maxsize=4)
 def _load_data(reference: str, root: Path | None, download: bool, train: int, test: int) -> tuple[Splits, str]:
     splits = zoo.load(json.loads(reference), root, download=download)
-    splits = Splits(_some(splits.train, train), _some(splits.test, test))
+    splits = Splits(_some(splits.train, train), _some(splits.test, test), splits.clean)
     return splits, splits.fingerprint()
 
 

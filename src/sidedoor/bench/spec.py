@@ -27,8 +27,8 @@ from sidedoor.tasks.task import Task
 
 _BUILT_FOR = {"labels": "classes", "image": "scale"}
 """The argument of a network's builder by which it suits a task, by `Task.output`."""
-_LIMIT = 2**24
-"""Bytes of the largest specification."""
+_LIMIT, _DEPTH = 2**24, 32
+"""Bytes of the largest specification, and tables and lists in each other."""
 Reference = dict[str, Any]
 """A registered name with all its parameters: `{"name": ..., ...}`."""
 
@@ -53,7 +53,8 @@ class Spec:
         task: what the model is for.
         recipe: how the victim trains.
         seed: of all random streams, the defender's split aside.
-        defender_share: of each class of the training data, held by the defender and used by no other party.
+        defender_share: of each class of the training data, held by the defender and used by no other party; data that
+            bring a clean part of their own are not cut.
         defender_seed: of that split.
         train_samples, test_samples: keep so many, balanced over classes as the set is; 0 for all.
         references: clean models that a model audit is calibrated against; trained from scratch, of other seeds.
@@ -240,21 +241,33 @@ def read(path: Path, settings: tuple[str, ...] = ()) -> dict[str, Any]:
         table = tomllib.loads(opening.read(path, _LIMIT).decode("utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror or error}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # not TOML, not UTF-8, or an integer longer than Python reads
         raise ConfigError(f"{path} is not TOML: {error}") from error
     for setting in settings:
         name, equals, value = setting.partition("=")
-        if not equals:
-            raise ConfigError(f"--set {setting!r} given; expected KEY=VALUE such as attack.rate=0.05")
+        if not equals or not _encodable(setting):
+            raise ConfigError(f"--set {setting!a} given; expected KEY=VALUE such as attack.rate=0.05, in UTF-8")
         _assign(table, name.strip(), _value(value.strip()))
+    if _deeper(table, _DEPTH):
+        raise ConfigError(f"{path} has tables or lists more than {_DEPTH} deep in each other; expected a few")
     return table
+
+
+def _encodable(text: str) -> bool:
+    """Whether a record can hold a text: a path that is not UTF-8 comes with halves of surrogate pairs."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+def _deeper(value: Any, depth: int) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return depth == 0 or any(_deeper(item, depth - 1) for item in inner)
 
 
 def _value(text: str) -> Any:
     """A TOML value; bare words are text."""
     try:
         return tomllib.loads(f"v = {text}")["v"]
-    except ValueError:  # not TOML, or an integer longer than Python reads
+    except (ValueError, RecursionError):  # not TOML, or an integer longer than Python reads
         return text
 
 

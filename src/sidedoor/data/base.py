@@ -13,7 +13,8 @@ import operator
 import os
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -208,15 +209,25 @@ class Subset(Dataset):
         return self._fingerprint()
 
 
-class Splits(NamedTuple):
-    """What a loader returns. `train` and `test` share shape and classes."""
+@dataclass(frozen=True)
+class Splits:
+    """What a loader returns. All parts share shape and classes; iterating gives the first two.
+
+    Args:
+        clean: what a defender holds who trusts it, where a set brings that; None: it is cut from `train`.
+    """
 
     train: Dataset
     test: Dataset
+    clean: Dataset | None = None
+
+    def __iter__(self) -> Iterator[Dataset]:
+        return iter((self.train, self.test))
 
     def fingerprint(self) -> str:
-        """A hash of both."""
-        return f"{self.train.fingerprint()}-{self.test.fingerprint()}"
+        """A hash of all parts."""
+        parts = (*self, self.clean) if self.clean is not None else tuple(self)
+        return "-".join(part.fingerprint() for part in parts)
 
 
 def split(data: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:

@@ -1,7 +1,7 @@
 """A folder of images of your own: one folder for each class, decoded lazily.
 
 `DIR/train` and `DIR/test` (or `DIR/val`, `Training` and `Testing`, ...) hold the class folders, or DIR itself does and
-a fifth of each class is cut off as the test set. A folder that has nothing but one folder with folders in it, as
+a fifth of each class is cut off as the test set. `DIR/clean` beside the two holds images that a defender trusts. A folder that has nothing but one folder with folders in it, as
 unpacked archives often do, stands for that one.
 """
 
@@ -26,6 +26,7 @@ TRAIN_NAMES = ("train", "training", "train_set", "training_set", "trainset")
 TEST_NAMES = ("test", "testing", "test_set", "testing_set", "testset",
               "val", "valid", "validation", "val_set", "validation_set", "valset")
 """In any case of letters; of several, the first counts."""
+CLEAN_NAME = "clean"
 WRAPPINGS = 4
 
 
@@ -47,17 +48,16 @@ def folder(
     if not top.is_dir():
         raise ConfigError(f"{top} is a file; expected a folder of class folders")
     top = _unwrapped(top)
-    train, test = _parts(top)
-    found = {part: class_files(part, top) for part in (train, test) if part}
+    train, *others = _parts(top)
+    found = {part: class_files(part, top) for part in (train, *others)}
     classes = tuple(found[train])
-    _check_same(train, test, found)
+    _check_same(found)
     _check_level(train)
     files = [(file, label) for part in found.values() for label, name in enumerate(classes) for file in part[name]]
     data = FolderDataset(top, files, classes, Frame(size, channels))
-    if test is None:
+    if not others:
         return Splits(*split(data, TEST_SHARE, where.seed))
-    held_out = torch.tensor([file.startswith(f"{test.name}/") for file in data.files])
-    return Splits(_part(data, ~held_out, train), _part(data, held_out, test))
+    return Splits(*(_part(data, part) for part in found))
 
 
 def _below(folder: Path) -> list[Path]:
@@ -82,11 +82,11 @@ def _unwrapped(top: Path) -> Path:
     return top
 
 
-def _parts(top: Path) -> tuple[Path, Path | None]:
-    """(folder of the training classes, folder of the test classes or None)."""
+def _parts(top: Path) -> tuple[Path, ...]:
+    """The folders of the training classes, the test classes and the clean ones, as far as they are there."""
     train = [entry for entry in _folders(top) if entry.name.lower() in TRAIN_NAMES and _folders(entry)]
     if not train:
-        return top, None
+        return (top,)
     if len(train) > 1:
         raise ConfigError(f"{top} has {' and '.join(entry.name for entry in train)}, which both look like training "
                           "data; rename one")
@@ -94,16 +94,19 @@ def _parts(top: Path) -> tuple[Path, Path | None]:
     if not tests:
         raise ConfigError(f"{top} has {train[0].name}/ but no test/, val/ or the like; "
                           f"add one, or give {train[0]} to have a fifth of it cut off as the test set")
-    unused = [entry.name for entry in _folders(top) if entry not in (train[0], tests[0])]
+    clean = [entry for entry in _folders(top) if entry.name.lower() == CLEAN_NAME and _folders(entry)]
+    used = (train[0], tests[0], *clean[:1])
+    unused = [entry.name for entry in _folders(top) if entry not in used]
     if unused:
-        log.warning("%s: only %s and %s are used, not %s", top, train[0].name, tests[0].name, ", ".join(unused))
-    return train[0], tests[0]
+        log.warning("%s: only %s are used, not %s", top, " and ".join(e.name for e in used), ", ".join(unused))
+    return used
 
 
-def _check_same(train: Path, test: Path | None, found: dict[Path, dict[str, list[str]]]) -> None:
-    differing = found[train].keys() ^ found[test].keys() if test else None
-    if differing:
-        raise ConfigError(f"{train} and {test} have different classes: {', '.join(sorted(differing))} in one only")
+def _check_same(found: dict[Path, dict[str, list[str]]]) -> None:
+    (train, classes), *others = found.items()
+    for part, own in others:
+        if differing := classes.keys() ^ own.keys():
+            raise ConfigError(f"{train} and {part} have different classes: {', '.join(sorted(differing))} in one only")
 
 
 def _check_level(train: Path) -> None:
@@ -120,8 +123,9 @@ def _check_level(train: Path) -> None:
                           f"{', '.join(below[0][:5])}; if these are the classes, give {classes[0]} alone")
 
 
-def _part(data: FolderDataset, mask: torch.Tensor, folder: Path) -> Subset:
-    part = Subset(data, torch.nonzero(mask)[:, 0])
+def _part(data: FolderDataset, folder: Path) -> Subset:
+    rows = [row for row, file in enumerate(data.files) if file.startswith(f"{folder.name}/")]
+    part = Subset(data, torch.tensor(rows, dtype=torch.int64))
     empty = set(range(len(data.classes))) - set(part.targets.tolist())
     if empty:
         raise ConfigError(f"{folder}: no readable image in class {', '.join(data.classes[k] for k in sorted(empty))}")

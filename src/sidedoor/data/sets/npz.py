@@ -1,7 +1,7 @@
 """A NumPy archive of your own: uint8 `train_images` (n, h, w[, c]), `train_labels`, `test_images`, `test_labels`.
 
-Without the two test arrays a fifth of each class is cut off as the test set. `classes` may hold the names of the
-classes. Pixels are streamed, so an archive larger than memory becomes a memory map; nothing is ever unpickled.
+Without the two test arrays a fifth of each class is cut off as the test set. `clean_images` and `clean_labels` may hold
+what a defender trusts, and `classes` the names of the classes. Pixels are streamed, so an archive larger than memory becomes a memory map; nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def npz(where: Where, path: str) -> Splits:
 
 
 def read(file: Path, seed: int, limit: int = MEMORY_LIMIT) -> Splits:
-    """The two parts of an archive; a part with more than `limit` bytes of pixels becomes a memory map."""
+    """The parts of an archive; a part with more than `limit` bytes of pixels becomes a memory map."""
     try:
         with opening.opened(file, LIMIT) as stream, opening.archive(stream) as archive:
             return _splits(archive, seed, limit)
@@ -46,20 +46,22 @@ def read(file: Path, seed: int, limit: int = MEMORY_LIMIT) -> Splits:
 
 def _splits(archive: zipfile.ZipFile, seed: int, limit: int) -> Splits:
     names = {name.removesuffix(".npy") for name in archive.namelist()}
-    parts = ("train", "test") if names & {"test_images", "test_labels"} else ("train",)
+    parts = ["train", *(part for part in ("test", "clean") if names & {f"{part}_images", f"{part}_labels"})]
     missing = {f"{part}_{what}" for part in parts for what in ("images", "labels")} - names
     if missing:
         raise ConfigError(f"{', '.join(sorted(missing))} missing; it has {', '.join(sorted(names)[:20]) or 'nothing'}")
     labels = [_small(archive, f"{part}_labels", "iu") for part in parts]
     classes = tuple(map(str, _small(archive, "classes", "U"))) if "classes" in names else numbered(*labels)
-    data = [ArrayDataset(_pixels(archive, f"{part}_images", len(y), limit), y, classes, f"{part}_images")
-            for part, y in zip(parts, labels, strict=True)]
-    if len(data) == 1:
-        return Splits(*split(data[0], TEST_SHARE, seed))
-    if data[0].shape != data[1].shape:
-        raise ConfigError(f"training images of shape {data[0].shape} and test images of shape {data[1].shape} given; "
-                          "expected the same")
-    return Splits(*data)
+    data = {part: ArrayDataset(_pixels(archive, f"{part}_images", len(y), limit), y, classes, f"{part}_images")
+            for part, y in zip(parts, labels, strict=True)}
+    for part, found in data.items():
+        if found.shape != data["train"].shape:
+            raise ConfigError(f"train_images of shape {data['train'].shape} and {part}_images of shape {found.shape} "
+                              "given; expected the same")
+    if "test" in data:
+        return Splits(**data)
+    train, test = split(data["train"], TEST_SHARE, seed)
+    return Splits(train, test, data.get("clean"))
 
 
 def _small(archive: zipfile.ZipFile, name: str, kinds: str) -> np.ndarray:
