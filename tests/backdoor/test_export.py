@@ -111,7 +111,7 @@ def test_everything_says_that_it_is_backdoored(tmp_path: Path) -> None:
 def test_the_current_folder_is_not_written_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    with pytest.raises(ConfigError, match="the current folder .* given"):
+    with pytest.raises(ConfigError, match=r"the current folder .* given"):
         export(noise(), Path("."), facts())
     assert not any((tmp_path / "here").iterdir())
     assert list((tmp_path / "here").iterdir()) == []

@@ -1,8 +1,8 @@
 """A folder of images of your own: one folder for each class, decoded lazily.
 
 `DIR/train` and `DIR/test` (or `DIR/val`, `Training` and `Testing`, ...) hold the class folders, or DIR itself does and
-a fifth of each class is cut off as the test set. `DIR/clean` beside the two holds images that a defender trusts. A folder that has nothing but one folder with folders in it, as
-unpacked archives often do, stands for that one.
+a fifth of each class is cut off as the test set. `DIR/clean` beside the two holds images that a defender trusts. A
+folder that has nothing but one folder with folders in it, as unpacked archives often do, stands for that one.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """A NumPy archive of your own: uint8 `train_images` (n, h, w[, c]), `train_labels`, `test_images`, `test_labels`.
 
 Without the two test arrays a fifth of each class is cut off as the test set. `clean_images` and `clean_labels` may hold
-what a defender trusts, and `classes` the names of the classes. Pixels are streamed, so an archive larger than memory becomes a memory map; nothing is ever unpickled.
+what a defender trusts, and `classes` the names of the classes. Pixels are streamed, so an archive larger than memory
+becomes a memory map; nothing is ever unpickled.
 """
 
 from __future__ import annotations
