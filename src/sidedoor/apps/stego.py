@@ -106,14 +106,18 @@ def pair(store: Store, key: str | None = None) -> Pair:
 
 
 def _chosen(store: Store, key: str | None) -> Record:
-    suited = [r for r in store.records() if r.status == "done" and r.attack_name == "i2i" and r.defense_name == "none"]
-    if key is not None:
-        suited = [record for record in suited if record.key == key]
-    if len(suited) != 1:
-        found = ", ".join(record.key for record in suited) or "none"
-        raise ConfigError(f"{store.root} has {len(suited)} finished runs of attack i2i that will do ({found}); "
-                          "expected one: name it by --key")
-    return suited[0]
+    runs = [record for record in store.records() if record.attack_name == "i2i" and record.defense_name == "none"
+            and key in (None, record.key)]
+    suited = [record for record in runs if record.status == "done"]
+    if len(suited) == 1:
+        return suited[0]
+    if suited:
+        raise ConfigError(f"{store.root} has {len(suited)} runs of attack i2i that will do "
+                          f"({', '.join(record.key for record in suited)}); name one by --key")
+    others = "; ".join(f"{record.key} is {record.status}: {record.error}" for record in runs)
+    named = "" if key is None else f" with the key {key}"
+    raise ConfigError(f"{store.root} has no run of attack i2i{named} that will do"
+                      f"{f' ({others})' if others else ''}; run a specification whose attack is i2i and succeeds")
 
 
 def _additive(state: dict[str, Tensor], record: Record) -> Additive:
