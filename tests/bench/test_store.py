@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -183,20 +184,144 @@ def made(path: Path, content: str = "x") -> Path:
     return path
 
 
+UNKNOWN = "0123456789abcdef"
+
+
+def left(path: Path) -> Path:
+    """A file of a process that died long ago."""
+    made(path)
+    os.utime(path, (1, 1))
+    return path
+
+
 def test_only_what_no_record_needs_is_removed(store: Store) -> None:
     store.put(RECORD)
     kept = [made(store.folder(key) / "history.json") for key in ("k1", "p1", "s1", "s2")]
     # A checkpoint without a model is one to resume from.
     kept += [made(store.model("p1")), made(store.folder("s2") / "phase-victim.safetensors")]
-    kept += [store.root / "results" / "k1.json"]
-    stale = [made(store.folder("unknown") / "model.safetensors", "12345").parent,
-             made(store.folder("p1") / "phase-victim.safetensors"), made(store.root / "results" / ".tmp-1.json")]
-    made(store.folder("unknown") / ".tmp-2")
+    # Not ours: by its name no key, or nothing that is written here.
+    kept += [made(store.folder("holiday pictures") / "a.jpg"), left(store.root / "else" / ".tmp-0"),
+             made(store.folder(UNKNOWN.upper()) / "a"), made(store.folder("p1") / "phase-1.txt")]
+    # Maybe being written.
+    kept += [made(store.root / "results" / ".tmp-1"), store.root / "results" / "k1.json"]
+    stale = [made(store.folder(UNKNOWN) / "model.safetensors", "12345").parent,
+             made(store.folder("p1") / "phase-victim.safetensors"), left(store.root / "results" / ".tmp-2"),
+             left(store.folder("p1") / ".tmp-3"), left(store.shelf / "net" / ".tmp-4")]
+    left(store.folder(UNKNOWN) / ".tmp-5")
     assert sorted(store.unused()) == sorted(stale)
-    assert store.remove(store.unused()) == 5 + 1 + 1 + 1
+    assert store.remove_unused() == (stale, 5 + 1 + 1 + 1 + 1 + 1)
     assert store.unused() == []
     assert not any(path.exists() for path in stale)
     assert all(path.exists() for path in kept)
+
+
+def test_nothing_is_removed_through_a_link(store: Store, tmp_path_factory: pytest.TempPathFactory) -> None:
+    store.put(RECORD)
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    precious = [made(elsewhere / UNKNOWN / "model.safetensors"), left(elsewhere / ".tmp-1"), left(elsewhere / "old")]
+    store.folder("").mkdir()
+    store.folder(UNKNOWN).symlink_to(elsewhere)
+    (store.root / "results" / ".tmp-link").symlink_to(elsewhere / "old")
+    assert store.remove_unused() == ([], 0)
+    other = Store(tmp_path_factory.mktemp("other"))
+    other.put(RECORD)
+    (other.root / "artefacts").symlink_to(elsewhere)
+    assert other.remove_unused() == ([], 0)
+    assert all(path.exists() for path in precious)
+
+
+def test_only_a_folder_of_results_is_cleaned(store: Store) -> None:
+    kept = [made(store.folder(UNKNOWN) / "a"), left(store.root / ".tmp-1")]
+    with pytest.raises(CannotComplete, match="no folder of results"):
+        store.unused()
+    store.put(RECORD)
+    broken = write(store, "{", "k2")  # may need the folder
+    with pytest.raises(CannotComplete, match=str(broken)):
+        store.remove_unused()
+    assert all(path.exists() for path in kept)
+
+
+@forks
+def test_nothing_is_removed_while_a_cell_runs(store: Store) -> None:
+    store.put(RECORD)
+    model = made(store.folder(UNKNOWN) / "model.safetensors")
+    context = multiprocessing.get_context("fork")
+    held = context.Event()
+    process = context.Process(target=hold, args=(store, held))
+    process.start()
+    held.wait()
+    with pytest.raises(CannotComplete, match=r"something is running in .*k\.lock"):
+        store.remove_unused()
+    assert model.exists()
+    process.kill()
+    process.join()
+    assert store.remove_unused()[0] == [model.parent]
+
+
+def test_what_a_dead_process_was_writing_is_tidied_away(store: Store) -> None:
+    store.put(RECORD)
+    fresh, old = made(store.root / "results" / ".tmp-1"), left(store.folder("k1") / ".tmp-2")
+    store.tidy()
+    assert (fresh.exists(), old.exists()) == (True, False)
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    ({"clean": "0.9"}, "clean is '0.9'; expected a number or null"), ({"status": None}, "status is None"),
+    ({"clean": True}, "clean is True"), ({"columns": {"psnr": [1]}}, r"columns.psnr is \[1\]"),
+    ({"planted": "../../home"}, "planted is '../../home', which cannot be the name of a file"),
+    ({"clean_key": "/etc/passwd"}, "cannot be the name of a file"), ({"key": "k2"}, "it is the record of k2"),
+    ({"spec": []}, "spec is"), ({"spec": {"attack": "badnets"}}, "spec.attack is 'badnets'"),
+    ({"spec": {"attack": {}}}, "spec.attack has no name"), ({"spec": {"seed": "one"}}, "spec.seed is 'one'"),
+    ({"spec": {"augment": [None]}}, "spec.augment is a list with null in it"), ({"threads": 1.5}, "threads is 1.5"),
+    ({"intervals": {"clean": [0.1]}}, "intervals.clean has 1 entries; expected 2"), ({"schema": "2"}, "schema is '2'"),
+    ({"evidence": {}}, "evidence"), ({"evidence": ["x"]}, "evidence is 'x'"), ({"evidence": [{}]}, "has no type"),
+    ({"evidence": [{"type": "verdict"}]}, "has no statistic"), ({"evidence": [{"type": ["x"]}]}, "evidence.type is"),
+    ({"evidence": [{"type": "finding", "score": {}}]}, "score is {}"), ({"terms": {"clean": 3}}, "terms.clean is 3"),
+    ({"evidence": [{"type": "finding", "score": 1, "exhibits": [3]}]}, r"exhibits\[0\] is 3"),
+    ({"evidence": [{"type": "calibrated", "finding": {"score": 1, "paper": [1]}}]}, "finding.paper is"),
+    ({"error": "\ud800"}, "surrogates"), ({"seconds": 10**200}, "beyond"), ({"schema": 1, "spec": 3}, "spec is 3"),
+    ({"schema": 1, "audit": {"score": 1}}, "threshold"), ({"schema": 1, "audit": 3}, "TypeError"),
+    ({"schema": 1, "detectors": {"new": 1}}, "TypeError"), ({"schema": 1, "sibling": 3}, "clean_means is 3"),
+])
+def test_what_is_wrong_with_a_record_is_said_and_the_others_are_read(store: Store, change: dict[str, Any], said: str,
+                                                                      caplog: pytest.LogCaptureFixture) -> None:
+    path = write(store, RECORD.to_json() | change)
+    with pytest.raises(CannotComplete, match=f"cannot read the record {path}: .*{said}"):
+        store.records()
+    store.put(replace(RECORD, key="k2"))
+    records, left_out = store.readable()
+    assert [record.key for record in records] == ["k2"]
+    assert len(left_out) == 1
+    assert re.search(said, left_out[0])
+    assert caplog.messages == [f"left out: {left_out[0]}"]
+
+
+@pytest.mark.parametrize(("name", "array"), [
+    ("y", np.zeros(3)), ("y", np.zeros((3, 1), int)), ("clean", np.zeros(4, np.float32)), ("clean", np.array(["a"])),
+    ("attack", np.zeros(3)), ("attack", np.zeros((1, 4))), ("grid_stamped", np.zeros((2, 1, 4, 5), np.uint8)),
+    ("grid_stamped", np.zeros((2, 1, 4, 4))), ("grid_door", np.zeros(1, int)), ("calibration", np.array([1e200])),
+    ("images_truth", np.zeros((0, 3, 4, 4), np.uint8)),
+])
+def test_arrays_that_do_not_fit_together_are_refused(store: Store, name: str, array: np.ndarray) -> None:
+    good = {"y": np.zeros(3, int), "clean": np.array([1, np.nan, np.inf], np.float32), "other": np.zeros(7),
+            "grid_clean": np.zeros((2, 1, 4, 4), np.uint8)}
+    store.put_arrays("k1", good)
+    assert store.arrays("k1").keys() == good.keys()
+    store.put_arrays("k1", good | {name: array})
+    with pytest.raises(CannotComplete, match=rf"arrays\.npz is damaged: {name} (of type|has numbers)"):
+        store.arrays("k1")
+
+
+@pytest.mark.parametrize("content", ["", "[]", "3", '{"victim": 3}', '{"victim": [3]}', '{"victim": [{"loss": 1}]}',
+                                     '{"victim": [{"epoch": null}]}', '{"victim": [{"epoch": 1, "loss": "x"}]}',
+                                     '{"victim": [{"epoch": NaN}]}', "[" * 10**5])
+def test_a_damaged_history_is_refused(store: Store, content: str) -> None:
+    assert store.history("k1") == {}
+    made(store.folder("k1") / "history.json", '{"victim": [{"epoch": 1, "loss": 0.5, "valid": null}], "tune": []}')
+    assert store.history("k1") == {"victim": [{"epoch": 1, "loss": 0.5, "valid": None}]}
+    made(store.folder("k1") / "history.json", content)
+    with pytest.raises(CannotComplete, match=r"history\.json is damaged: .*delete it"):
+        store.history("k1")
 
 
 def test_sizes_are_those_of_all_files_below(tmp_path: Path) -> None:
@@ -235,7 +360,7 @@ def test_detectors_of_schema_1_are_separations(store: Store) -> None:
 
 def test_evidence_that_cannot_be_is_no_record(store: Store) -> None:
     write(store, RECORD.to_json() | {"evidence": [{"type": "separation", "auroc": 1.5}]})
-    with pytest.raises(CannotComplete, match=r"k1 has evidence that cannot be read: .*1\.5 given"):
+    with pytest.raises(CannotComplete, match=r"k1\.json: .*Separation\.auroc = 1\.5 given"):
         store.records()
 
 

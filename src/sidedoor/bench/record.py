@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 from sidedoor import evidence as evidences
+from sidedoor.bench.schema import fit
 from sidedoor.core.terms import Terms
 from sidedoor.errors import CannotComplete, ConfigError
 from sidedoor.evidence import Calibrated, Evidence, Exhibit, Finding, Rule, Separation
@@ -14,6 +16,38 @@ SCHEMA = 2
 Means = dict[str, float | None]
 """clean, attack, recovered, idle (shares in [0, 1]; None where nothing is eligible) and a task's own columns."""
 NOT_APPLICABLE = "not applicable"
+Key = Annotated[str, re.compile(r"[A-Za-z0-9_-]{0,64}")]
+"""Part of the name of a file or folder of the store."""
+
+
+class _Named(TypedDict):
+    name: str
+
+
+class _SpecTable(TypedDict, total=False):
+    """What tables and reports rely on in a specification."""
+
+    data: _Named
+    model: _Named
+    attack: _Named | None
+    defense: _Named | None
+    surrogate: _Named | None
+    task: _Named | None
+    recipe: dict[str, Any]
+    seed: int
+
+
+class _Needed(TypedDict):
+    """What a record of any schema has."""
+
+    key: Key
+    planted: Key
+    spec: _SpecTable
+    status: str
+
+
+class _Head(_Needed, total=False):
+    schema: int
 
 
 @dataclass(frozen=True)
@@ -48,8 +82,8 @@ class Record:
         versions: of the packages that figures depend on.
     """
 
-    key: str
-    planted: str
+    key: Key
+    planted: Key
     spec: dict[str, Any]
     status: str
     data: str = ""
@@ -61,7 +95,7 @@ class Record:
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
     undefended: Means | None = None
     clean_means: Means | None = None
-    clean_key: str | None = None
+    clean_key: Key | None = None
     given: str = ""
     evidence: tuple[Evidence, ...] = ()
     terms: Terms | None = None
@@ -90,17 +124,28 @@ class Record:
         Raises:
             CannotComplete: it was written by a newer sidedoor, or is none.
         """
-        if not isinstance(value, dict) or not {"key", "spec", "status", "planted"} <= value.keys():
-            raise CannotComplete("this is no sidedoor record: key, planted, spec or status is missing")
+        try:
+            return Record._read(value)
+        # The others come from older schemas, whose tables are upgraded before they are checked.
+        except (ConfigError, KeyError, TypeError, ValueError, AttributeError) as error:
+            said = error if isinstance(error, ConfigError) else f"{type(error).__name__}: {error}"
+            raise CannotComplete(f"this is no sidedoor record: {said}") from error
+
+    @staticmethod
+    def _read(value: Any) -> Record:
+        fit("", value, _Head)
         if value.get("schema", 0) > SCHEMA:
             raise CannotComplete(f"record {value['key']} has schema {value['schema']}, this sidedoor knows {SCHEMA}; "
                                  "upgrade sidedoor")
         if value.get("schema", 0) < SCHEMA:
             value = _upgraded(value)
         known = {f.name for f in fields(Record)}
+        fit("", {name: item for name, item in value.items() if name != "evidence"}, Record)
+        fit("evidence", value.get("evidence", ()), list[Any])
+        _check_lists("spec", value["spec"])
         return Record(**{k: v for k, v in value.items() if k in known} | {
             "intervals": {name: (low, high) for name, (low, high) in value.get("intervals", {}).items()},
-            "evidence": _evidence(value), "schema": SCHEMA,
+            "evidence": tuple(map(_evidence, value.get("evidence", ()))), "schema": SCHEMA,
             "terms": Terms.from_json(value["terms"]) if value.get("terms") else None,
         })
 
@@ -133,11 +178,27 @@ class Record:
         return next((value for value in self.evidence if isinstance(value, Calibrated)), None)
 
 
-def _evidence(value: dict[str, Any]) -> tuple[Evidence, ...]:
-    try:
-        return tuple(evidences.from_json(item) for item in value.get("evidence", ()))
-    except ConfigError as error:
-        raise CannotComplete(f"record {value['key']} has evidence that cannot be read: {error}") from error
+def _evidence(value: Any) -> Evidence:
+    """One piece of evidence, checked by the fields of its type."""
+    fit("evidence", value, _Typed)
+    fit(f"evidence of type {value['type']}", value, evidences.type_of(value["type"]))
+    return evidences.from_json(value)
+
+
+class _Typed(TypedDict):
+    type: str
+
+
+def _check_lists(what: str, value: Any) -> None:
+    """Fail if a list holds null, which no specification can."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            _check_lists(f"{what}.{name}", item)
+    elif isinstance(value, list | tuple):
+        if None in value:
+            raise ConfigError(f"{what} is a list with null in it")
+        for item in value:
+            _check_lists(what, item)
 
 
 def _upgraded(value: dict[str, Any]) -> dict[str, Any]:

@@ -4,14 +4,16 @@ DIR/results/<key>.json       one Record
 DIR/artefacts/<key>/         arrays for the figures of a run (arrays.npz); a trained model (model.safetensors) and its
                              scores (measured.safetensors)
 DIR/shelf/<key>/             a network that several attacks or tasks share, and what it was made from (key.json)
-DIR/locks/<key>.lock         held while a model is trained, so that two processes do not train it twice
+DIR/locks/<key>.lock         held while a model is trained, so that two processes do not train it twice;
+                             <key>-cell.lock while a cell is run, clean.lock while files are removed
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
+import logging
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,8 +23,29 @@ from typing import Any
 import numpy as np
 
 from sidedoor.bench.record import Record
-from sidedoor.core.files import locked, replacing, write_json
-from sidedoor.errors import CannotComplete
+from sidedoor.bench.schema import fit
+from sidedoor.core import arrays
+from sidedoor.core.files import abandoned, locked, read_json, replacing, write_json
+from sidedoor.errors import CannotComplete, ConfigError
+
+log = logging.getLogger("sidedoor")
+
+History = dict[str, list[dict[str, float | None]]]
+"""Epochs of each phase of training: epoch, loss, lr, seconds, ..."""
+_KEY = re.compile(r"[0-9a-f]{16}")
+_CLEAN = "clean"
+"""The name of the lock that is held while files are removed."""
+_FORMS = {
+    "class_names": ("U", "k"), "y": ("iu", "n"), "clean": ("f", "n"), "attack": ("f", "dn"),
+    "undefended_clean": ("f", "n"), "undefended_attack": ("f", "en"), "filter_score": ("f", "t"),
+    "filter_truth": ("f", "t"), "suspicious": ("f", "p"), "worked": ("b", "p"), "innocent": ("f", "q"),
+    "calibration": ("f", "r"), "audit_per_class": ("f", "s"), "grid_clean": ("u", "gchw"),
+    "grid_stamped": ("u", "gchw"), "grid_label": ("iu", "g"), "grid_door": ("iu", "g"), "images_truth": ("u", "iABC"),
+    "images_input": ("u", "iDEF"), "images_stamped": ("u", "iDEF"), "images_output": ("u", "iGHJ"),
+    "images_triggered": ("u", "iKLM"), "images_target": ("u", "iNOP"),
+}
+"""Of arrays that reports draw: kinds of numbers, and axes, which have one length wherever they have one letter."""
+_LARGEST = 1e100
 
 
 @dataclass(frozen=True)
@@ -46,10 +69,29 @@ class Store:
         Raises:
             CannotComplete: the folder holds no results, or a file that is no record.
         """
+        return [_read(path) for path in self._files()]
+
+    def readable(self) -> tuple[list[Record], list[str]]:
+        """All records that can be read, by key, and what is wrong with each of the other files, which is logged, too.
+
+        Raises:
+            CannotComplete: the folder holds no results.
+        """
+        found, left_out = list[Record](), list[str]()
+        for path in self._files():
+            try:
+                found.append(_read(path))
+            except CannotComplete as error:
+                left_out.append(str(error))
+                log.warning("left out: %s", error)
+        return found, left_out
+
+    def _files(self) -> list[Path]:
+        """Of records."""
         folder = self.root / "results"
         if not folder.is_dir():
             raise CannotComplete(f"no results in {self.root}: expected {folder}; run `sidedoor run` or `sweep` first")
-        return [_read(path) for path in sorted(folder.glob("*.json")) if not path.name.startswith(".")]
+        return [path for path in sorted(folder.glob("*.json")) if not path.name.startswith(".")]
 
     def folder(self, key: str) -> Path:
         """The folder of a key's artefacts; made when something is written."""
@@ -70,18 +112,50 @@ class Store:
             np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
     def arrays(self, key: str) -> dict[str, np.ndarray]:
-        """The arrays of a run; empty if there are none."""
+        """The arrays of a run; empty if there are none.
+
+        Raises:
+            CannotComplete: the file is damaged, or an array is not what runs write under its name.
+        """
         path = self.folder(key) / "arrays.npz"
         if not path.exists():
             return {}
-        with np.load(path, allow_pickle=False) as stored:
-            return {name: stored[name] for name in stored.files}
+        try:
+            found = arrays.read(path)
+            _check_forms(found)
+        except (CannotComplete, ConfigError) as error:
+            raise CannotComplete(f"{path} is damaged: {error}; delete it to report without its figures") from error
+        return found
+
+    def history(self, key: str) -> History:
+        """The epochs of each phase that a run has trained; empty if there are none.
+
+        Raises:
+            CannotComplete: the file is damaged.
+        """
+        path = self.folder(key) / "history.json"
+        if not path.exists():
+            return {}
+        try:
+            phases = read_json(path)
+            fit("history", phases, History)
+            for name, epochs in phases.items():
+                fit(f"history.{name}", [epoch.get("epoch") for epoch in epochs], list[float])
+        except (OSError, ValueError) as error:
+            raise CannotComplete(f"{path} is damaged: {error}; delete it to report without training curves") from error
+        return {name: epochs for name, epochs in phases.items() if epochs}
 
     @contextlib.contextmanager
     def lock(self, key: str) -> Iterator[None]:
         """Alone on this key among all processes of the machine; the lock dies with its holder."""
-        with locked(self.root / "locks" / f"{key}.lock"):
+        with locked(self._lock(key)):
+            # Whoever removes files holds the other one from before it asks who is running.
+            with locked(self._lock(_CLEAN)):
+                pass
             yield
+
+    def _lock(self, key: str) -> Path:
+        return self.root / "locks" / f"{key}.lock"
 
     def compile(self) -> Path:
         """All records as one table, `DIR/results.parquet`, one row each, nested fields dotted.
@@ -97,7 +171,7 @@ class Store:
         except ImportError as error:
             raise CannotComplete("compiling to parquet needs pyarrow; install it with "
                                  "`pip install 'sidedoor[analysis]'`") from error
-        rows = [_flat(_by_type(record.to_json())) for record in self.records()]
+        rows = [_flat(_by_type(record.to_json())) for record in self.readable()[0]]
         columns = sorted({name for row in rows for name in row})
         table = arrow.table({name: _column([row.get(name) for row in rows]) for name in columns})
         path = self.root / "results.parquet"
@@ -106,27 +180,71 @@ class Store:
         return path
 
     def unused(self) -> list[Path]:
-        """Files that no record needs: artefacts of unknown keys, checkpoints of finished models, temporary files."""
+        """Files that no record needs: artefacts of unknown keys, checkpoints of finished models, and what was written
+        when a process died.
+
+        Raises:
+            CannotComplete: this is no folder of results, or it has a record that cannot be read and thus may need any.
+        """
+        if not any((self.root / name).is_dir() for name in ("results", "locks")):
+            raise CannotComplete(f"{self.root} is no folder of results: it has neither results nor locks")
         records = self.records() if (self.root / "results").is_dir() else []
         needed = {key for r in records for key in (r.key, r.planted, r.clean_key, *_references(r)) if key}
-        folders = [p for p in _children(self.root / "artefacts") if p.name not in needed]
+        folders = [p for p in _children(self.root / "artefacts") if p.name not in needed and _KEY.fullmatch(p.name)]
         kept = [p for p in _children(self.root / "artefacts") if p.name in needed]
-        checkpoints = [c for p in kept if self.model(p.name).exists() for c in sorted(p.glob("phase-*"))]
-        temporary = [p for p in sorted(self.root.rglob(".tmp-*")) if not any(f in p.parents for f in folders)]
-        return folders + checkpoints + temporary
+        checkpoints = [c for p in kept if self.model(p.name).exists() for c in sorted(p.glob("phase-*.safetensors"))]
+        return folders + checkpoints + [file for file in self._abandoned() if file.parent not in folders]
 
-    def remove(self, paths: list[Path]) -> int:
-        """Delete what `unused` named; the bytes that were freed."""
-        freed = sum(size_of(path) for path in paths)
-        for path in paths:
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        return freed
+    def remove_unused(self) -> tuple[list[Path], int]:
+        """Delete what is unused, unless anything is being run; what that was, and its bytes.
+
+        Raises:
+            CannotComplete: as `unused`, or a cell is running, which may need what no record names yet.
+        """
+        with locked(self._lock(_CLEAN)):
+            self._check_idle()
+            unused = self.unused()
+            freed = sum(size_of(path) for path in unused)
+            for path in unused:
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        return unused, freed
+
+    def _check_idle(self) -> None:
+        for lock in sorted((self.root / "locks").glob("*.lock")):
+            try:
+                with contextlib.nullcontext() if lock == self._lock(_CLEAN) else locked(lock, seconds=0):
+                    pass
+            except CannotComplete as error:
+                raise CannotComplete(f"something is running in {self.root}: {error}") from error
+
+    def tidy(self) -> None:
+        """Delete files that were being written when a process died."""
+        for file in self._abandoned():
+            file.unlink(missing_ok=True)
+
+    def _abandoned(self) -> list[Path]:
+        folders = [self.root, self.root / "results", *_children(self.root / "artefacts"), *_children(self.shelf)]
+        return [file for folder in folders if not folder.is_symlink() for file in abandoned(folder)]
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a file, or of all files below a folder."""
-    files = [p for p in path.rglob("*") if p.is_file()] if path.is_dir() else [path]
-    return sum(os.stat(file).st_size for file in files)
+    """Bytes of a file, or of all files below a folder; what links lead to is not counted."""
+    files = [p for p in path.rglob("*") if not p.is_dir()] if path.is_dir() else [path]
+    return sum(file.lstat().st_size for file in files)
+
+
+def _check_forms(found: dict[str, np.ndarray]) -> None:
+    """Fail unless the arrays that reports know have the form that they have in `_FORMS`."""
+    lengths: dict[str, int] = {}
+    for name, array in found.items():
+        if array.dtype.kind == "f" and (np.abs(array[np.isfinite(array)].astype(float)) > _LARGEST).any():
+            raise ConfigError(f"{name} has numbers beyond {_LARGEST:g}")
+        if name not in _FORMS:
+            continue
+        kinds, axes = _FORMS[name]
+        fits = array.dtype.kind in kinds and array.ndim == len(axes) and (array.size > 0 or array.ndim < 3)
+        if not fits or any(lengths.setdefault(axis, n) != n for axis, n in zip(axes, array.shape, strict=True)):
+            raise ConfigError(f"{name} of type {array.dtype} and shape {array.shape} does not fit the other arrays")
 
 
 def _references(record: Record) -> tuple[str, ...]:
@@ -135,14 +253,19 @@ def _references(record: Record) -> tuple[str, ...]:
 
 
 def _children(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
+    """The folders in a folder; links are followed in neither."""
+    there = folder.is_dir() and not folder.is_symlink()
+    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.is_symlink()) if there else []
 
 
 def _read(path: Path) -> Record:
     try:
-        return Record.from_json(json.loads(path.read_text(encoding="utf-8")))
+        record = Record.from_json(read_json(path))
+        if record.key != path.stem:
+            raise ValueError(f"it is the record of {record.key}, by its content")
     except (OSError, ValueError, CannotComplete) as error:
         raise CannotComplete(f"cannot read the record {path}: {error}; delete it to run its cell again") from error
+    return record
 
 
 def _by_type(record: dict[str, Any]) -> dict[str, Any]:
