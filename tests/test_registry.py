@@ -397,3 +397,8 @@ def test_a_broken_plug_in_is_named_when_it_is_used_and_does_not_spoil_the_list(
     assert done.returncode == 0, done.stderr
     assert "side-dummy" in done.stdout
     assert said in done.stdout
+
+
+def test_an_integer_beyond_real_numbers_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"badnets\.rate is an integer of 1,329 bits"):
+        registry.reference("attack", {"name": "badnets", "rate": 10**400})

@@ -63,7 +63,7 @@ KINDS = (
     Kind("defense", "defenses", "Defences", "defenses", "defenses.base:Defense"),
     Kind("goal", "goals", "Goals", "goals", "goals.base:Goal"),
     Kind("task", "tasks", "Tasks", "tasks", "tasks.task:Task", ("classes",)),
-    Kind("model", "models", "Networks", "models", leading=("classes", "shape", "scale")),
+    Kind("model", "models", "Networks", "models", leading=("classes", "shape", "scale", "download")),
     Kind("data", "datasets", "Data sets", "data.sets", leading=("where",)),
     Kind("trigger", "triggers", "Triggers", "triggers", "triggers.base:Trigger"),
     Kind("trigger_design", "trigger_designs", "Trigger designs", "trigger_designs", "trigger_designs.base:Design",
@@ -417,8 +417,16 @@ def convert(hint: Any, value: Any, what: str) -> Any:
     if kind := _nested(hint):
         return value if isinstance(value, hint) else make(kind.name, value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        return _real(value, what)
     return value
+
+
+def _real(value: int, what: str) -> float:
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise ConfigError(f"{what} is an integer of {value.bit_length():,} bits; expected a number below 1e308") \
+            from error
 
 
 def _every(method: Any) -> dict[str, Any]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sidedoor.core.printable import visible
 from sidedoor.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -18,21 +22,29 @@ if TYPE_CHECKING:
 log = logging.getLogger("sidedoor")
 
 
-def _louder(given: bool) -> bool:
-    if given:
-        log.setLevel(logging.DEBUG)
-    return given
+def _sets(level: int) -> Callable[[bool], bool]:
+    """What an option does that sets how much is said; of several, the one that says most counts."""
+    def chosen(given: bool) -> bool:
+        if given:
+            log.setLevel(level if log.level == logging.WARNING else min(level, log.level))
+        return given
 
-
-def _quieter(given: bool) -> bool:
-    if given:
-        log.setLevel(logging.ERROR)
-    return given
+    return chosen
 
 
 def quiet() -> bool:
     """Whether only errors are said on stderr."""
     return not log.isEnabledFor(logging.WARNING)
+
+
+def verbose() -> bool:
+    """Whether details are asked for."""
+    return log.isEnabledFor(logging.INFO)
+
+
+def debugging() -> bool:
+    """Whether an error is to come with its traceback."""
+    return log.isEnabledFor(logging.DEBUG)
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
@@ -43,10 +55,27 @@ Out = Annotated[Path, typer.Option("--out", "-o", help="Folder of results; a run
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 (the second GPU alone) or mps.")]
 SpecFile = Annotated[Path, typer.Argument(help="A specification in TOML.", metavar="SPEC.toml")]
 Results = Annotated[Path, typer.Argument(help="A folder of results.", metavar="DIR")]
-Verbose = Annotated[bool, typer.Option("-v", "--verbose", callback=_louder, is_eager=True,
-                                       help="Say on stderr where an error came from.")]
-Quiet = Annotated[bool, typer.Option("-q", "--quiet", callback=_quieter, is_eager=True,
-                                     help="Say errors only on stderr, and show no progress.")]
+_HABITS = {
+    "verbose": Annotated[bool, typer.Option("-v", "--verbose", callback=_sets(logging.INFO), is_eager=True,
+                                            help="Say more.")],
+    "quiet": Annotated[bool, typer.Option("-q", "--quiet", callback=_sets(logging.ERROR), is_eager=True,
+                                          help="Say errors only on stderr, and show no progress.")],
+    "debug": Annotated[bool, typer.Option("--debug", callback=_sets(logging.DEBUG), is_eager=True,
+                                          help="Say all there is to say, with the traceback of an error.")],
+}
+
+
+def with_habits(function: Callable[..., None]) -> Callable[..., None]:
+    """A command with the options that every one has: -v, -q and --debug, which set how much is said."""
+    @functools.wraps(function)
+    def command(**given: Any) -> None:
+        function(**{name: value for name, value in given.items() if name not in _HABITS})
+
+    own = inspect.signature(function, eval_str=True)
+    shared = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=hint)
+              for name, hint in _HABITS.items()]
+    vars(command)["__signature__"] = own.replace(parameters=[*own.parameters.values(), *shared])
+    return command
 
 
 def machine(root: Path | None, download: bool, device: str, devices: int = 1, silent: bool = False) -> Machine:
@@ -75,7 +104,12 @@ def emit(value: Any) -> None:
     typer.echo(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False))
 
 
-def note(text: str) -> None:
-    """Say something on stderr, unless asked to be quiet."""
+def say(line: object) -> None:
+    """Print a line on stdout."""
+    typer.echo(visible(str(line)))
+
+
+def note(line: object) -> None:
+    """Say a line on stderr, unless asked to be quiet."""
     if not quiet():
-        typer.echo(text, err=True)
+        typer.echo(visible(str(line)), err=True)

@@ -1,10 +1,12 @@
 """The command line. Results go to stdout, everything else to stderr; torch is imported only where it is needed.
 
-Exit codes: 0 done, 1 a run failed, 2 could not complete, 4 usage or configuration error, 130 interrupted (resumable).
+Exit codes: 0 done, 1 a run failed, 2 could not complete, 4 usage or configuration error, 70 a fault of sidedoor itself,
+130 interrupted (resumable).
 """
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 import traceback
@@ -14,7 +16,8 @@ import typer
 
 from sidedoor.cli import doctor, run, stego, study
 from sidedoor.cli import list as listing
-from sidedoor.cli._options import Quiet, Verbose, log
+from sidedoor.cli._options import debugging, log, with_habits
+from sidedoor.core.printable import visible
 from sidedoor.errors import SidedoorError
 
 app = typer.Typer(
@@ -25,7 +28,7 @@ app = typer.Typer(
 
 # Newer typer carries its own click, so its exceptions are reached through what typer exports.
 _UsageError: Any = typer.BadParameter.__bases__[0]
-_INTERRUPTED = 130
+_FAULT, _INTERRUPTED = 70, 130
 
 
 def _version(given: bool) -> bool:
@@ -38,26 +41,38 @@ def _version(given: bool) -> bool:
 
 
 @app.callback()
+@with_habits
 def _sidedoor(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")]
     = False,
-    verbose: Verbose = False, quiet: Quiet = False,
 ) -> None:
     """Options before a command."""
 
 
-app.command("list")(listing.list_)
+app.command("list")(with_habits(listing.list_))
 for _command in (listing.show, listing.schema, run.run, run.sweep, run.report, run.poison):
-    app.command()(_command)
+    app.command()(with_habits(_command))
 app.add_typer(stego.app, name="stego")
 app.add_typer(study.app, name="study")
 for _command in (doctor.doctor, run.clean):
-    app.command()(_command)
+    app.command()(with_habits(_command))
+
+
+class _OneLine(logging.Formatter):
+    """Messages quote names of unknown origin."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return visible(super().formatMessage(record))
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with its code."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # so that no name and no figure is one that cannot be printed
+            stream.reconfigure(errors="backslashreplace")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_OneLine("%(levelname)s: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     log.setLevel(logging.WARNING)
     code = _code(arguments)
     if code == _INTERRUPTED:
@@ -71,16 +86,28 @@ def _code(arguments: list[str] | None) -> int:
         return outcome if isinstance(outcome, int) else 0
     except typer.Exit as stop:
         return int(stop.exit_code)
-    except (KeyboardInterrupt, typer.Abort):  # newer typer returns the code itself
-        return _INTERRUPTED
+    except (KeyboardInterrupt, typer.Abort) as stop:  # newer typer returns the code itself
+        cause = stop.__cause__  # typer takes the end of a file for the end of a terminal
+        return _said(cause, _FAULT) if isinstance(cause, EOFError) else _INTERRUPTED
     except _UsageError as error:
         error.show()
         return 4
     except SidedoorError as error:
-        if log.isEnabledFor(logging.DEBUG):
-            traceback.print_exc()
-        typer.echo(f"sidedoor: {error}", err=True)
-        return error.exit_code
-    except OSError as error:
-        typer.echo(f"sidedoor: {error}", err=True)
-        return 2
+        return _said(error, error.exit_code)
+    except (OSError, MemoryError) as error:
+        return _said(error, 2)
+    except Exception as error:
+        return _said(error, _FAULT)
+
+
+def _said(error: BaseException, code: int) -> int:
+    """Say an error in one line; the traceback only if it is asked for."""
+    if debugging():
+        typer.echo("".join(traceback.format_exception(error)), err=True, nl=False)
+    text = str(error) or type(error).__name__
+    if code == _FAULT:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        text = (f"{type(error).__name__}: {error} (at {place.filename}:{place.lineno}); this is a fault of sidedoor, "
+                "please report it with what the same command prints with --debug")
+    typer.echo(f"sidedoor: {visible(text)}", err=True)
+    return code

@@ -13,17 +13,17 @@ from sidedoor.cli._options import (
     Device,
     Download,
     Out,
-    Quiet,
     Results,
     Root,
     Settings,
     SpecFile,
-    Verbose,
     emit,
     machine,
     note,
     open_store,
+    say,
 )
+from sidedoor.core.printable import visible
 from sidedoor.errors import CannotComplete, ConfigError
 
 if TYPE_CHECKING:
@@ -33,8 +33,7 @@ if TYPE_CHECKING:
 
 def run(spec: SpecFile, settings: Settings = [], out: Out = Path("runs"), as_json: AsJson = False,  # noqa: B006
         root: Root = None, download: Download = False, device: Device = "auto",
-        devices: Annotated[int, typer.Option(min=1, help="Processes to train on together.")] = 1,
-        verbose: Verbose = False, quiet: Quiet = False) -> None:
+        devices: Annotated[int, typer.Option(min=1, help="Processes to train on together.")] = 1) -> None:
     """Run a specification: the attack undefended, then each of its defences; a table and an HTML report."""
     from sidedoor.bench.run import attempt
     from sidedoor.bench.spec import cells, read
@@ -57,8 +56,7 @@ def sweep(grid: Annotated[Path, typer.Argument(help="A specification with a tabl
           workers: Annotated[int, typer.Option(min=0, help="Processes; 0: one after another in this one.")] = 1,
           timeout: Annotated[float | None, typer.Option(help="Seconds after which a cell is given up.")] = None,
           settings: Settings = [], out: Out = Path("runs"), as_json: AsJson = False,  # noqa: B006
-          root: Root = None, download: Download = False, device: Device = "auto", verbose: Verbose = False,
-          quiet: Quiet = False) -> None:
+          root: Root = None, download: Download = False, device: Device = "auto") -> None:
     """Run every cell of a grid that the folder does not have yet, one process per cell."""
     from sidedoor.bench.spec import grid as cells_of
     from sidedoor.bench.spec import read
@@ -80,13 +78,12 @@ def report(
     """Write one self-contained HTML page from a folder of results, or its table as Markdown (`-o NAME.md`)."""
     from sidedoor.bench.store import Store
 
-    typer.echo(_report(Store(directory), output))
+    say(_report(Store(directory), output))
 
 
 def poison(spec: SpecFile, out: Annotated[Path, typer.Option("-o", "--out", help="A new folder.")],
            form: Annotated[str, typer.Option("--format", help="folder (PNG class folders) or npz.")] = "folder",
-           settings: Settings = [], root: Root = None, download: Download = False,  # noqa: B006
-           verbose: Verbose = False, quiet: Quiet = False) -> None:
+           settings: Settings = [], root: Root = None, download: Download = False) -> None:  # noqa: B006
     """Export the poisoned training data of a specification, with a manifest that says what was changed."""
     from sidedoor.apps.export_poisoned import export_poisoned
     from sidedoor.bench.spec import cells, read
@@ -95,7 +92,7 @@ def poison(spec: SpecFile, out: Annotated[Path, typer.Option("-o", "--out", help
         raise ConfigError(f"--format {form} given; expected folder or npz")
     chosen: Literal["folder", "npz"] = "npz" if form == "npz" else "folder"
     spec_ = cells(read(spec, tuple(settings)))[0]
-    typer.echo(export_poisoned(spec_, out, chosen, machine(root, download, "cpu")))
+    say(export_poisoned(spec_, out, chosen, machine(root, download, "cpu")))
 
 
 def clean(directory: Results = Path("runs"),
@@ -108,7 +105,7 @@ def clean(directory: Results = Path("runs"),
         raise CannotComplete(f"no folder {directory}")
     unused = store.unused()
     for path in unused:
-        typer.echo(f"{size_of(path) / 2**20:9.1f} MB  {path}")
+        say(f"{size_of(path) / 2**20:9.1f} MB  {path}")
     if remove:
         note(f"removed {store.remove(unused) / 2**20:.1f} MB")
     elif unused:
@@ -125,11 +122,11 @@ def _finish(records: list[Record], store: Store, as_json: bool) -> None:
         emit([record.to_json() for record in records])
     else:
         print_table(records, Console())
-    said = f"results: {store.root / 'results'}\nreport:  {_report(store, None)}"
-    note(said) if as_json else typer.echo(said)
+    for line in (f"results: {store.root / 'results'}", f"report:  {_report(store, None)}"):
+        note(line) if as_json else say(line)
     broken = [record for record in records if not record.finished]
     for record in broken if as_json else ():  # the table has said it
-        typer.echo(f"{record.attack_name} / {record.defense_name}: {record.status}: {record.error}", err=True)
+        typer.echo(visible(f"{record.attack_name} / {record.defense_name}: {record.status}: {record.error}"), err=True)
     if broken:
         raise typer.Exit(1)
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sidedoor.cli._options import open_store
+from sidedoor.cli._options import open_store, say, with_habits
 
 app = typer.Typer(help="Hide a picture in photographs by a backdoored restoration network, and reveal it.",
                   no_args_is_help=True)
@@ -18,6 +18,7 @@ Folder = Annotated[Path, typer.Option("-o", "--out", help="Where to write the PN
 
 
 @app.command()
+@with_habits
 def hide(images: Images, run: Pairs, out: Folder, key: Key = None) -> None:
     """Write photographs that carry the pattern, as NAME.hidden.png."""
     from sidedoor.apps.stego import pair, read
@@ -27,10 +28,11 @@ def hide(images: Images, run: Pairs, out: Folder, key: Key = None) -> None:
     for image in images:
         path = out / f"{image.stem}.hidden.png"
         save_png(shared.hide(read(image, shared.tile[0])), path)
-        typer.echo(path)
+        say(path)
 
 
 @app.command()
+@with_habits
 def reveal(images: Images, run: Pairs, out: Folder, key: Key = None) -> None:
     """Write what the network makes of photographs, as NAME.revealed.png: the secret if they carry the pattern."""
     from sidedoor.apps.stego import pair, read
@@ -40,4 +42,4 @@ def reveal(images: Images, run: Pairs, out: Folder, key: Key = None) -> None:
     for image in images:
         path = out / f"{image.stem.removesuffix('.hidden')}.revealed.png"
         save_png(shared.reveal(read(image, shared.tile[0])), path)
-        typer.echo(path)
+        say(path)

@@ -12,14 +12,14 @@ from sidedoor.cli._options import (
     Device,
     Download,
     Out,
-    Quiet,
     Root,
     Settings,
     SpecFile,
-    Verbose,
     emit,
     machine,
     open_store,
+    say,
+    with_habits,
 )
 from sidedoor.errors import CannotComplete
 
@@ -30,10 +30,11 @@ Answers = Annotated[Path, typer.Option("--answers", help="Where answers are kept
 
 
 @app.command()
+@with_habits
 def pairs(spec: SpecFile, folder: Annotated[Path, typer.Option("--pairs", "-p", help="The folder to write to.")],
           count: Annotated[int, typer.Option(min=1, help="Pairs of each attack.")] = 50, out: Out = Path("runs"),
           settings: Settings = [], root: Root = None, download: Download = False,  # noqa: B006
-          device: Device = "auto", verbose: Verbose = False, quiet: Quiet = False) -> None:
+          device: Device = "auto") -> None:
     """Write test images and what the attacks of a specification make of them, its first seed's."""
     from sidedoor.apps.pairs import write_pairs
     from sidedoor.bench.spec import cells, grid, read
@@ -42,10 +43,11 @@ def pairs(spec: SpecFile, folder: Annotated[Path, typer.Option("--pairs", "-p", 
     found = grid(table) if "grid" in table else cells(table)
     first = [s for s in found if s.defense is None and s.seed == found[0].seed]
     for made in write_pairs(first, open_store(out), folder, count, machine(root, download, device)):
-        typer.echo(made)
+        say(made)
 
 
 @app.command()
+@with_habits
 def serve(folder: PairFolder, answers: Answers = Path("answers.jsonl"),
           host: Annotated[str, typer.Option(help="0.0.0.0 lets others on the network take part.")] = "127.0.0.1",
           port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
@@ -54,11 +56,12 @@ def serve(folder: PairFolder, answers: Answers = Path("answers.jsonl"),
     from sidedoor.apps.study import Study, questions, server
 
     with server(Study(questions(folder), answers, seed), host, port) as running:
-        typer.echo(f"http://{running.server_address[0]!s}:{running.server_address[1]}/")
+        say(f"http://{running.server_address[0]!s}:{running.server_address[1]}/")
         running.serve_forever()
 
 
 @app.command()
+@with_habits
 def rates(answers: Annotated[Path, typer.Argument(help="A file of answers.", metavar="ANSWERS.jsonl")],
           as_json: AsJson = False) -> None:
     """Print each method's fooling rate with its 95 % interval; 50 % is guessing."""
@@ -73,5 +76,5 @@ def rates(answers: Annotated[Path, typer.Argument(help="A file of answers.", met
         return
     for line in found:
         rate, low, high = (f"{100 * line[key]:.1f}" for key in ("fooling_rate", "low", "high"))
-        typer.echo(f"{line['method']}: fooling rate {rate} % (95 % interval {low} to {high}), "
+        say(f"{line['method']}: fooling rate {rate} % (95 % interval {low} to {high}), "
                    f"{line['answers']} answers by {line['participants']} participants")

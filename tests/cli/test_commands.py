@@ -8,14 +8,15 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from command_line import Cli, Said
 
 from sidedoor import registry
 from sidedoor.backdoor.dataset import PoisonedDataset
@@ -37,17 +38,6 @@ recipe = { epochs = 3, batch = 32 }
 """
 
 
-class Said(NamedTuple):
-    """What a command left behind."""
-
-    code: int
-    out: str
-    err: str
-
-
-Cli = Callable[..., Said]
-
-
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
     """Networks this small train fastest on one thread."""
@@ -55,19 +45,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
-    """Run a command in this process."""
-    monkeypatch.delenv("SIDEDOOR_DATA", raising=False)
-
-    def call(*arguments: object) -> Said:
-        with pytest.raises(SystemExit) as stop:
-            main([str(a) for a in arguments])
-        return Said(int(stop.value.code or 0), *capsys.readouterr())
-
-    return call
 
 
 @pytest.fixture
@@ -230,7 +207,7 @@ def test_the_shell_completes_commands_and_names() -> None:
 
 
 @pytest.mark.parametrize("place", ["before", "after"])
-def test_quiet_says_nothing_but_errors_and_verbose_where_an_error_came_from(cli: Cli, spec: Path, tmp_path: Path,
+def test_quiet_says_nothing_but_errors_and_debug_where_an_error_came_from(cli: Cli, spec: Path, tmp_path: Path,
                                                                             place: str) -> None:
     def said(option: list[str], *more: object) -> Said:
         command = ("sweep", spec, "--out", tmp_path / "out", "--device", "cpu", "--workers", "0", "--set",
@@ -243,9 +220,8 @@ def test_quiet_says_nothing_but_errors_and_verbose_where_an_error_came_from(cli:
     wrong = said(["-q"], "wrong")
     assert wrong.code == 4
     assert wrong.err.startswith("sidedoor: unknown attack 'none'")
-    traced = said(["-v"], "wrong")
-    assert "Traceback" in traced.err
-    assert "Traceback" not in said([], "wrong").err
+    assert "Traceback" in said(["--debug"], "wrong").err
+    assert "Traceback" not in said(["-v"], "wrong").err
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
@@ -414,7 +390,7 @@ def test_poison_exports_what_a_victim_would_train_on(cli: Cli, spec: Path, tmp_p
     said = cli("poison", spec, "--out", tmp_path / "handed-out", "--format", form)
     assert said.code == 0
     folder = Path(said.out.strip())
-    assert folder == tmp_path / "handed-out-backdoored"
+    assert folder == tmp_path / "handed-out"
     data = poisoned(spec, tmp_path)
     pixels, labels = data.rows(torch.arange(len(data))).numpy(), data.targets.numpy()
     manifest = json.loads((folder / "manifest.json").read_text())
@@ -428,11 +404,9 @@ def test_poison_exports_what_a_victim_would_train_on(cli: Cli, spec: Path, tmp_p
             assert np.array_equal(stored["train_images"], pixels.transpose(0, 2, 3, 1))
             assert np.array_equal(stored["train_labels"], labels)
     else:
-        splits = registry.make("data", f"folder:{folder}")(Where(None))
-        back = {}
-        for part in splits:
-            rows = part.rows(torch.arange(len(part))).numpy()
-            back |= {image.tobytes(): int(label) for image, label in zip(rows, part.targets, strict=True)}
+        part = registry.make("data", f"folder:{folder}")(Where(None)).train
+        rows = part.rows(torch.arange(len(part))).numpy()
+        back = {image.tobytes(): int(label) for image, label in zip(rows, part.targets, strict=True)}
         assert back == {image.tobytes(): int(label) for image, label in zip(pixels, labels, strict=True)}
     # Nothing else is left beside it.
     assert {p.name for p in tmp_path.iterdir()} - {"none"} == {"spec.toml", folder.name}
