@@ -109,7 +109,7 @@ def trained(store: Store) -> dict[str, int]:
 
 
 def test_the_table_does_not_depend_on_the_number_of_workers(tiny: Tiny, tmp_path: Path) -> None:
-    audit = {"name": "neural_cleanse", "epochs": 5}
+    audit = {"name": "neural_cleanse", "epochs": 10, "batch": 8, "lr": 0.5}
     specs = [tiny(seed=seed, defense=defense) for seed in (0, 1) for defense in (None, "fine_pruning", audit)]
     tables = [numbers(sweep(specs, Store(tmp_path / str(n)), CPU, workers=n)) for n in (0, 1, 2)]
     assert tables[0] == tables[1] == tables[2]

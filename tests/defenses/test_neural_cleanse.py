@@ -79,7 +79,7 @@ def test_the_model_is_left_alone(world: World) -> None:
     next(model.parameters()).requires_grad_(False)
     state = {k: v.clone() for k, v in model.state_dict().items()}
     flags = [m.training for m in model.modules()], [p.requires_grad for p in model.parameters()]
-    dataclasses.replace(SMALL, epochs=1).inspect(model, world.clean, TASK, RUN)
+    dataclasses.replace(SMALL, epochs=1).recover(model, world.clean, range(10), RUN)
     assert all(torch.equal(state[k], v) for k, v in model.state_dict().items())
     assert flags == ([m.training for m in model.modules()], [p.requires_grad for p in model.parameters()])
     assert all(p.grad is None for p in model.parameters())
@@ -127,35 +127,52 @@ def test_the_index_without_deviation() -> None:
     assert index[1:].tolist() == [0.0] * 9
 
 
-class _Constant(nn.Module):
-    """A model that nothing persuades of another class than 1."""
+class _Brightest(nn.Module):
+    """Sees the class of the brightest quarter of an image; of some classes it is never persuaded."""
+
+    def __init__(self, never: tuple[int, ...] = (), scale: float = 40.0):
+        super().__init__()
+        self.never, self.scale = list(never), scale
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.eye(4)[1] * 50 + 0 * x.flatten(1).sum(1, keepdim=True)
+        quarters = x.mean(1).unflatten(2, (2, -1)).unflatten(1, (2, -1)).mean((2, 4)).flatten(1)
+        logits = self.scale * quarters
+        logits[:, self.never] = -50 + 0 * logits[:, self.never]
+        return logits
+
+
+def grey(labels: int = 4) -> Dataset:
+    return ArrayDataset(torch.full((8, 1, 8, 8), 100, dtype=torch.uint8), [0, 1, 2, 3] * 2, labels)
+
+
+PATIENT = NeuralCleanse(epochs=30, batch=8, patience=1)
 
 
 def test_a_class_without_a_successful_mask_is_not_suspicious() -> None:
-    clean = ArrayDataset(torch.randint(0, 256, (8, 3, 5, 7), dtype=torch.uint8), [0, 1, 2, 3] * 2, 4)
-    method = NeuralCleanse(epochs=4, batch=8, patience=1)
-    found = method.recover(_Constant(), clean, range(4), RUN)
-    assert found.success.tolist() == [False, True, False, False]
-    assert found.norm[[0, 2, 3]].tolist() == [35.0] * 3
-    finding = method.inspect(_Constant(), clean, Classification(4), RUN)
-    assert finding.per_class[1] > 0
-    assert max(finding.per_class[:1] + finding.per_class[2:]) <= 0
+    found = PATIENT.recover(_Brightest(never=(2,)), grey(), range(4), RUN)
+    assert found.success.tolist() == [True, True, False, True]
+    assert found.norm[2] == 64
+    finding = PATIENT.inspect(_Brightest(never=(2,)), grey(), Classification(4), RUN)
+    assert finding.per_class[2] < 0 < finding.score
 
 
-def test_no_successful_mask_at_all_recovers_nothing() -> None:
-    clean = ArrayDataset(torch.zeros(4, 1, 4, 4, dtype=torch.uint8), [0, 1, 2, 3], 4)
-    finding = NeuralCleanse(epochs=1, patience=1).inspect(nn.Sequential(nn.Flatten(), _Nobody()), clean, TASK, RUN)
-    assert (finding.score, finding.suspected, finding.exhibits) == (0.0, (), ())
+@pytest.mark.parametrize("never", [(0, 1), (0, 1, 3)])
+def test_a_model_of_which_half_the_classes_have_no_mask_is_not_judged(never: tuple[int, ...]) -> None:
+    """One mask of any size among them would have the index 4 / 1.25, above the threshold of 2."""
+    with pytest.raises(NotApplicable, match=rf"found a mask for {4 - len(never)} of 4 classes.*needs more than half"):
+        PATIENT.inspect(_Brightest(never), grey(), Classification(4), RUN)
+    assert anomaly_index(torch.tensor([1023.9, 1024, 1024, 1024]))[0].item() == pytest.approx(4 / 1.2533)
 
 
-class _Nobody(nn.Module):
-    """Logits that favour a class outside the task."""
+def test_two_classes_are_refused_because_their_index_is_a_constant() -> None:
+    assert {round(anomaly_index(torch.tensor([small, 100.0]))[0].item(), 4) for small in (0.1, 9.0, 99.0)} == {0.6745}
+    with pytest.raises(NotApplicable, match="2 classes given; Neural Cleanse needs 3 or more"):
+        PATIENT.inspect(nn.Identity(), grey(), Classification(2), RUN)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.eye(11)[10] + 0 * x.sum(1, keepdim=True)
+
+def test_logits_that_are_not_finite_lead_to_no_class() -> None:
+    with pytest.raises(NotApplicable, match="found a mask for 0 of 4 classes"):
+        PATIENT.inspect(_Brightest(scale=torch.nan), grey(), Classification(4), RUN)
 
 
 def test_the_cost_follows_success() -> None:

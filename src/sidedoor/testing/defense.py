@@ -21,6 +21,7 @@ from sidedoor.defenses.purifiers.base import Purifier
 from sidedoor.defenses.repair.base import Repair
 from sidedoor.defenses.training.base import AidedTraining, TrainingDefense
 from sidedoor.engine import Run
+from sidedoor.errors import NotApplicable
 from sidedoor.evaluation import suspicion
 from sidedoor.evidence import Exhibit, Finding
 from sidedoor.metrics.statistics import auroc
@@ -278,8 +279,8 @@ def _check_needs(defense: Defense, who: str, here: Ground, made: Callable[..., o
     lower = "none" if needs.model == "probabilities" and here.task.output == "image" else MODEL[max(model - 1, 0)]
     fewer = [replace(needs, model=lower)] if model and not isinstance(defense, Repair) else []
     for less in fewer + ([replace(needs, clean=CLEAN[clean - 1])] if clean else []):
-        # Refused, or stumbling over what is not there: labels of -1, or outputs without a gradient.
-        with contextlib.suppress(NotDeclared, IndexError, RuntimeError):
+        # Refused, without a result, or stumbling over what is not there: labels of -1, or outputs without a gradient.
+        with contextlib.suppress(NotDeclared, NotApplicable, IndexError, RuntimeError):
             other = made(*_given(defense, here, here.victim(), needs=less))
             require(not _alike(whole, other), who, f"declares to need {needs}, and does the same with {less}; declare "
                                                    "what it uses")

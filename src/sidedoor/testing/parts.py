@@ -398,8 +398,8 @@ def _check_scores(who: str, task: Task, here: Ground) -> None:
     for value in (torch.nan, torch.inf):
         lost = task.score(_Lost(model, value), here.test, door, here.run)
         counted = torch.cat([lost.clean, *(getattr(lost, name)[eligible] for name in ("attack", "recovered", "idle"))])
-        require(bool((counted == 0).all()), who, f"counts outputs of {value} as right or as a success; its agree() is 0 "
-                                                 "where an output is not finite")
+        require(bool((counted == 0).all()), who, f"counts outputs of {value} as right or as a success; agree() must "
+                                                 "be 0 where an output is not finite")
     # What stands behind a network here may be untrained; always succeeding, and only with the trigger, works.
     good, bad = scores.means() | {"attack": 1.0, "idle": 0.0}, scores.means() | {"attack": 0.0}
     require(task.failed(good, good) is None, who, f"calls a working attack failed: {task.failed(good, good)}")

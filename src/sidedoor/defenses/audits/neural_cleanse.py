@@ -8,6 +8,10 @@ evaluation mode they do not influence each other, and a class that has converged
 fewer than `samples` images, an epoch is one pass over them. A class for which no mask reached the success rate counts
 with the whole image as its mask, so it is never the suspicious one. Where the median absolute deviation is zero, the
 mean absolute deviation scales the index (Iglewicz and Hoaglin 1993).
+
+The index needs three classes or more, and masks for more than half of them. Of two numbers the smaller always lies
+0.67 robust deviations below the median. Where half of the classes or more have no mask, the median, or the deviation
+from it, is the size of the image: one mask among K classes then has the index K / 1.25, however large it is.
 """
 
 from __future__ import annotations
@@ -67,7 +71,8 @@ class NeuralCleanse(ModelAudit):
         "raising": "release", "lowering": "release", "success": "paper: over 99 % of the images",
         "patience": "release", "stopping": "release", "threshold": "paper: an outlier with a probability over 95 %",
     }
-    quick: ClassVar[dict[str, Any]] = {"epochs": 10, "samples": 32}
+    version: ClassVar[int] = 2
+    quick: ClassVar[dict[str, Any]] = {"epochs": 10, "samples": 32, "batch": 8, "lr": 0.5}
     needs: ClassVar[Needs] = Needs(model="gradients", clean="images")
 
     epochs: Count = 1000
@@ -91,9 +96,19 @@ class NeuralCleanse(ModelAudit):
         """The largest anomaly index of a class, that of the smallest mask; `per_class` has one for each.
 
         A class is suspected if it passes the threshold. The exhibits are those of the class with the smallest mask,
-        whether or not it does; there are none if no class has a successful mask.
+        whether or not it does.
+
+        Raises:
+            NotApplicable: fewer than three classes, or masks for half of them or fewer.
         """
+        if task.classes < 3:
+            raise NotApplicable(f"{task.classes} classes given; Neural Cleanse needs 3 or more, because of two masks "
+                                "the smaller is always equally far below the median")
         found = self.recover(model, clean, range(task.classes), run)
+        reached = int(found.success.sum())
+        if 2 * reached <= task.classes:
+            raise NotApplicable(f"Neural Cleanse found a mask for {reached} of {task.classes} classes; it compares "
+                                "with the median, so it needs more than half; give more epochs or a lower `success`")
         index = anomaly_index(found.norm)
         smallest = int(index.argmax())
         rule = Rule(index[smallest].item(), self.threshold)
@@ -102,7 +117,7 @@ class NeuralCleanse(ModelAudit):
             Exhibit("mask", "mask", "recovered mask", found.mask[smallest, 0]),
         )
         return Finding(rule.value, rule, suspected=(smallest,) if rule.flagged else (),
-                       per_class=tuple(index.tolist()), exhibits=exhibits if found.success[smallest] else ())
+                       per_class=tuple(index.tolist()), exhibits=exhibits)
 
     def recover(self, model: nn.Module, clean: Dataset, labels: Sequence[int], run: Run) -> Recovered:
         """The smallest successful mask and its pattern for each of the labels, on the CPU.
@@ -146,7 +161,8 @@ class Recovered:
 def anomaly_index(norm: Float[Tensor, "k"]) -> Float[Tensor, "k"]:
     """(median - norm) / (1.4826 MAD): how far a norm lies below the others, in robust standard deviations.
 
-    Means little for fewer than about ten classes. All 0 if the norms are equal.
+    Means little for fewer than about ten classes, and nothing for two, for which it is ±0.67. All 0 if the norms are
+    equal.
     """
     norm = norm.double()
     below = norm.quantile(0.5) - norm
@@ -207,7 +223,8 @@ class _Search:
         loss = loss + (self.costs.cost[group].to(x.device) * mask.sum((1, 2, 3, 4))).sum()
         for parameter, gradient in zip(raw, torch.autograd.grad(loss, raw), strict=True):
             parameter.grad = gradient
-        hits: Tensor = (logits.argmax(1) == target).float().view(len(group), -1).sum(1)
+        won = (logits.argmax(1) == target) & logits.isfinite().all(1)
+        hits: Tensor = won.float().view(len(group), -1).sum(1)
         return hits
 
     def keep(self, rows: list[int], mask: Tensor, pattern: Tensor, success: Float[Tensor, "r"]) -> None:
