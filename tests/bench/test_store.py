@@ -289,11 +289,12 @@ def test_what_is_wrong_with_a_record_is_said_and_the_others_are_read(store: Stor
     with pytest.raises(CannotComplete, match=f"cannot read the record {path}: .*{said}"):
         store.records()
     store.put(replace(RECORD, key="k2"))
-    records, left_out = store.readable()
-    assert [record.key for record in records] == ["k2"]
-    assert len(left_out) == 1
-    assert re.search(said, left_out[0])
-    assert caplog.messages == [f"left out: {left_out[0]}"]
+    lenient = store.lenient()
+    assert [record.key for record in lenient.records()] == [record.key for record in lenient.records()] == ["k2"]
+    assert lenient.left_out is not None
+    assert len(lenient.left_out) == 1
+    assert re.search(said, lenient.left_out[0])
+    assert caplog.messages == [f"left out: {lenient.left_out[0]}"]
 
 
 @pytest.mark.parametrize(("name", "array"), [
@@ -322,6 +323,10 @@ def test_a_damaged_history_is_refused(store: Store, content: str) -> None:
     made(store.folder("k1") / "history.json", content)
     with pytest.raises(CannotComplete, match=r"history\.json is damaged: .*delete it"):
         store.history("k1")
+    lenient = store.lenient()
+    assert lenient.history("k1") == {}
+    assert lenient.left_out is not None
+    assert "history.json is damaged" in lenient.left_out[0]
 
 
 def test_sizes_are_those_of_all_files_below(tmp_path: Path) -> None:

@@ -15,10 +15,10 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -46,13 +46,23 @@ _FORMS = {
 }
 """Of arrays that reports draw: kinds of numbers, and axes, which have one length wherever they have one letter."""
 _LARGEST = 1e100
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
 class Store:
-    """Results and artefacts in one folder."""
+    """Results and artefacts in one folder.
+
+    Args:
+        left_out: where `records`, `arrays` and `history` list what is damaged and leave it out; None: they raise.
+    """
 
     root: Path
+    left_out: list[str] | None = field(default=None, compare=False)
+
+    def lenient(self) -> Store:
+        """The same folder for a report, which goes on without what is damaged, and says so."""
+        return replace(self, left_out=[])
 
     def record(self, key: str) -> Record | None:
         """The record of a key, or None."""
@@ -69,22 +79,19 @@ class Store:
         Raises:
             CannotComplete: the folder holds no results, or a file that is no record.
         """
-        return [_read(path) for path in self._files()]
+        read = [self._or_left_out(lambda path=path: [_read(path)], []) for path in self._files()]
+        return [record for found in read for record in found]
 
-    def readable(self) -> tuple[list[Record], list[str]]:
-        """All records that can be read, by key, and what is wrong with each of the other files, which is logged, too.
-
-        Raises:
-            CannotComplete: the folder holds no results.
-        """
-        found, left_out = list[Record](), list[str]()
-        for path in self._files():
-            try:
-                found.append(_read(path))
-            except CannotComplete as error:
-                left_out.append(str(error))
+    def _or_left_out(self, read: Callable[[], _T], otherwise: _T) -> _T:
+        try:
+            return read()
+        except CannotComplete as error:
+            if self.left_out is None:
+                raise
+            if str(error) not in self.left_out:
+                self.left_out.append(str(error))
                 log.warning("left out: %s", error)
-        return found, left_out
+            return otherwise
 
     def _files(self) -> list[Path]:
         """Of records."""
@@ -117,15 +124,7 @@ class Store:
         Raises:
             CannotComplete: the file is damaged, or an array is not what runs write under its name.
         """
-        path = self.folder(key) / "arrays.npz"
-        if not path.exists():
-            return {}
-        try:
-            found = arrays.read(path)
-            _check_forms(found)
-        except (CannotComplete, ConfigError) as error:
-            raise CannotComplete(f"{path} is damaged: {error}; delete it to report without its figures") from error
-        return found
+        return self._or_left_out(lambda: _arrays(self.folder(key) / "arrays.npz"), {})
 
     def history(self, key: str) -> History:
         """The epochs of each phase that a run has trained; empty if there are none.
@@ -133,17 +132,7 @@ class Store:
         Raises:
             CannotComplete: the file is damaged.
         """
-        path = self.folder(key) / "history.json"
-        if not path.exists():
-            return {}
-        try:
-            phases = read_json(path)
-            fit("history", phases, History)
-            for name, epochs in phases.items():
-                fit(f"history.{name}", [epoch.get("epoch") for epoch in epochs], list[float])
-        except (OSError, ValueError) as error:
-            raise CannotComplete(f"{path} is damaged: {error}; delete it to report without training curves") from error
-        return {name: epochs for name, epochs in phases.items() if epochs}
+        return self._or_left_out(lambda: _history(self.folder(key) / "history.json"), {})
 
     @contextlib.contextmanager
     def lock(self, key: str) -> Iterator[None]:
@@ -171,7 +160,7 @@ class Store:
         except ImportError as error:
             raise CannotComplete("compiling to parquet needs pyarrow; install it with "
                                  "`pip install 'sidedoor[analysis]'`") from error
-        rows = [_flat(_by_type(record.to_json())) for record in self.readable()[0]]
+        rows = [_flat(_by_type(record.to_json())) for record in self.records()]
         columns = sorted({name for row in rows for name in row})
         table = arrow.table({name: _column([row.get(name) for row in rows]) for name in columns})
         path = self.root / "results.parquet"
@@ -231,6 +220,30 @@ def size_of(path: Path) -> int:
     """Bytes of a file, or of all files below a folder; what links lead to is not counted."""
     files = [p for p in path.rglob("*") if not p.is_dir()] if path.is_dir() else [path]
     return sum(file.lstat().st_size for file in files)
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    if not path.exists():
+        return {}
+    try:
+        found = arrays.read(path)
+        _check_forms(found)
+    except (CannotComplete, ConfigError) as error:
+        raise CannotComplete(f"{path} is damaged: {error}; delete it to report without its figures") from error
+    return found
+
+
+def _history(path: Path) -> History:
+    if not path.exists():
+        return {}
+    try:
+        phases = read_json(path)
+        fit("history", phases, History)
+        for name, epochs in phases.items():
+            fit(f"history.{name}", [epoch.get("epoch") for epoch in epochs], list[float])
+    except (OSError, ValueError) as error:
+        raise CannotComplete(f"{path} is damaged: {error}; delete it to report without training curves") from error
+    return {name: epochs for name, epochs in phases.items() if epochs}
 
 
 def _check_forms(found: dict[str, np.ndarray]) -> None:
