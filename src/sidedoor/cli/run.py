@@ -107,7 +107,7 @@ def clean(directory: Results = Path("runs"),
     for path in unused:
         say(f"{size_of(path) / 2**20:9.1f} MB  {path}")
     if remove:
-        note(f"removed {store.remove(unused) / 2**20:.1f} MB")
+        note(f"removed {store.remove_unused()[1] / 2**20:.1f} MB")
     elif unused:
         note("nothing was removed; add --remove to do so")
 
@@ -136,5 +136,5 @@ def _report(store: Store, output: Path | None) -> Path:
     from sidedoor.report import html, markdown
 
     path = output or store.root / "report.html"
-    write_text(path, markdown.table(store.records()) if path.suffix == ".md" else html.build(store))
+    write_text(path, markdown.table(store.lenient().records()) if path.suffix == ".md" else html.build(store))
     return path
