@@ -234,3 +234,8 @@ def test_a_missing_data_root_says_how_to_give_one() -> None:
 def test_measurement_space_is_unbounded() -> None:
     assert MEASUREMENT.low == -math.inf
     assert MEASUREMENT.levels is None
+
+
+def test_names_of_classes_can_be_written() -> None:
+    named = ArrayDataset(np.zeros((2, 1, 2, 2), np.uint8), [0, 1], ("\udcff", "猫\n"))
+    assert named.classes == ("\\udcff", "猫\n")

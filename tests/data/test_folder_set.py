@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -165,3 +166,25 @@ def test_linked_parts_are_refused(tmp_path: Path) -> None:
     (tmp_path / "top" / "train").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(ConfigError, match="train is a link"):
         load(tmp_path / "top")
+
+
+def test_a_name_that_is_not_utf_8_can_be_written(tmp_path: Path) -> None:
+    build(tmp_path, (os.fsdecode("日本".encode("shift-jis")), os.fsdecode("Straße".encode("latin-1")), "plain"))
+    classes = load(tmp_path).train.classes
+    assert classes == ("Stra\\udcdfe", "plain", "\\udc93\\udcfa\\udc96{")
+    assert [name.encode() for name in classes]
+
+
+def test_names_that_one_system_composes_and_another_does_not_are_the_same(tmp_path: Path) -> None:
+    build(tmp_path / "train", ("cafe\u0301", "th\u00e9"))
+    build(tmp_path / "test", ("caf\u00e9", "th\u00e9"), count=2, first=100)
+    train, test = load(tmp_path)
+    assert train.classes == test.classes == ("cafe\u0301", "th\u00e9")
+    assert values(test) == [100, 101, 120, 121]
+    assert test.targets.tolist() == [0, 0, 1, 1]
+
+
+def test_two_spellings_of_a_name_are_two_classes(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        build(tmp_path / part, ("cafe\u0301", "caf\u00e9"))
+    assert len(load(tmp_path).test.classes) == 2

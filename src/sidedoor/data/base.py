@@ -13,7 +13,7 @@ import operator
 import os
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -132,7 +132,7 @@ class ArrayDataset(Dataset):
         labels = _labels(targets, name)
         if len(images) != len(labels):
             raise ConfigError(f"{name}: {len(images)} images but {len(labels)} labels")
-        names = tuple(map(str, range(classes))) if isinstance(classes, int) else tuple(classes)
+        names = tuple(map(str, range(classes))) if isinstance(classes, int) else writable(classes)
         if labels.min() < 0 or labels.max() >= len(names):
             raise ConfigError(f"{name}: labels from {labels.min()} to {labels.max()} given; "
                               f"expected 0 to {len(names) - 1} for {len(names)} classes")
@@ -279,6 +279,11 @@ def _split_groups(data: Dataset, groups: Tensor, share: float, generator: torch.
     count = min(max(1, round(share * len(names))), len(names) - 1)
     chosen = torch.isin(groups, names[torch.randperm(len(names), generator=generator)[:count]])
     return Subset(data, torch.nonzero(~chosen)[:, 0]), Subset(data, torch.nonzero(chosen)[:, 0])
+
+
+def writable(names: Iterable[str]) -> tuple[str, ...]:
+    """Names of classes as files can hold them: bytes of a folder's name that are not UTF-8 become escapes."""
+    return tuple(name.encode("utf-8", "backslashreplace").decode() for name in names)
 
 
 class MapStyle(Protocol):

@@ -28,7 +28,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from sidedoor.core import opening
-from sidedoor.data.base import MEMORY_LIMIT, ArrayDataset, Dataset, storage
+from sidedoor.data.base import MEMORY_LIMIT, ArrayDataset, Dataset, storage, writable
 from sidedoor.errors import CannotComplete, ConfigError, SidedoorError
 
 log = logging.getLogger("sidedoor")
@@ -299,7 +299,7 @@ class FolderDataset(Dataset):
         self, folder: Path, files: Sequence[tuple[str, int]], classes: tuple[str, ...],
         frame: Frame = Frame(), limits: Limits = Limits(),
     ):
-        self.folder, self.classes, self.limits = folder, classes, limits
+        self.folder, self.classes, self.limits = folder, writable(classes), limits
         self._refused: dict[str, str] = {}
         headers = self._scan([name for name, _ in files])
         kept = [(name, label, header) for (name, label), header in zip(files, headers, strict=True) if header]

@@ -8,6 +8,8 @@ folder that has nothing but one folder with folders in it, as unpacked archives 
 from __future__ import annotations
 
 import logging
+import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -49,8 +51,9 @@ def folder(
         raise ConfigError(f"{top} is a file; expected a folder of class folders")
     top = _unwrapped(top)
     train, *others = _parts(top)
-    found = {part: class_files(part, top) for part in (train, *others)}
+    found = {train: class_files(train, top)}
     classes = tuple(found[train])
+    found |= {part: _by_name_of(classes, class_files(part, top)) for part in others}
     _check_same(found)
     _check_level(train)
     files = [(file, label) for part in found.values() for label, name in enumerate(classes) for file in part[name]]
@@ -100,6 +103,15 @@ def _parts(top: Path) -> tuple[Path, ...]:
     if unused:
         log.warning("%s: only %s are used, not %s", top, " and ".join(e.name for e in used), ", ".join(unused))
     return used
+
+
+def _by_name_of(classes: Sequence[str], own: dict[str, list[str]]) -> dict[str, list[str]]:
+    """The files of a part's classes by their names in training: the same letters, which some systems compose and others
+    do not.
+    """
+    composed = {unicodedata.normalize("NFC", name): name for name in classes}
+    return {name if name in classes else composed.get(unicodedata.normalize("NFC", name), name): files
+            for name, files in own.items()}
 
 
 def _check_same(found: dict[Path, dict[str, list[str]]]) -> None:
