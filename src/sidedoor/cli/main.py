@@ -1,13 +1,14 @@
 """The command line. Results go to stdout, everything else to stderr; torch is imported only where it is needed.
 
 Exit codes: 0 done, 1 a run failed, 2 could not complete, 4 usage or configuration error, 70 a fault of sidedoor itself,
-130 interrupted (resumable).
+130 interrupted, by Ctrl-C or SIGTERM (resumable).
 """
 
 from __future__ import annotations
 
 import io
 import logging
+import signal
 import sys
 import traceback
 from typing import Annotated, Any
@@ -74,10 +75,18 @@ def main(arguments: list[str] | None = None) -> None:
     handler.setFormatter(_OneLine("%(levelname)s: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     log.setLevel(logging.WARNING)
-    code = _code(arguments)
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        code = _code(arguments)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     if code == _INTERRUPTED:
-        typer.echo("interrupted; the same command resumes where it stopped", err=True)
+        typer.echo("interrupted; what is finished is kept, and the same command resumes where it stopped", err=True)
     sys.exit(code)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _code(arguments: list[str] | None) -> int:
