@@ -256,7 +256,7 @@ def test_a_sweep_that_is_killed_again_and_again_loses_and_doubles_nothing(plugin
         try:
             until(lambda: when() or process.poll() is not None, "the sweep to get so far")
             assert process.poll() is None, process.communicate()[1]
-            if number == signal.SIGINT:
+            if number != signal.SIGKILL:
                 os.killpg(process.pid, number)
             else:
                 process.send_signal(number)
@@ -271,7 +271,7 @@ def test_a_sweep_that_is_killed_again_and_again_loses_and_doubles_nothing(plugin
         return process.returncode, said
 
     reached = Path(f"{gate}.reached")
-    for number, code in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)):
+    for number, code in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130), (signal.SIGTERM, 130)):
         gate.touch()
         found, said = interrupt(reached.exists, number)
         assert found == code

@@ -330,7 +330,7 @@ def test_an_interrupted_run_exits_with_130_and_resumes(cli: Cli, spec: Path, tmp
         patch.setattr("sidedoor.bench.run.measured", interrupt)
         said = cli(*arguments)
     assert (said.code, said.out) == (130, "")
-    assert "interrupted; the same command resumes where it stopped" in said.err
+    assert "the same command resumes where it stopped" in said.err
     assert not (tmp_path / "out" / "results").exists()
     trained = {model: model.stat().st_mtime_ns for model in (tmp_path / "out").rglob("model.safetensors")}
     assert len(trained) == 2

@@ -87,7 +87,7 @@ def machine(root: Path | None, download: bool, device: str, devices: int = 1, si
 
 
 def open_store(out: Path) -> Store:
-    """The store of a folder of results.
+    """The store of a folder of results, without what crashes have left half written there.
 
     Raises:
         ConfigError: it is a file.
@@ -96,7 +96,9 @@ def open_store(out: Path) -> Store:
 
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out {out} is a file; expected a folder")
-    return Store(out)
+    store = Store(out)
+    store.tidy()
+    return store
 
 
 def emit(value: Any) -> None:
