@@ -69,7 +69,8 @@ class Processes(Executor):
 
 
 def _child(spec: Spec, key: str, store: Store, machine: Machine) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    for number in (signal.SIGINT, signal.SIGTERM):  # the parent decides
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_die_with_parent, daemon=True).start()
     torch.set_num_threads(THREADS)
     attempt(spec, store, machine, key)
