@@ -19,7 +19,7 @@ from sidedoor.data.base import Dataset, Splits
 from sidedoor.data.root import Where
 from sidedoor.errors import CannotComplete, ConfigError
 from sidedoor.method import check, hints
-from sidedoor.models.base import IMAGENET, Classifier, Statistics, head
+from sidedoor.models.base import IMAGENET, Classifier, Statistics, head_names
 from sidedoor.types import Build
 
 log = logging.getLogger("sidedoor")
@@ -51,14 +51,15 @@ def load(name: str | Mapping[str, Any], root: str | Path | None = None, *, downl
     return splits
 
 
-def network(name: str | Mapping[str, Any], data: Dataset, scale: int = 1) -> Build:
+def network(name: str | Mapping[str, Any], data: Dataset, scale: int = 1, *, download: bool = False) -> Build:
     """A function that builds a registered network for a data set; the key `weights` names a file to start from: a state
     of the network, or of the bare one behind its normalisation, as published weights are. Further keys as `Weights`.
 
     Args:
         scale: height of the outputs over height of the inputs, for networks whose outputs are images.
+        download: whether weights that a library publishes may be fetched.
     """
-    return _builder("model", name, classes=len(data.classes), shape=data.shape, scale=scale)
+    return _builder("model", name, classes=len(data.classes), shape=data.shape, scale=scale, download=download)
 
 
 def detector(name: str | Mapping[str, Any], data: Dataset) -> Build:
@@ -219,25 +220,18 @@ def _without_statistics(table: Table) -> tuple[Table, Statistics | None]:
     return table, None
 
 
-def _head_names(model: nn.Module, target: nn.Module) -> set[str]:
-    """Of the tensors of a classifier's last layer."""
-    layer = head(model)
-    name = next(name for name, module in target.named_modules() if module is layer)
-    return {f"{name}.{key}" if name else key for key in layer.state_dict()}
-
-
 def _own_head(model: nn.Module, target: nn.Module) -> Table:
     if not isinstance(model, Classifier):
         raise ConfigError("model.head = \"new\" is for classifiers; this network has no last layer of classes")
     state = target.state_dict()
-    return {name: state[name] for name in _head_names(model, target)}
+    return {name: state[name] for name in head_names(model, target)}
 
 
 def _only_head(model: nn.Module, target: nn.Module, table: Table) -> bool:
     """Whether a table fits a classifier but for the number of its classes."""
     if not isinstance(model, Classifier) or not _same(table, target):
         return False
-    state, last = target.state_dict(), _head_names(model, target)
+    state, last = target.state_dict(), head_names(model, target)
     wrong = {name for name, tensor in table.items() if name in state and tensor.shape != state[name].shape}
     return bool(wrong) and wrong <= last
 

@@ -192,6 +192,13 @@ def head(model: nn.Module) -> Head:
                       f"expected a Linear or Conv2d with {classes or 'any number of'} outputs")
 
 
+def head_names(model: nn.Module, target: nn.Module) -> set[str]:
+    """What a state of `target`, the model or a part of it, calls the tensors of the head."""
+    layer = head(model)
+    name = next(name for name, module in target.named_modules() if module is layer)
+    return {f"{name}.{key}" if name else key for key in layer.state_dict()}
+
+
 def _outputs(layer: Head) -> int:
     return layer.out_channels if isinstance(layer, nn.Conv2d) else layer.out_features
 
