@@ -11,10 +11,12 @@ from torch import nn
 from sidedoor.attacks.poisoning.badnets import BadNets
 from sidedoor.backdoor.base import AttackerRun
 from sidedoor.backdoor.dataset import PoisonedDataset, seal
+from sidedoor.data.base import ArrayDataset
 from sidedoor.data.root import Where
 from sidedoor.data.sets.digits import digits
 from sidedoor.defenses.filters.spectral_signatures import SpectralSignatures, signature, standardised
 from sidedoor.engine import Recipe, Run
+from sidedoor.method import lasting
 from sidedoor.models.small_cnn import small_cnn
 from sidedoor.tasks.classification import Classification
 from sidedoor.tasks.task import Supervised
@@ -48,6 +50,28 @@ def test_the_signature_is_the_squared_projection_on_numpys_first_singular_vector
     centred = features.numpy() - features.numpy().mean(0)
     first = np.linalg.svd(centred, full_matrices=False)[2][0]
     np.testing.assert_allclose(signature(features).numpy(), (centred @ first) ** 2, rtol=1e-9)
+
+
+def test_the_released_code_projects_what_it_did_not_centre() -> None:
+    """Rows that lie far out and rows near the centre change places; the direction is that of the centred ones."""
+    features = torch.randn(40, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 3
+    first = np.linalg.svd(features.numpy() - features.numpy().mean(0), full_matrices=False)[2][0]
+    released = signature(features, centring=False)
+    np.testing.assert_allclose(released.sqrt().numpy(), np.abs(features.numpy() @ first), rtol=1e-9)
+    assert not torch.equal(released.argsort(), signature(features).argsort())
+
+
+def test_the_projection_is_chosen_by_the_option_and_left_out_of_keys_at_its_default() -> None:
+    rows = torch.arange(60)
+    images = torch.randint(0, 256, (60, 1, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    data, run = ArrayDataset(images, rows % 2, 2), Run.local(Recipe(epochs=1), device="cpu")
+    found = [SpectralSignatures(how).score(data, Classification(2), lambda: small_cnn(2, (1, 16, 16), 4), run)
+             for how in ("centred", "uncentred")]
+    assert not torch.allclose(*found)
+    assert torch.equal(SpectralSignatures().score(data, Classification(2), lambda: small_cnn(2, (1, 16, 16), 4), run),
+                       found[0])
+    assert lasting(SpectralSignatures()) == {}
+    assert lasting(SpectralSignatures("uncentred")) == {"projection": "uncentred"}
 
 
 def test_more_features_than_rows_is_no_obstacle() -> None:

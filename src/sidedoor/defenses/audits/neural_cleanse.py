@@ -72,7 +72,7 @@ class NeuralCleanse(ModelAudit):
         "patience": "release", "stopping": "release", "threshold": "paper: an outlier with a probability over 95 %",
     }
     version: ClassVar[int] = 2
-    quick: ClassVar[dict[str, Any]] = {"epochs": 10, "samples": 32, "batch": 8, "lr": 0.5}
+    quick: ClassVar[dict[str, Any]] = {"epochs": 10, "samples": 32, "batch": 8}
     needs: ClassVar[Needs] = Needs(model="gradients", clean="images")
 
     epochs: Count = 1000

@@ -5,11 +5,16 @@ Paper: Tran, Li, Madry, "Spectral Signatures in Backdoor Attacks", NeurIPS 2018,
 The paper compares scores within one class; ours standardises the squared correlations of Algorithm 1 within each class
 by the median and the median absolute deviation, so that all classes can be ranked together. Removing the rows with the
 highest scores and training again are left to the caller.
+
+The paper's Algorithm 1 centres features on their class before it projects them on the main direction. The authors' code
+(MadryLab/backdoor_data_poisoning) finds that direction of the centred features too, but projects the features as they
+are, so that scores also say how far a row lies from the origin; `projection = "uncentred"` does so.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -18,6 +23,7 @@ from torch import Tensor
 from sidedoor.data.base import Dataset
 from sidedoor.defenses.filters.base import DataFilter
 from sidedoor.engine import Run
+from sidedoor.method import LATER
 from sidedoor.models.base import penultimate
 from sidedoor.tasks.task import Supervised, Task
 from sidedoor.types import Batch, Build
@@ -29,7 +35,15 @@ class SpectralSignatures(DataFilter):
 
     It finds poison that is a minority of its observed class: at half of the class, poisoned and clean rows lie equally
     far from the centre.
+
+    Args:
+        projection: what is projected on the main direction of a class: "centred" features, as in the paper, or
+            "uncentred" ones, as in the authors' code.
     """
+
+    origins: ClassVar[dict[str, str]] = {"projection": "paper: Algorithm 1, line 7"}
+
+    projection: Annotated[Literal["centred", "uncentred"], LATER] = "centred"
 
     def score(self, train: Dataset, task: Task, build: Build, run: Run) -> Float[Tensor, "n"]:
         model = run.fit(run.build(build), train, Supervised(task), name="victim")
@@ -41,15 +55,20 @@ class SpectralSignatures(DataFilter):
         scores = torch.empty(len(train))
         for label in torch.unique(train.targets):
             members = train.targets == label
-            scores[members] = standardised(signature(features[members].double())).float()
+            found = signature(features[members].double(), self.projection == "centred")
+            scores[members] = standardised(found).float()
         return scores
 
 
-def signature(features: Float[Tensor, "k d"]) -> Float[Tensor, "k"]:
-    """Squared projection of each centred feature vector on the top right singular vector (Algorithm 1, line 7)."""
+def signature(features: Float[Tensor, "k d"], centring: bool = True) -> Float[Tensor, "k"]:
+    """Squared projection of each feature vector on the top right singular vector of the centred ones.
+
+    Args:
+        centring: whether the vectors that are projected are the centred ones (Algorithm 1, line 7).
+    """
     centred = features - features.mean(0)
     top: Tensor = torch.linalg.eigh(centred.T @ centred).eigenvectors[:, -1]  # eigenvalues ascend
-    return (centred @ top).square()
+    return ((centred if centring else features) @ top).square()
 
 
 def standardised(scores: Float[Tensor, "k"]) -> Float[Tensor, "k"]:
