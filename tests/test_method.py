@@ -78,12 +78,18 @@ class Named(Method):
 
 @pytest.mark.parametrize(("method", "message"), [
     (Named(4), "Named.label = 4 given"), (Named(others=(1, 7)), r"Named.others = \(1, 7\) given"),
-    (Named(inner=Named(others=(4,))), r"Named.others = \(4,\) given"),
+    (Named(inner=Named(others=(4,))), "Named.others = 4 given"),
 ], ids=repr)
 def test_a_class_that_the_data_do_not_have_is_refused_by_name(method: Method, message: str) -> None:
     with pytest.raises(ConfigError, match=f"^{message}; the data have classes 0 to 3$"):
-        check_labels(method, 4)
-    check_labels(method, 8)
+        check_labels(method, [1] * 4)
+    check_labels(method, [1] * 8)
+
+
+def test_a_class_without_a_training_sample_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^Named.others = \(0, 2\) given; the training data have no sample of class 2:"):
+        check_labels(Named(others=(0, 2)), [5, 5, 0, 5])
+    check_labels(Named(others=(0, 1)), [5, 5, 0, 5])
 
 
 @given(st.floats(0, 1), st.integers(1, 10**6))

@@ -40,7 +40,7 @@ class NotApplicable(ConfigError):
 
 def unknown(what: str, given: str, known: Iterable[str]) -> ConfigError:
     """The error for a key that is not known, naming the nearest ones that are."""
-    names = sorted(known)
+    names = sorted(set(known))
     near = difflib.get_close_matches(given, names, n=3)
     shown = [*names[:30], f"... ({len(names)} in all)"] if len(names) > 40 else names
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(shown) or 'none'}"

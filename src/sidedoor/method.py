@@ -7,6 +7,7 @@ import functools
 import math
 import types
 import typing
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -33,7 +34,7 @@ Level = Annotated[int, Bounds(0, 255)]
 """A byte, such as an 8-bit level of a pixel."""
 _LABEL = "label"
 Label = Annotated[int, Bounds(0, _INF), _LABEL]
-"""A class, from 0; whether the data have it is checked once they are loaded."""
+"""A class, from 0; whether the data have it is checked once they are loaded. A specification may give its name."""
 LATER = "later"
 """Marks, in `Annotated`, a parameter that a method got after results of it had been kept. Its default means what there
 was before; there keys leave it out, so that those results are still found."""
@@ -85,21 +86,42 @@ def came_later(hint: Any) -> bool:
     return LATER in getattr(hint, "__metadata__", ())
 
 
-def check_labels(method: Any, classes: int) -> None:
-    """Fail if a method, or one among its parameters, names a class that the data do not have."""
+def labels_of(method: Any) -> dict[str, tuple[int, ...]]:
+    """The classes that a method names, or one among its parameters, by "Class.parameter"."""
     cls: Any = type(method)
+    found: dict[str, tuple[int, ...]] = {}
     for name, hint in hints(cls).items():
         value = getattr(method, name)
         if dataclasses.is_dataclass(value):
-            check_labels(value, classes)
-        labels = value if isinstance(value, tuple) else (value,)
-        if _of_labels(hint) and max(labels, default=0) >= classes:
-            raise ConfigError(f"{cls.__name__}.{name} = {value} given; the data have classes 0 to "
-                              f"{classes - 1}")
+            found |= labels_of(value)
+        elif of_labels(hint):
+            found[f"{cls.__name__}.{name}"] = value if isinstance(value, tuple) else (value,)
+    return found
 
 
-def _of_labels(hint: Any) -> bool:
-    return _LABEL in getattr(hint, "__metadata__", ()) or any(map(_of_labels, typing.get_args(hint)))
+def check_labels(method: Any, samples: Sequence[int]) -> None:
+    """Fail if a method, or one among its parameters, names a class that the data do not have.
+
+    Args:
+        samples: of training, for each class.
+    """
+    for name, labels in labels_of(method).items():
+        given = f"{name} = {labels if len(labels) > 1 else labels[0]} given" if labels else ""
+        if max(labels, default=0) >= len(samples):
+            raise ConfigError(f"{given}; the data have classes 0 to {len(samples) - 1}")
+        if empty := [label for label in labels if samples[label] == 0]:
+            raise ConfigError(f"{given}; the training data have no sample of class {empty[0]}: choose another, or give "
+                              "more data")
+
+
+def of_labels(hint: Any) -> bool:
+    """Whether a declared type is that of a class, or of several."""
+    return is_label(hint) or any(map(of_labels, typing.get_args(hint)))
+
+
+def is_label(hint: Any) -> bool:
+    """Whether a declared type is that of one class."""
+    return _LABEL in getattr(hint, "__metadata__", ())
 
 
 def bounds_of(hint: Any) -> Bounds | None:

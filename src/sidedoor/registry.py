@@ -396,6 +396,14 @@ def _nested(hint: Any) -> Kind | None:
     return next((kind for kind in KINDS if kind.base and kind.base == place), None)
 
 
+def kind_among(hint: Any) -> str | None:
+    """The kind of the methods that a declared type takes, also beside None; None for other types."""
+    found = _nested(hint)
+    if found is None and typing.get_origin(hint) in (typing.Union, types.UnionType, Annotated):
+        return next((kind for each in typing.get_args(hint) if (kind := kind_among(each))), None)
+    return found.name if found else None
+
+
 def key_name_of(method: object) -> str:
     """The name that keys of results know a method by: that which it had when results of it were first kept."""
     return getattr(type(method), "key_name", "") or name_of(method)

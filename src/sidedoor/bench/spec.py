@@ -15,6 +15,7 @@ from typing import Any
 from sidedoor import registry, zoo
 from sidedoor.attacks.base import Attack
 from sidedoor.backdoor.base import Access
+from sidedoor.bench.class_names import Classes, numbered
 from sidedoor.bench.versions import versions
 from sidedoor.core import opening
 from sidedoor.data.augment import augmentation
@@ -284,21 +285,24 @@ def _assign(table: dict[str, Any], name: str, value: Any) -> None:
     table[last] = value
 
 
-def cells(table: Mapping[str, Any]) -> list[Spec]:
+def cells(table: Mapping[str, Any], classes: Classes | None = None) -> list[Spec]:
     """The cells of a run file: the attack without a defence, then with each of `defenses`.
+
+    Args:
+        classes: the names of the data's classes; None: only numbers of classes may be given.
 
     Raises:
         ConfigError: an unknown key or value, or methods that do not suit each other.
     """
-    found = _cells(table)
+    found = _cells(table, classes)
     for spec in found:
         spec.check()
     return found
 
 
-def _cells(table: Mapping[str, Any]) -> list[Spec]:
+def _cells(table: Mapping[str, Any], classes: Classes | None) -> list[Spec]:
     """The cells of a run file, each once, whether or not their methods suit each other."""
-    values = copy.deepcopy(dict(table))
+    values = copy.deepcopy(numbered(table, classes) if classes else dict(table))
     defenses = _defenses(values)
     if "recipe" in values:
         values["recipe"] = _make_recipe(values["recipe"])
@@ -339,12 +343,15 @@ def _make_recipe(given: Any) -> Recipe:
     return Recipe(**{k: registry.convert(declared[k], v, f"recipe.{k}") for k, v in given.items()})
 
 
-def grid(table: Mapping[str, Any]) -> list[Spec]:
+def grid(table: Mapping[str, Any], classes: Classes | None = None) -> list[Spec]:
     """The cells of a sweep file, each once: a run file with a table `[grid]` of lists, crossed.
 
     Cells whose methods do not suit each other are among them; a sweep records why instead of running them.
 
     A key of the grid is a dotted key of the run file, such as `seed`, `attack` or `"attack.rate"`.
+
+    Args:
+        classes: as in `cells`.
 
     Raises:
         ConfigError: the grid is missing, empty or without a cell whose methods suit each other, or a value is unknown.
@@ -352,7 +359,7 @@ def grid(table: Mapping[str, Any]) -> list[Spec]:
     axes = table.get("grid")
     if not isinstance(axes, dict) or not all(isinstance(v, list) and v for v in axes.values()):
         raise ConfigError('a sweep file needs a table [grid] of non-empty lists, such as seed = [0, 1, 2]')
-    found = _once(spec for point in _points(table, axes) for spec in _cells(point))
+    found = _once(spec for point in _points(table, axes) for spec in _cells(point, classes))
     if all(spec.refusal() for spec in found):
         raise ConfigError(f"no cell of the grid makes sense: {found[0].refusal()}")
     return found

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Annotated, Any
 
 from sidedoor import registry
-from sidedoor.method import bounds_of, interval
+from sidedoor.method import bounds_of, interval, is_label
 
 _ACCESS = {
     "data": "the attacker changes training data; the victim trains",
@@ -108,6 +108,8 @@ def named(hint: Any, words: Mapping[Any, str] = MappingProxyType({})) -> str:
     """A declared type in words; `words` has those of further types."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
+        if is_label(hint):
+            return "number or name of a class"
         bounds, kind = bounds_of(hint), named(arguments[0], words)
         return f"{kind}, {interval(bounds)}" if bounds else kind
     if origin is typing.Literal:
