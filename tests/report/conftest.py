@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,7 +35,9 @@ def records() -> list[Record]:
         make_record("repair", 0, "fine_pruning", undefended=before, clean=0.88, attack=0.05, recovered=0.85),
         make_record("detector", 0, "strip", undefended=before, evidence=(separation,)),
         make_record("filter", 0, "spectral_signatures", undefended=before, clean=0.87,
-                    evidence=(replace(separation, removed_poisoned=0.75, removed_clean=0.125),)),
+                    evidence=(replace(separation, removed_poisoned=0.75, removed_clean=0.125,
+                                      removed_poisoned_by_class=(0.75, None, None, None),
+                                      removed_clean_by_class=(0.2, 0.1, 0.1, 0.1)),)),
         make_record("audit", 0, "neural_cleanse", undefended=before, evidence=(audit,)),
         make_record("broken", 0, "abl", planted="", status="error", error="no loss\n<script>alert('error')</script>",
                     clean=None, attack=None, recovered=None, idle=None, intervals={}, clean_means=None, clean_key=None,
@@ -46,8 +49,11 @@ def records() -> list[Record]:
 
 
 def fill(store: Store, records: list[Record]) -> Store:
-    for record in records:
+    """A store whose records were written on 1 and 2 March 2026."""
+    for n, record in enumerate(records):
         store.put(record)
+        moment = 1772366400 + (n > 0) * 86400
+        os.utime(store.root / "results" / f"{record.key}.json", (moment, moment))
     return store
 
 

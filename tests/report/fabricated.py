@@ -9,7 +9,7 @@ from sidedoor.bench.record import Record
 HOSTILE = "<script>alert('class')</script>"
 SPEC: dict[str, Any] = {
     "task": {"name": "classification"}, "data": {"name": "digits", "size": 16}, "model": {"name": "small_cnn"},
-    "surrogate": None, "attack": {"name": "badnets", "rate": 0.1, "goal": {"name": "all_to_one", "target": 0}},
+    "surrogate": None, "attack": {"name": "badnets", "rate": 0.1, "goal": {"name": "all_to_one", "target_class": 0}},
     "defense": None, "recipe": {"optimizer": "sgd", "lr": 1e-05, "epochs": 3, "batch": 128},
     "augment": ["flip", "crop"], "seed": 0, "defender_share": 0.05,
 }

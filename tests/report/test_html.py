@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import csv
 import io
 import re
 import shutil
@@ -79,6 +80,13 @@ class Page(HTMLParser):
         return next(row for row in self.rows if row[: len(start)] == list(start))
 
 
+def tables_of(page: Page) -> list[list[dict[str, str]]]:
+    """The CSV files that a page carries."""
+    files = [base64.b64decode(link.removeprefix("data:text/csv;base64,")).decode() for link in page.links
+             if link.startswith("data:text/csv")]
+    return [list(csv.DictReader(io.StringIO(file, newline=""))) for file in files]
+
+
 def decoded(uri: str) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(uri.removeprefix("data:image/png;base64,"))))
 
@@ -90,9 +98,9 @@ def test_every_section_is_there(html: str) -> None:
                     "What the trigger does to an image", "Training and detection", "Without a defence",
                     "Defence: strip", "Defence: neural_cleanse", "Defence: abl error"):
         assert heading in headings
-    # Training and ROC of the model, training of the repair, histograms of detector and filter, indices and a curve of
-    # the audit.
-    assert len(page.texts["svg"]) == 7
+    # Accuracy against success, training and ROC of the model, training of the repair, histograms of detector and
+    # filter, indices and a curve of the audit.
+    assert len(page.texts["svg"]) == 8
     roc = next(text for text in page.texts["svg"] if "true positive rate" in text)
     assert "strip" in roc
     assert "spectral_signatures" in roc
@@ -105,8 +113,8 @@ def test_every_section_is_there(html: str) -> None:
 
 def test_numbers_in_the_tables(html: str) -> None:
     page = Page(html)
-    assert page.row("badnets", "none", "21 left out")[3:8] == ["85.0[80.0, 90.0]", "90.0[80.0, 100.0]", "10.0[10.0, 10.0]",
-                                                             "2.0[2.0, 2.0]", "91.0[91.0, 91.0]"]
+    assert page.row("badnets", "none", "21 left out")[3:8] == [
+        "85.0[80.0, 90.0]", "90.0[80.0, 100.0]", "10.0[10.0, 10.0]", "2.0[2.0, 2.0]", "91.0[91.0, 91.0]"]
     assert "In brackets: the range of 2 seeds" in page.texts["caption"][0]
     # In the table over seeds, then among all runs.
     assert page.row("", "fine_pruning", "1")[3:5] == ["90.0 → 88.0", "80.0 → 5.0"]
@@ -119,6 +127,62 @@ def test_numbers_in_the_tables(html: str) -> None:
     told = " ".join(page.texts["p"])
     assert "3.250 against a threshold of 2.000: flagged. Suspected target class: 0." in told
     assert "more suspicious than all of them, p = 0.333" in told
+
+
+def test_the_head_names_data_network_target_and_dates(html: str, bare: Store) -> None:
+    page = Page(html)
+    title = "Backdoor report: small_cnn on digits, target cat (class 0)"
+    assert (page.texts["title"], page.texts["h1"]) == ([f"{title}, 2026-03-01 to 2026-03-02"], [title])
+    # Without arrays classes have no names.
+    assert Page(build(bare, ["seed0"])).texts["h1"] == ["Backdoor report: small_cnn on digits, target class 0"]
+
+
+def test_the_contents_lead_to_every_section(html: str) -> None:
+    page = Page(html)
+    anchors = [link.removeprefix("#") for link in page.links if link.startswith("#")]
+    assert {"seeds", "runs", "tradeoff", "models", "left-out", "notes"} <= set(anchors)
+    assert set(anchors) <= set(page.ids)
+
+
+def test_csv_files_hold_what_the_tables_are_made_of(html: str) -> None:
+    seeds, runs, classes = tables_of(Page(html))
+    alone = next(row for row in seeds if row["defence_name"] == "none")
+    assert (alone["seeds"], alone["left_out"], alone["attack_name"]) == ("2", "1", "badnets")
+    assert [float(alone[f"clean{end}"]) for end in ("", "_low", "_high")] == pytest.approx([0.85, 0.8, 0.9])
+    repaired = next(row for row in runs if row["key"] == "repair")
+    assert [repaired[name] for name in ("attack_before", "attack_low", "attack_high")] == ["0.8", "0.75", "0.85"]
+    assert next(row["reason"] for row in runs if row["key"] == "seed2") == "ASR is 12 %, below 50 %"
+    assert [row["class"] for row in classes] == ["cat", HOSTILE, "$dog", "猫"]
+    assert float(classes[0]["no defence: clean"]) == 1
+
+
+def test_training_within_a_defence_is_folded(html: str) -> None:
+    folded = html.partition("<details><summary>Training within the defence</summary>")[2].partition("</details>")[0]
+    assert "learning rate" in folded
+    assert html.count("Training within the defence.</figcaption>") == 1
+
+
+def test_removals_by_class_stand_beside_the_poison_s_share(html: str) -> None:
+    page = Page(html)
+    assert "Removed by class" in page.texts["summary"]
+    rows = [row for row in page.rows if len(row) == 3]
+    assert rows == [["Label", "Poisoned rows", "Clean rows"], ["cat", "75.0", "20.0"], [HOSTILE, "–", "10.0"],
+                    ["$dog", "–", "10.0"], ["猫", "–", "10.0"]]
+    told = "12.5 % of the clean rows were removed. The poison makes up 26.5 % of the target class."
+    assert sum(told in text for text in page.texts["caption"]) == 1
+
+
+def test_figures_say_what_they_show_to_those_who_do_not_see_them(html: str) -> None:
+    assert html.count("<svg ") == html.count('<svg role="img" aria-label="') == 8
+
+
+def test_names_of_any_bytes_do_not_break_the_page(store: Store, records: list[Record]) -> None:
+    odd = "\u202e\x1b\n"
+    store.put_arrays("odd", store.arrays("seed0") | {"class_names": np.array([f"\udcdf{odd}", "b", "c", "d"])})
+    spec = SPEC | {"data": {"name": "folder", "path": f"/data/{odd}"}}
+    store.put(replace(records[0], key="odd", planted="odd", spec=spec, error=odd, status="failed"))
+    page = Page(build(store).encode("utf-8").decode())
+    assert any(r"\udcdf\u202e\x1b\n" in text for text in page.texts["td"])
 
 
 def test_per_class_figures_are_means_over_the_class(html: str) -> None:
@@ -149,7 +213,7 @@ def test_nothing_can_run_or_fetch(html: str) -> None:
     assert HOSTILE in "".join(page.texts["table"])
     assert "alert('error')" in "".join(page.texts["pre"])
     assert "://" not in re.sub(r"base64,[^\"]*", "", html)
-    assert all(link.startswith(("#", "data:image/png;base64,")) for link in page.links)
+    assert all(link.startswith(("#", "data:image/png;base64,", "data:text/csv;base64,")) for link in page.links)
     assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)\)", html))
     assert len(page.ids) == len(set(page.ids))
 
@@ -173,9 +237,9 @@ def test_cells_left_out_are_listed_with_the_reason(html: str) -> None:
 def test_records_alone_make_a_page(bare: Store) -> None:
     page = Page(build(bare))
     assert page.row("", "strip", "0")[7] == "0.875"
-    assert len(page.texts["svg"]) == 1
-    assert "clean models (n = 2)" in page.texts["svg"][0]
-    assert not any(link.startswith("data:") for link in page.links)
+    assert len(page.texts["svg"]) == 2
+    assert "clean models (n = 2)" in page.texts["svg"][1]
+    assert not any(link.startswith("data:image") for link in page.links)
     assert "By class" not in page.texts["h3"]
 
 
@@ -204,14 +268,20 @@ def test_scores_that_are_not_finite_do_not_break_the_page(store: Store) -> None:
     store.put_arrays("filter", filtered | {"filter_score": np.full(100, np.nan)})
     page = Page(build(store))
     # The filter has neither a curve nor a histogram left.
-    assert len(page.texts["svg"]) == 6
+    assert len(page.texts["svg"]) == 7
     assert "spectral_signatures" not in next(text for text in page.texts["svg"] if "true positive rate" in text)
 
 
-def test_a_damaged_history_names_its_file(store: Store) -> None:
+def test_damaged_files_are_left_out_and_named(store: Store) -> None:
     (store.folder("planted0") / "history.json").write_text("{")
-    with pytest.raises(CannotComplete, match=r"planted0/history\.json"):
-        build(store)
+    (store.root / "results" / "seed1.json").write_text("{<b>")
+    page = Page(build(store))
+    first, second = page.texts["li"][-2:]
+    assert "seed1.json" in first
+    assert "planted0/history.json is damaged" in second
+    assert "Files that cannot be read: 2." in " ".join(page.texts["p"])
+    assert page.row("badnets", "none", "11 left out")[3] == "90.0"
+    assert "#damaged" in page.links
 
 
 def test_other_tasks_are_not_called_accuracy(bare: Store, records: list[Record]) -> None:
@@ -291,7 +361,7 @@ def test_a_browser_renders_it(store: Store, tmp_path: Path) -> None:
     dom = Page(browse(page, "--dump-dom").strip())
     # The browser's own tree, after its repairs, holds the same table.
     assert dom.row("", "fine_pruning")[2:4] == ["90.0 → 88.0[85.0, 93.0]", "80.0 → 5.0[75.0, 85.0]"]
-    assert len(dom.texts["svg"]) == 7
+    assert len(dom.texts["svg"]) == 8
     browse(page, f"--screenshot={tmp_path / 'shot.png'}")
     shot = np.asarray(Image.open(tmp_path / "shot.png").convert("L")).astype(float)
     assert shot.shape == (3000, 1280)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,9 @@ def test_the_page_draws_them(tmp_path: Path) -> None:
     page = build(store)
     assert "By strength" in page
     assert "jpeg: quality" in page
+    drawn = page.partition('<section id="strengths">')[2].partition("</section>")[0]
+    # In per cent, as everywhere.
+    assert {"C-Acc %", "ASR %", "100"} <= set(re.findall(r">([^<>]+)</text>", drawn))
     alone = Store(tmp_path / "alone")
     alone.put(make_record("none"))
     assert "By strength" not in build(alone)

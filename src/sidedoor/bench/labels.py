@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sidedoor.core.printable import visible
+
 
 @dataclass(frozen=True)
 class Label:
-    """What tells a cell from the others.
+    """What tells a cell from the others, printable whatever files and classes are called.
 
     Args:
         attack, defense: the names, with those parameters that vary between cells of that name.
@@ -32,7 +34,7 @@ def labels(specs: Sequence[dict[str, Any]]) -> list[Label]:
                  for kind in ("attack", "defense")}
         others = [part for part in parts if part not in ("attack", "defense", "seed")]
         setting = [text for part in others if (text := _setting(part, specs, n, varying[part][n]))]
-        found.append(Label(named["attack"], named["defense"], ", ".join(setting)))
+        found.append(Label(*map(visible, (named["attack"], named["defense"], ", ".join(setting)))))
     return found
 
 

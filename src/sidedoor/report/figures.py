@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -25,6 +25,7 @@ INK = "#010203"
 """A stand-in that becomes the page's text colour."""
 COLOURS = ("#3c7fc0", "#d5672c", "#2f9a70", "#b064a6", "#b08a1e", "#5d93a8")
 LINES = ("-", "--", ":", "-.")
+SHAPES = ("o", "s", "^", "D", "v", "P")
 WIDTH = 5.6
 """Inches; two figures stand side by side on a page."""
 STYLE = {
@@ -148,22 +149,41 @@ def training(history: dict[str, list[dict[str, float]]], name: str) -> Markup:
     return canvas.svg
 
 
-def strengths(lines: Sequence[Line], parameter: str, names: dict[str, str], name: str) -> Markup:
+def strengths(lines: Sequence[Line], parameter: str, names: dict[str, str], unit: float, name: str) -> Markup:
     """The clean and the attack number by a parameter: means over seeds, bars from the lowest to the highest seed.
 
     Args:
         names: headings of the numbers that are drawn, a panel each.
+        unit: what 1 is drawn as, 100 for per cent.
     """
     drawn = {key: heading for key, heading in names.items() if any(key in line.points for line in lines)}
     with _canvas(name, 2.4, len(drawn)) as canvas:
         for axes, (key, heading) in zip(canvas.axes, drawn.items(), strict=True):
             for n, line in enumerate(line for line in lines if key in line.points):
-                middle, low, high = np.array(line.points[key]).T
+                middle, low, high = unit * np.array(line.points[key]).T
                 axes.errorbar(line.values, middle, [middle - low, high - middle], fmt=f"o{LINES[n // 6 % 4]}", ms=3.5,
                               color=COLOURS[n % len(COLOURS)], elinewidth=0.8, label=line.label)
-            axes.set(xlabel=parameter, ylabel=heading, ylim=(0, 1))
+            axes.set(xlabel=parameter, ylabel=heading, ylim=(0, unit))
         if len(lines) > 1:
             canvas.axes[0].figure.legend(*canvas.axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=2)
+    return canvas.svg
+
+
+def tradeoff(dots: Mapping[str, Sequence[tuple[float, float]]], across: str, up: str, unit: float, name: str) -> Markup:
+    """A dot for each (x, y), colour and shape by group; the first group, the undefended, as rings.
+
+    Args:
+        across, up: what the axes show.
+        unit: what 1 is drawn as, 100 for per cent.
+    """
+    with _canvas(name, 3.2, 1) as canvas:
+        (axes,) = canvas.axes
+        for n, (title, points) in enumerate(dots.items()):
+            x, y = unit * np.array(points).T
+            colour, shape = (INK, "o") if n == 0 else (COLOURS[(n - 1) % 6], SHAPES[(n - 1) // 6 % len(SHAPES)])
+            axes.plot(x, y, shape, color=colour, ms=5, mfc="none" if n == 0 else colour, label=title, clip_on=False)
+        axes.set(xlabel=across, ylabel=up, xlim=(0, unit))
+        axes.figure.legend(loc="outside right upper")
     return canvas.svg
 
 

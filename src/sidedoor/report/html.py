@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +14,12 @@ import numpy.typing as npt
 from markupsafe import Markup
 
 from sidedoor.bench.record import Record
+from sidedoor.core.printable import visible
 from sidedoor.core.templates import template
+from sidedoor.core.terms import Terms
 from sidedoor.errors import CannotComplete
-from sidedoor.evidence import Calibrated, Exhibit, Finding, Localisation
-from sidedoor.report import figures, images, series, tables, toml
+from sidedoor.evidence import Calibrated, Exhibit, Finding, Localisation, Separation
+from sidedoor.report import figures, images, overview, series, spreadsheet, tables, toml
 from sidedoor.report.tables import Row
 from sidedoor.report.terms import terms_of
 
@@ -32,10 +35,13 @@ CLASS_ROWS = 50
 
 @dataclass(frozen=True)
 class Figure:
-    """A drawing with its caption."""
+    """A drawing with its caption, which also stands for it where it cannot be seen."""
 
     svg: Markup
     caption: str
+
+    def __html__(self) -> str:
+        return self.svg.replace("<svg", Markup('<svg role="img" aria-label="{}"').format(self.caption), 1)
 
 
 @dataclass(frozen=True)
@@ -72,14 +78,31 @@ class PerClass:
     rows: tuple[ClassRow, ...]
     classes: int
 
+    @property
+    def csv(self) -> str:
+        columns = [f"{system}: {name}" for system in self.systems for name in ("clean", "attack")]
+        return spreadsheet.uri(["class", "images", *columns],
+                               [[row.name, row.count, *itertools.chain(*row.cells)] for row in self.rows])
+
+
+@dataclass(frozen=True)
+class Removed:
+    """Shares of the rows of one label that a filter removes; None where there are no such rows."""
+
+    name: str
+    poisoned: float | None
+    clean: float | None
+
 
 @dataclass(frozen=True)
 class Run:
     """The details of one record beyond its row."""
 
     row: Row
+    training: Figure | None
     drawings: tuple[Figure, ...]
     pictures: tuple[Picture, ...]
+    removed: tuple[Removed, ...]
     toml: str
 
 
@@ -101,30 +124,60 @@ def build(store: Store, keys: list[str] | None = None) -> str:
     Args:
         keys: of the records to show; None for all.
 
+    What is damaged is left out, and named on the page.
+
     Raises:
-        CannotComplete: there is nothing to report, a key is unknown, or a file of the store is damaged.
+        CannotComplete: there is nothing to report, or a key is unknown.
     """
+    store = store.lenient()
     records = _chosen(store, keys)
-    groups = tables.aggregate(records)
-    rows = tables.summary_rows(records)
+    groups, rows, terms = tables.aggregate(records), tables.summary_rows(records), terms_of(records)
     models: dict[str, list[Row]] = {}
     for row in rows:
         models.setdefault(row.model, []).append(row)
-    terms = terms_of(records)
-    strengths = [Figure(figures.strengths(chart.lines, chart.title, {"clean": terms.clean, "attack": terms.attack},
-                                          f"strength-{n}"), f"{chart.title}: means over seeds, bars from the lowest to "
-                        "the highest; cells whose attack failed are drawn too.")
-                 for n, chart in enumerate(series.charts(rows))]
     written = {"four": terms.written, "percent": tables.percent, "decimal": tables.decimal}
     page = template("sidedoor.report", "page.html.jinja", duration=tables.duration, **written)
-    return page.render(
+    written_page = page.render(
         style=Markup((files("sidedoor.report") / "page.css").read_text(encoding="utf-8")),
+        head=overview.head(records, _known_classes(store, records), _dates(store, records)),
         rows=rows, groups=groups, models=[_model(store, key, members) for key, members in models.items()],
-        strengths=strengths, left_out=[row for row in rows if row.record.status != "done"],
+        matrix=overview.matrix(groups), tradeoff=_tradeoff(rows, terms), strengths=_strengths(rows, terms),
+        damaged=store.left_out, left_out=[row for row in rows if row.record.status != "done"],
         seeds=any(len(group.done) + len(group.left_out) > 1 for group in groups),
         terms=terms, written_as=written, bracketed=tables.bracketed, note_on_seeds=tables.note_on_seeds(groups),
-        amplification=images.AMPLIFICATION,
+        spreadsheet=spreadsheet, amplification=images.AMPLIFICATION,
     )
+    # Names of files may hold bytes that are no UTF-8, which arrive here as lone surrogates.
+    return written_page.encode("utf-8", "backslashreplace").decode()
+
+
+def _strengths(rows: Sequence[Row], terms: Terms) -> list[Figure]:
+    headings = {name: terms.heading(name) for name in ("clean", "attack")}
+    unit = 100 if terms.shares else 1
+    return [Figure(figures.strengths(chart.lines, chart.title, headings, unit, f"strength-{n}"),
+                   f"{chart.title}: means over seeds, bars from the lowest to the highest; cells whose attack failed "
+                   "are drawn too.") for n, chart in enumerate(series.charts(rows))]
+
+
+def _tradeoff(rows: Sequence[Row], terms: Terms) -> Figure | None:
+    dots = overview.dots(rows)
+    if not dots:
+        return None
+    drawn = figures.tradeoff(dots, terms.heading("attack"), terms.heading("clean"), 100 if terms.shares else 1,
+                             "tradeoff")
+    return Figure(drawn, f"{terms.clean} against {terms.attack} of every finished run, one dot a seed; rings: no "
+                         "defence. A defence should lead to the upper left.")
+
+
+def _known_classes(store: Store, records: Sequence[Record]) -> list[str]:
+    """The class names that the first record with any has kept."""
+    return next((names for record in records if (names := _class_names(store.arrays(record.key)))), [])
+
+
+def _dates(store: Store, records: Sequence[Record]) -> list[str]:
+    """The day on which each record was written, in UTC."""
+    moments = [(store.root / "results" / f"{record.key}.json").stat().st_mtime for record in records]
+    return [datetime.fromtimestamp(moment, UTC).date().isoformat() for moment in moments]
 
 
 def _chosen(store: Store, keys: list[str] | None) -> list[Record]:
@@ -141,7 +194,7 @@ def _chosen(store: Store, keys: list[str] | None) -> list[Record]:
 
 def _model(store: Store, trained: str, rows: list[Row]) -> Model:
     arrays = {row.record.key: store.arrays(row.record.key) for row in rows}
-    history = _history(store, trained)
+    history = store.history(trained)
     lead = next((row for row in rows if row.label.defense == "none"), rows[0])
     drawings = []
     if history:
@@ -162,9 +215,8 @@ def _run(store: Store, row: Row, arrays: Arrays, trained: History) -> Run:
     key = row.record.key
     drawings = []
     # The run that happened to train the model lists that phase again.
-    history = {name: epochs for name, epochs in _history(store, key).items() if trained.get(name) != epochs}
-    if history:
-        drawings.append(Figure(figures.training(history, f"{key}-training"), "Training within the defence."))
+    history = {name: epochs for name, epochs in store.history(key).items() if trained.get(name) != epochs}
+    training = Figure(figures.training(history, f"{key}-training"), "Training within the defence.") if history else None
     groups = _score_groups(arrays)
     if groups:
         drawings.append(Figure(figures.histogram(groups, f"{key}-scores", "score (higher: more suspicious)"),
@@ -176,7 +228,15 @@ def _run(store: Store, row: Row, arrays: Arrays, trained: History) -> Run:
                  for e in shown if e.kind == "curve"]
     pictures = tuple(Picture(images.data_uri(images.stored(arrays[e.name])), e.caption)
                      for e in shown if e.kind != "curve")
-    return Run(row, tuple(drawings), pictures, toml.dumps(row.record.spec))
+    return Run(row, training, tuple(drawings), pictures, _removed(row.record.separation, _class_names(arrays)),
+               toml.dumps(row.record.spec))
+
+
+def _removed(found: Separation | None, names: Sequence[str]) -> tuple[Removed, ...]:
+    """What a filter removes of each label, those with poisoned rows first where there are many."""
+    pairs = zip(found.removed_poisoned_by_class, found.removed_clean_by_class, strict=False) if found else ()
+    rows = [Removed(_named(names, n), *pair) for n, pair in enumerate(pairs)]
+    return tuple(sorted(rows, key=lambda row: row.poisoned is None)[:CLASS_ROWS] if len(rows) > CLASS_ROWS else rows)
 
 
 def _suspicion(key: str, audit: Calibrated, arrays: Arrays) -> list[Figure]:
@@ -194,17 +254,6 @@ def _exhibits(record: Record) -> list[Exhibit]:
     """The exhibits of audits and explainers."""
     found = [e.finding if isinstance(e, Calibrated) else e for e in record.evidence]
     return [exhibit for e in found if isinstance(e, Finding | Localisation) for exhibit in e.exhibits]
-
-
-def _history(store: Store, key: str) -> History:
-    path = store.folder(key) / "history.json"
-    if not path.exists():
-        return {}
-    try:
-        phases = json.loads(path.read_text(encoding="utf-8"))
-        return {str(name): list(epochs) for name, epochs in phases.items() if epochs}
-    except (OSError, ValueError, AttributeError) as error:
-        raise CannotComplete(f"cannot read {path}: {error}; delete it to report without training curves") from error
 
 
 def _curve(row: Row, arrays: Arrays) -> figures.Curve | None:
@@ -235,7 +284,7 @@ def _score_groups(arrays: Arrays) -> dict[str, npt.NDArray[np.float64]]:
 
 
 def _class_names(arrays: Arrays) -> list[str]:
-    return [str(name) for name in arrays.get("class_names", ())]
+    return [visible(str(name)) for name in arrays.get("class_names", ())]
 
 
 def _named(names: Sequence[str], label: int) -> str:
