@@ -6,16 +6,18 @@ import contextlib
 import functools
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from sidedoor import zoo
+from sidedoor import registry, zoo
 from sidedoor.backdoor.base import AttackerRun, Backdoor
 from sidedoor.backdoor.dataset import PoisonedDataset
+from sidedoor.bench.class_names import Classes
 from sidedoor.bench.machine import Machine, launched
 from sidedoor.bench.record import Means
 from sidedoor.bench.spec import Spec
@@ -28,7 +30,7 @@ from sidedoor.defenses.base import Defense
 from sidedoor.engine import Run
 from sidedoor.evaluation import evaluate, stealth
 from sidedoor.goals.base import Door
-from sidedoor.method import check_labels
+from sidedoor.method import Whole, check, check_labels
 from sidedoor.tasks.task import Scores, Supervised, Task
 from sidedoor.types import Build
 
@@ -41,6 +43,7 @@ class Case:
         train: training data without the defender's split, before poisoning.
         clean: the defender's split.
         run: the evaluator's; attackers and defenders get `attacker` and `defender`.
+        download: whether weights that a library publishes may be fetched.
     """
 
     spec: Spec
@@ -53,6 +56,7 @@ class Case:
     build: Build
     surrogate: Build
     run: Run
+    download: bool = False
 
     @property
     def key(self) -> str:
@@ -79,7 +83,7 @@ class Case:
 
     def twin(self, spec: Spec) -> Case:
         """Another specification on the same data."""
-        build, surrogate = _makers(spec, self.task, self.train)
+        build, surrogate = _makers(spec, self.task, self.train, self.download)
         return _running(replace(self, spec=spec, build=build, surrogate=surrogate))
 
     @contextlib.contextmanager
@@ -127,7 +131,7 @@ def load(spec: Spec, store: Store, machine: Machine) -> Case:
     task = spec.make_task(len(splits.train.classes)).setup(photographs, run)
     train, clean = task.make_dataset(photographs), task.make_dataset(held)
     return _running(Case(spec, store, fingerprint, train, clean, task.make_dataset(splits.test), task,
-                         *_makers(spec, task, train), run))
+                         *_makers(spec, task, train, machine.download), run, machine.download))
 
 
 def _running(case: Case) -> Case:
@@ -136,10 +140,10 @@ def _running(case: Case) -> Case:
                                      checkpoints=Checkpoints(case.store.folder(case.key))))
 
 
-def _makers(spec: Spec, task: Task, train: Dataset) -> tuple[Build, Build]:
+def _makers(spec: Spec, task: Task, train: Dataset, download: bool) -> tuple[Build, Build]:
     """The victim's network and the surrogate; without one of its own, the latter is the victim's."""
-    build = zoo.network(spec.model, train, task.scale)
-    surrogate = zoo.network(spec.surrogate, train, task.scale) if spec.surrogate else build
+    build = zoo.network(spec.model, train, task.scale, download=download)
+    surrogate = zoo.network(spec.surrogate, train, task.scale, download=download) if spec.surrogate else build
     return build, surrogate
 
 
@@ -147,15 +151,28 @@ def load_data(spec: Spec, machine: Machine) -> tuple[Splits, str]:
     """Training and test data of a specification, cut down to the numbers of samples it asks for; their fingerprint.
 
     Raises:
-        ConfigError: its attack or defence names a class that they do not have.
+        ConfigError: its attack or defence names a class that they do not have, or have no training sample of.
         CannotComplete: the data are not there.
     """
     splits, fingerprint = _load_data(json.dumps(spec.data, sort_keys=True), machine.root, machine.download,
                                      spec.train_samples, spec.test_samples)
     for method in (spec.make_attack(), spec.make_defense()):
         if method:
-            check_labels(method, len(splits.train.classes))
+            check_labels(method, torch.bincount(splits.train.targets, minlength=len(splits.train.classes)).tolist())
     return splits, fingerprint
+
+
+def classes_of(machine: Machine) -> Classes:
+    """The names of the classes of a run file's data, for specifications that name them."""
+    def classes(table: Mapping[str, Any]) -> Sequence[str]:
+        reference = registry.reference("data", table.get("data"))  # type: ignore[arg-type]  # refused if missing
+        counts = [table.get(name, 0) for name in ("train_samples", "test_samples")]
+        for count in counts:
+            check("train_samples or test_samples", count, Whole)
+        splits, _ = _load_data(json.dumps(reference, sort_keys=True), machine.root, machine.download, *counts)
+        return splits.train.classes
+
+    return classes
 
 
 @functools.lru_cache(maxsize=4)
