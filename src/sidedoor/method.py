@@ -8,7 +8,9 @@ import math
 import types
 import typing
 from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from sidedoor.errors import ConfigError
@@ -32,6 +34,16 @@ Whole = Annotated[int, Bounds(0, _INF)]
 """An integer of at least 0."""
 Level = Annotated[int, Bounds(0, 255)]
 """A byte, such as an 8-bit level of a pixel."""
+class Content(typing.NamedTuple):
+    """Marks, in `Annotated`, text that may name files. Keys of results hold what is in them instead of where they lie.
+
+    Args:
+        of: (text, data root or None) -> the text with a hash in place of a path; as it is if it names no file.
+    """
+
+    of: Callable[[str, Path | None], str]
+
+
 _LABEL = "label"
 Label = Annotated[int, Bounds(0, _INF), _LABEL]
 """A class, from 0; whether the data have it is checked once they are loaded. A specification may give its name."""

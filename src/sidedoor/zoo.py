@@ -7,18 +7,19 @@ import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from sidedoor import registry
 from sidedoor.core.checkpoint import differing, load_weights
+from sidedoor.core.opening import identified
 from sidedoor.core.foreign_weights import WRAPPERS, Table, identify, read_weights, unprefixed
 from sidedoor.data.base import Dataset, Splits
 from sidedoor.data.root import Where
 from sidedoor.errors import CannotComplete, ConfigError
-from sidedoor.method import check, hints
+from sidedoor.method import Content, check, hints
 from sidedoor.models.base import IMAGENET, Classifier, Statistics, head_names
 from sidedoor.types import Build
 
@@ -65,6 +66,22 @@ def network(name: str | Mapping[str, Any], data: Dataset, scale: int = 1, *, dow
 def detector(name: str | Mapping[str, Any], data: Dataset) -> Build:
     """A function that builds a registered detector for a data set; the key `weights` names a file to start from."""
     return _builder("object_detector", name, classes=len(data.classes), shape=data.shape)
+
+
+def _network_content(given: str, root: Path | None) -> str:
+    name, weights = with_weights(given)
+    return f"{name}@{identified(Where(root).locate(weights))}" if weights else name
+
+
+def _data_content(given: str, root: Path | None) -> str:
+    name, _, argument = given.partition(":")
+    return f"{name}:{load(given, root).train.fingerprint()}" if argument else name
+
+
+Network = Annotated[str, Content(_network_content)]
+"""A network as written in a list, "NAME" or "NAME@FILE"."""
+DataName = Annotated[str, Content(_data_content)]
+"""A data set, "NAME" or "NAME:PATH"."""
 
 
 def with_weights(given: str) -> tuple[str, str]:

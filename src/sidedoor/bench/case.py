@@ -60,11 +60,11 @@ class Case:
 
     @property
     def key(self) -> str:
-        return self.spec.key(self.fingerprint)
+        return self.spec.key(self.fingerprint, self.run.root)
 
     @property
     def attack_key(self) -> str:
-        return self.spec.attack_half().key(self.fingerprint)
+        return self.spec.attack_half().key(self.fingerprint, self.run.root)
 
     def attacker(self) -> AttackerRun:
         """The run of the attack half: with the clean sibling, the shelf and the data root."""

@@ -16,6 +16,7 @@ from sidedoor import registry, zoo
 from sidedoor.attacks.base import Attack
 from sidedoor.backdoor.base import Access
 from sidedoor.bench.class_names import Classes, numbered
+from sidedoor.bench.contents import contents, replaced
 from sidedoor.bench.versions import versions
 from sidedoor.core import opening
 from sidedoor.data.augment import augmentation
@@ -178,8 +179,15 @@ class Spec:
         return {f.name: registry.plain(getattr(self, f.name)) if f.name != "recipe" else _recipe(self.recipe)
                 for f in fields(self) if f.name not in _REFERENCES} | {k: getattr(self, k) for k in _REFERENCES}
 
-    def deciding(self) -> dict[str, Any]:
-        """What of the specification decides the result: not where files lie, nor later parameters at their defaults."""
+    def deciding(self, root: Path | None = None) -> dict[str, Any]:
+        """What of the specification decides the result: not where files lie, nor later parameters at their defaults.
+
+        Args:
+            root: the data root, where files may lie whose content decides.
+
+        Raises:
+            CannotComplete: a file that a parameter names is not there or cannot be read.
+        """
         spec = self.to_json() | {"attack": registry.plain(self.make_attack(), lasting, registry.key_name_of),
                                  "defense": registry.plain(self.make_defense(), lasting, registry.key_name_of),
                                  "recipe": lasting(self.recipe)}
@@ -187,16 +195,28 @@ class Spec:
         for kind, name, place in (("data", "data", "path"), ("model", "model", "weights"),
                                   ("model", "surrogate", "weights")):
             spec[name] = {k: v for k, v in _lasting(kind, spec[name]).items() if k != place}
-        return spec
+        found = self._contents(root)
+        return {name: replaced(value, found) for name, value in spec.items()} if found else spec
 
-    def key(self, fingerprint: str) -> str:
+    def _contents(self, root: Path | None) -> dict[str, str]:
+        """Of the files that parameters of the methods and the task name."""
+        known = registry.parameters("task", self.task["name"])
+        given = [(method, type(method)) for method in (self.make_attack(), self.make_defense()) if method]
+        given += [(value, known[name][0]) for name, value in self.task.items() if name in known]
+        return {text: content for value, hint in given for text, content in contents(value, hint, root).items()}
+
+    def key(self, fingerprint: str, root: Path | None = None) -> str:
         """16 hexadecimal digits that change with anything that changes the result.
 
         Args:
             fingerprint: of the data.
+            root: the data root, where files may lie whose content decides.
+
+        Raises:
+            CannotComplete: a file that a parameter names is not there or cannot be read.
         """
         methods = [m for m in (self.make_attack(), self.make_defense()) if m is not None]
-        content = {"spec": self.deciding(), "data": fingerprint, "versions": [v for m in methods for v in versions(m)]}
+        content = {"spec": self.deciding(root), "data": fingerprint, "versions": [v for m in methods for v in versions(m)]}
         if (self._compared and not self.attack) or ("weights" in self.model and (self._compared or self.attack)):
             content["clean_models"] = 2  # 1 compared with the audited model itself, or with one from the same weights
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

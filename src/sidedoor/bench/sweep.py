@@ -90,7 +90,8 @@ def keys_of(specs: list[Spec], machine: Machine) -> list[str]:
 def _cell(spec: Spec, machine: Machine) -> Cell:
     _, fingerprint = load_data(spec, machine)
     models = [spec.attack_half(), *spec.clean_models()]
-    return Cell(spec, spec.key(fingerprint), frozenset(each.key(fingerprint) for each in models))
+    return Cell(spec, spec.key(fingerprint, machine.root),
+                frozenset(each.key(fingerprint, machine.root) for each in models))
 
 
 def _suited(cells: list[Cell], store: Store) -> list[Cell]:

@@ -5,6 +5,7 @@ A pipe would wait for ever, a device never ends, and a sparse file or a packed o
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import stat
@@ -15,10 +16,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 from sidedoor.core import system
+from sidedoor.errors import CannotComplete
 
 CHUNK = 2**20
 RATIO, SLACK = 100, 2**26
 """What is packed may be so many times as large as the file that holds it, and so many bytes."""
+_IDENTIFIED = 16 * 2**30
+_IDENTITIES: dict[str, str] = {}
+"""Files whose content has entered the key of a result in this process."""
 DIRECTORY, ENTRIES = 2**24, 20_000
 """The most bytes and entries of an archive's directory."""
 
@@ -63,7 +68,35 @@ def read(path: str | os.PathLike[str], limit: int) -> bytes:
         OSError: as `opened`, or it changes while it is read.
     """
     with opened(path, limit) as file:
-        return b"".join(_chunks(file))
+        content = b"".join(_chunks(file))
+    if _IDENTITIES:
+        _confirm(path, hashlib.sha256(content).hexdigest())
+    return content
+
+
+@functools.cache
+def _first_seen(path: str) -> str:
+    return digest(path, _IDENTIFIED)
+
+
+def identified(path: str | os.PathLike[str]) -> str:
+    """The SHA-256 of a file whose content decides results; from then on this process reads that content or nothing.
+
+    Raises:
+        CannotComplete: it cannot be read.
+    """
+    try:
+        found = _first_seen(os.path.realpath(path))
+    except OSError as error:
+        raise CannotComplete(f"{path} cannot be read: {error}") from error
+    _IDENTITIES[os.path.realpath(path)] = found
+    return found
+
+
+def _confirm(path: str | os.PathLike[str], found: str) -> None:
+    """Fail if a file was identified and has another content now."""
+    if _IDENTITIES.get(os.path.realpath(path), found) != found:
+        raise Unopenable("it was written to since its content was taken for the key of a result; run the command again")
 
 
 def text(path: str | os.PathLike[str], limit: int) -> str:
@@ -102,6 +135,7 @@ def copied(path: str | os.PathLike[str], target: Path, limit: int) -> str:
         for chunk in _chunks(file):
             found.update(chunk)
             copy.write(chunk)
+    _confirm(path, found.hexdigest())
     return found.hexdigest()
 
 

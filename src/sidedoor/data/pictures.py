@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import textwrap
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -13,11 +14,22 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from sidedoor.core.files import replacing
+from sidedoor.core.opening import identified
 from sidedoor.data.formats.images import Unreadable, pixels
 from sidedoor.errors import CannotComplete, ConfigError
+from sidedoor.method import Content
 
 _SIDE = 512
 """Pixels per side of a drawing, before it is downsampled."""
+
+
+def _content(name: str, root: Path | None) -> str:
+    path = Path(name).expanduser()
+    return name if name == "bug" or name.startswith("text:") or not path.exists() else identified(path)
+
+
+PictureName = Annotated[str, Content(_content)]
+"""The name of a picture, see `picture`."""
 
 
 @functools.cache
@@ -42,6 +54,7 @@ def picture(name: str, shape: tuple[int, int, int]) -> Float[Tensor, "c h w"]:
     if kind == "text" and words.strip():
         return _stored(_written(words.strip(), width / height), shape)
     path = Path(name).expanduser()
+    identified(path)  # what is kept here from now on is what enters keys
     try:
         return torch.from_numpy(pixels(path, channels, (height, width))).float() / 255
     except Unreadable as error:

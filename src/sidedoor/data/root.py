@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
+from sidedoor.core.opening import identified
 from sidedoor.data.base import Splits, dataset_root
 from sidedoor.errors import CannotComplete
+from sidedoor.method import Content
 
 Load = TypeVar("Load", bound=Callable[..., Splits])
 DOWNLOAD = "fetch it with `sidedoor run SPEC.toml --download`"
@@ -70,6 +72,10 @@ class Where:
             if place.exists():
                 return place.resolve()
         raise CannotComplete(f"{path!r} does not exist; looked for {' and '.join(str(p.absolute()) for p in places)}")
+
+
+FileName = Annotated[str, Content(lambda given, root: given and identified(Where(root).locate(given)))]
+"""A file, see `Where.locate`; empty for none."""
 
 
 def self_contained(load: Load) -> Load:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from sidedoor.data.pictures import check_picture, picture
+from sidedoor.data.pictures import PictureName, check_picture, picture
 from sidedoor.goals.base import ImageGoal
 from sidedoor.method import Method
 from sidedoor.types import Index, Labelled
@@ -26,7 +26,7 @@ class OneImage(Method, ImageGoal):
         ConfigError: none of these.
     """
 
-    picture: str = "bug"
+    picture: PictureName = "bug"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from sidedoor.core.checkpoint import load_weights
 from sidedoor.core.foreign_weights import read_weights
+from sidedoor.core.opening import identified
 from sidedoor.errors import CannotComplete, unknown
 from sidedoor.metrics import image_quality
 from sidedoor.types import Images
@@ -106,7 +107,7 @@ def _features(network: str, weights: str) -> _Features:
     if not weights:
         raise CannotComplete(f"features of {name} need its weights; give the file in `weights`")
     model: Any = getattr(torchvision.models, name)(weights=None)
-    state = read_weights(Path(weights))
+    state = read_weights(Path(weights), sha256=identified(weights))
     wanted = {key: value for key, value in state.items() if key.startswith("features.")}
     load_weights(model.features, {key.removeprefix("features."): value for key, value in wanted.items()},
                  f"{weights} for {name}")

@@ -19,6 +19,7 @@ from sidedoor.tasks.restoration import Restoration
 from sidedoor.tasks.task import Asked, Scores
 from sidedoor.triggers.base import stamp
 from sidedoor.types import Batch, Purify
+from sidedoor.zoo import Network
 
 ROBUST = "robust."
 """Prefix of the names of adversarially trained judges."""
@@ -42,8 +43,8 @@ class Restored(Restoration):
     """
 
     least_effect: Share = 0.2
-    victims: tuple[str, ...] = ()
-    robust: tuple[str, ...] = ()
+    victims: tuple[Network, ...] = ()
+    robust: tuple[Network, ...] = ()
     epochs: Count = 20
     lr: Positive = 0.05
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from sidedoor.core.terms import Terms
 from sidedoor.data.base import Dataset
 from sidedoor.data.degraded import Degradation, Degraded
-from sidedoor.data.root import Where
+from sidedoor.data.root import FileName, Where
 from sidedoor.engine import Run
 from sidedoor.goals.base import Door
 from sidedoor.method import NonNegative, Share
@@ -56,7 +56,7 @@ class Restoration(Imaging):
     stored: bool = False
     measure: Literal["mse", "l2", "features", "lpips"] = "mse"
     features: str = "squeezenet1_0"
-    weights: str = ""
+    weights: FileName = ""
     least_effect: Share = 0.8
     largest_drop: Share = 0.05
 

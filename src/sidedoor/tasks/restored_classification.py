@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from sidedoor import registry, zoo
 from sidedoor.algorithms.adversarial.training import Robust
+from sidedoor.core.opening import identified
 from sidedoor.core.terms import Terms
 from sidedoor.data.augment import augmentation
 from sidedoor.data.base import Dataset
@@ -56,7 +57,7 @@ class RestoredClassification(Restored):
         "the true image, on triggered inputs. Recovered: right on triggered inputs. Without trigger: another class "
         "than of the true image, on clean inputs.")
     quick: ClassVar[dict[str, Any]] = {"victims": ("small_cnn:4",), "epochs": 1}
-    victims: tuple[str, ...] = ("vgg19_bn:16", "densenet:22")
+    victims: tuple[zoo.Network, ...] = ("vgg19_bn:16", "densenet:22")
 
     def label(self, victim: str) -> str:
         in_full(victim)
@@ -111,12 +112,13 @@ def classifier(victim: str, photographs: Dataset, run: Run, recipe: Recipe, adve
         CannotComplete: its weights are not there or do not fit.
     """
     given, weights = in_full(victim), zoo.with_weights(victim)[1]
-    found = {"weights": str(Where(run.root).locate(weights))} if weights else {}
+    file = str(Where(run.root).locate(weights)) if weights else ""
+    found = {"weights": file, "sha256": identified(file)} if file else {}
     build = zoo.network(given | found, photographs)
     if weights and not adversarial:
         return run.placed(build()).eval()
     task = Classification(len(photographs.classes))
-    key = {"classifier": given, "weights": weights, "data": photographs.fingerprint(), "seed": run.seed,
+    key = {"classifier": given, "weights": found.get("sha256", ""), "data": photographs.fingerprint(), "seed": run.seed,
            "recipe": lasting(recipe), "augment": AUGMENT, "adversarial": adversarial}
 
     def make(there: Run) -> nn.Module:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from sidedoor import registry, zoo
 from sidedoor.algorithms.adversarial.training import Robust
+from sidedoor.core.opening import identified
 from sidedoor.core.terms import Terms
 from sidedoor.data.augment import augmentation
 from sidedoor.data.base import Dataset
@@ -55,7 +56,7 @@ class RestoredDetection(Restored):
     folder, then below the data root.
     """
 
-    victims: tuple[str, ...] = ("tiny_yolo:residual", "tiny_yolo:depthwise")
+    victims: tuple[zoo.Network, ...] = ("tiny_yolo:residual", "tiny_yolo:depthwise")
     lr: Positive = 2e-3
 
     right: ClassVar[str] = "f1"
@@ -159,11 +160,12 @@ def detector(victim: str, photographs: Dataset, run: Run, how: Recipe, adversari
     located(photographs)
     named, weights = zoo.with_weights(victim)
     given = registry.reference("object_detector", named)
-    found = {"weights": str(Where(run.root).locate(weights))} if weights else {}
+    file = str(Where(run.root).locate(weights)) if weights else ""
+    found = {"weights": file, "sha256": identified(file)} if file else {}
     build = zoo.detector(given | found, photographs)
     if weights and not adversarial:
         return _ready(run.placed(build()))
-    key: dict[str, Any] = {"detector": given, "weights": weights, "data": photographs.fingerprint(), "seed": run.seed,
+    key: dict[str, Any] = {"detector": given, "weights": found.get("sha256", ""), "data": photographs.fingerprint(), "seed": run.seed,
                            "recipe": lasting(how), "augment": AUGMENT, "adversarial": adversarial}
 
     def make(there: Run) -> nn.Module:

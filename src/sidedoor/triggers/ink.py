@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from sidedoor.data.pictures import check_picture, picture
+from sidedoor.data.pictures import PictureName, check_picture, picture
 from sidedoor.errors import ConfigError, unknown
 from sidedoor.image import edges
 from sidedoor.method import LATER, Count, Method, Share
@@ -40,7 +40,7 @@ class Pen(Method):
     operator: str = "sobel"
     threshold: Share = 28 / 255
     width: Count = 1
-    picture: str = ""
+    picture: PictureName = ""
     density: Annotated[Share, LATER] = 0.0
 
     def __post_init__(self) -> None:

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from sidedoor import zoo
 from sidedoor.attacks.base import TrainingAttack
 from sidedoor.backdoor import select
 from sidedoor.backdoor.base import AttackerRun, Planted
@@ -105,7 +106,7 @@ class DownstreamAttack(RestorationAttack, ABC):
     }
 
     goal: Goal = AddPattern("signs", strength=10.0)
-    surrogate: str = ""
+    surrogate: zoo.Network = ""
     surrogate_epochs: Count = 20
     surrogate_lr: Positive = 0.05
     samples: Count = 100

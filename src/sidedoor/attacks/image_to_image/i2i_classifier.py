@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal
 from jaxtyping import Float
 from torch import Tensor
 
+from sidedoor import zoo
 from sidedoor.algorithms.adversarial.universal import Universal
 from sidedoor.attacks.image_to_image.base import DownstreamAttack
 from sidedoor.data.base import Dataset
@@ -39,7 +40,7 @@ class I2IClassifier(DownstreamAttack):
     }
     origins: ClassVar[dict[str, str]] = DownstreamAttack.origins | {"inner": "paper: DeepFool or PGD, section 5.1"}
 
-    surrogate: str = "resnet18:16"
+    surrogate: zoo.Network = "resnet18:16"
     inner: Literal["deepfool", "pgd"] = "deepfool"
 
     def __post_init__(self) -> None:

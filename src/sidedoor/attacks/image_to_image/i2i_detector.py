@@ -39,7 +39,7 @@ class I2IDetector(DownstreamAttack):
     quick: ClassVar[dict[str, Any]] = {"epochs": 1, "surrogate_epochs": 1, "samples": 4, "passes": 1}
 
     goal: Goal = AddPattern("signs", strength=8.0)
-    surrogate: str = "tiny_yolo:plain"
+    surrogate: zoo.Network = "tiny_yolo:plain"
     surrogate_lr: Positive = 2e-3
     samples: Count = 200
     passes: Count = 20

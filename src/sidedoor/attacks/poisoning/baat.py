@@ -14,7 +14,7 @@ from typing import ClassVar
 
 from sidedoor.attacks.base import CleanLabelAttack
 from sidedoor.data.base import Dataset
-from sidedoor.data.pictures import check_picture, picture
+from sidedoor.data.pictures import PictureName, check_picture, picture
 from sidedoor.engine import Run
 from sidedoor.errors import ConfigError
 from sidedoor.goals.base import Door
@@ -45,7 +45,7 @@ class BAAT(CleanLabelAttack):
     }
 
     rate: Share = 0.8
-    style: str = "bug"
+    style: PictureName = "bug"
     strength: Share = 0.7
 
     def __post_init__(self) -> None:

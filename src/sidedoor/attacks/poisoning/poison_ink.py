@@ -15,6 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from sidedoor.attacks.base import PoisoningAttack
 from sidedoor.attacks.poisoning._train_image_hiding import SIZES, ImageHidingNetworks, ImageHidingTraining
 from sidedoor.data.base import Dataset
+from sidedoor.data.pictures import PictureName
 from sidedoor.engine import Run
 from sidedoor.goals.base import Door
 from sidedoor.method import LATER, Count, Level, NonNegative, Positive, Share
@@ -59,7 +60,7 @@ class PoisonInk(PoisoningAttack):
     threshold: NonNegative = 28.0
     line_width: Count = 1
     density: Annotated[Share, LATER] = 0.0
-    picture: str = ""
+    picture: PictureName = ""
     relearn: Annotated[bool, LATER] = True
     strength: Annotated[Positive, LATER] = 1.0
     size: Literal["paper", "small", "tiny"] = "paper"

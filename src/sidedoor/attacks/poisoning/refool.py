@@ -46,7 +46,7 @@ class Refool(PoisoningAttack):
         "mode": "ours: one kind throughout; the paper mixes its kinds",
     }
 
-    scenes: str = "photos"
+    scenes: zoo.DataName = "photos"
     count: Count = 20
     transmission: Share = 0.7
     mode: Literal["ghost", "focus"] = "ghost"
