@@ -17,11 +17,11 @@ from sidedoor import registry
 from sidedoor.bench.case import TrainedModel, load, train_or_load
 from sidedoor.bench.examine.base import defend
 from sidedoor.bench.machine import Machine
+from sidedoor.bench.plan import planned
 from sidedoor.bench.record import Record
 from sidedoor.bench.run import attempt, run, target_share
 from sidedoor.bench.spec import Refused, Spec
 from sidedoor.bench.store import Store
-from sidedoor.bench.sweep import keys_of
 from sidedoor.core.checkpoint import load_state, save_state
 from sidedoor.data.root import Where
 from sidedoor.defenses.base import Defense, Stage
@@ -172,6 +172,13 @@ def test_a_filter_removes_as_many_rows_as_it_is_told_to_assume(store: Store, tin
     assert poisoned is not None
     assert clean is not None
     assert poisoned * 85 + clean * (568 - 85) == pytest.approx(round(1.5 * assumed * 568), abs=0.01)
+    # All poisoned rows are labelled as the target, 0, beside the clean ones of that class.
+    first, *others = record.separation.removed_poisoned_by_class
+    assert first == poisoned
+    assert others == [None] * 3
+    among = record.separation.removed_clean_by_class
+    assert np.mean([share for share in among if share is not None]) == pytest.approx(clean, abs=0.05)
+    assert len(among) == 4
 
 
 @pytest.mark.parametrize("defense", ["strip", "spectral_signatures", "shrink_pad"])
@@ -202,7 +209,7 @@ def test_what_is_wrong_with_an_attack_is_said_before_anything_is_trained(
 
 def test_a_loss_that_is_not_finite_becomes_the_record_of_its_cell(store: Store, tiny: Tiny) -> None:
     spec = tiny(recipe=Recipe(lr=1e30, epochs=1, batch=32))
-    (key,) = keys_of([spec], CPU)
+    key = planned([spec], CPU)[0].key
     with pytest.raises(Diverged):
         run(spec, store, CPU)
     record = attempt(spec, store, CPU, key)
@@ -230,7 +237,7 @@ def test_a_fault_in_a_method_is_told_with_its_place(planted: Record, store: Stor
 
     monkeypatch.setattr(Strip, "fit", fit)
     spec = tiny(defense={"name": "strip", "overlays": 3})
-    record = attempt(spec, store, CPU, keys_of([spec], CPU)[0])
+    record = attempt(spec, store, CPU, planned([spec], CPU)[0].key)
     assert record.status == "error"
     assert str(record.error).startswith("ZeroDivisionError: by nought (at ")
     assert "test_bench_run.py:" in str(record.error)
@@ -243,7 +250,7 @@ def test_a_method_without_anything_to_work_on_is_not_applicable(planted: Record,
 
     monkeypatch.setattr(Strip, "fit", fit)
     spec = tiny(defense={"name": "strip", "overlays": 4})
-    record = attempt(spec, store, CPU, keys_of([spec], CPU)[0])
+    record = attempt(spec, store, CPU, planned([spec], CPU)[0].key)
     assert (record.status, record.error) == ("not applicable", "a network without batch norm has nothing to prune")
     assert (record.finished, record.scored, record.clean) == (True, False, None)
     monkeypatch.undo()
@@ -344,4 +351,4 @@ def test_a_device_that_is_not_there_is_found_before_anything_is_run(tiny: Tiny) 
     if torch.cuda.is_available():
         pytest.skip("this machine has the device")
     with pytest.raises(CannotComplete, match="cannot compute on 1 × cuda"):
-        keys_of([tiny()], Machine(device="cuda"))
+        planned([tiny()], Machine(device="cuda"))

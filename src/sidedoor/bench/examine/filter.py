@@ -27,7 +27,10 @@ def examine(defense: DataFilter | GuidedFilter, case: Case, trained: TrainedMode
     removed[keep] = 0
     # No clean calibration scores exist for training rows: the operating points are those of the ROC curve itself.
     figures = separation(score[truth == 1], score[truth == 0], score[truth == 0])
-    figures |= {"removed_poisoned": _share(removed[truth == 1]), "removed_clean": _share(removed[truth == 0])}
+    labels = range(len(sealed.classes)) if case.task.output == "labels" else ()
+    for name, rows in (("removed_poisoned", truth == 1), ("removed_clean", truth == 0)):
+        figures |= {name: _share(removed[rows]),
+                    f"{name}_by_class": tuple(_share(removed[rows & (sealed.targets == label)]) for label in labels)}
     found = Separation(**figures)
     return Outcome(model, evidence=(found,), arrays={"filter_score": score.numpy(), "filter_truth": truth.numpy()})
 
