@@ -165,8 +165,8 @@ def detector(victim: str, photographs: Dataset, run: Run, how: Recipe, adversari
     build = zoo.detector(given | found, photographs)
     if weights and not adversarial:
         return _ready(run.placed(build()))
-    key: dict[str, Any] = {"detector": given, "weights": found.get("sha256", ""), "data": photographs.fingerprint(), "seed": run.seed,
-                           "recipe": lasting(how), "augment": AUGMENT, "adversarial": adversarial}
+    key: dict[str, Any] = {"detector": given, "weights": found.get("sha256", ""), "data": photographs.fingerprint(),
+                           "seed": run.seed, "recipe": lasting(how), "augment": AUGMENT, "adversarial": adversarial}
 
     def make(there: Run) -> nn.Module:
         objective = Robust(_losses) if adversarial else _Locate()
