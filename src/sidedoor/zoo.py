@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from sidedoor import registry
 from sidedoor.core.checkpoint import differing, load_weights
-from sidedoor.core.opening import identified
 from sidedoor.core.foreign_weights import WRAPPERS, Table, identify, read_weights, unprefixed
+from sidedoor.core.opening import identified
 from sidedoor.data.base import Dataset, Splits
 from sidedoor.data.root import Where
 from sidedoor.errors import CannotComplete, ConfigError
