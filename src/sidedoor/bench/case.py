@@ -212,7 +212,7 @@ def train_or_load(case: Case) -> TrainedModel:
         backdoor = attack.plan(case.train, case.task, case.surrogate, run.within("plan")) if attack else Backdoor(())
         kept = case.store.model(key)
         if kept.exists():
-            state = load_state(kept)
+            state = load_state(kept, "model", "doors", "seconds")
             model, doors = run.placed(case.build()), backdoor.doors
             load_weights(model, state["model"], str(kept))
             for door, saved in zip(doors, state["doors"], strict=True):
@@ -250,7 +250,7 @@ def measured(trained: TrainedModel, clean: TrainedModel, case: Case) -> TrainedM
     file = case.store.folder(trained.key) / "measured.safetensors"
     with case.alone(f"{trained.key}-measured"):
         if file.exists():
-            state = load_state(file)
+            state = load_state(file, "scores", "visible")
             # "reference" in the files of earlier versions.
             means = state["clean_means"] if "clean_means" in state else state["reference"]
             return replace(trained, scores=Scores(**state["scores"]), clean_means=means, visible=state["visible"])
