@@ -60,6 +60,7 @@ def test_a_head_names_a_few_and_counts_many() -> None:
     folders = [{"seed": n, "data": {"name": "folder", "path": f"/x/set{n}"}} for n in range(4)]
     records = [replace(make_record(f"{n}"), spec=SPEC | folder) for n, folder in enumerate(folders)]
     assert head(records[:2], (), []).title == "small_cnn on folder: set0, folder: set1, target class 0"
+    assert dict(head([records[2], records[0]], (), []).facts)["Seeds"] == "0, 2"
     facts = dict(head(records, (), ["2026-03-02", "2026-03-01", "2026-03-02"]).facts)
     assert (facts["Data"], facts["Seeds"], facts["Dates"]) == ("4 data sets", "4 seeds", "2026-03-01 to 2026-03-02")
 
@@ -107,8 +108,8 @@ def test_dots_are_runs_of_systems_that_differ() -> None:
 
 
 def test_text_in_a_csv_file_is_no_formula() -> None:
-    assert decoded(uri(["name", "x"], [["=1+1", -1.5], ["+a", None], ["a,b\udcdf", 2]])) == (
-        "name,x\r\n'=1+1,-1.5\r\n'+a,\r\n\"a,b\\udcdf\",2\r\n")
+    assert decoded(uri(["name", "x"], [["=1+1", -1 / 3], ["+a", None], ["a,b\udcdf", 2]])) == (
+        "name,x\r\n'=1+1,-0.333333\r\n'+a,\r\n\"a,b\\udcdf\",2\r\n")
 
 
 def test_the_matrix_as_a_csv_file() -> None:

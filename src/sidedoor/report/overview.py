@@ -53,7 +53,7 @@ def head(records: Sequence[Record], classes: Sequence[str], dates: Iterable[str]
     ))
     written = sorted(dates)
     facts = {"Data": data, "Network": network, "Target": target,
-             "Seeds": _listed([str(spec["seed"]) for spec in specs if "seed" in spec], "seeds"),
+             "Seeds": _listed(map(str, sorted({spec["seed"] for spec in specs if "seed" in spec})), "seeds"),
              "Dates": " to ".join(dict.fromkeys((written[0], written[-1]))) if written else ""}
     title = " on ".join(filter(None, (network, data))) + (f", target {target}" if target else "")
     return Head(title, tuple((name, value) for name, value in facts.items() if value))

@@ -1,4 +1,4 @@
-"""The figures behind a table, in full precision, as a CSV file that a page carries within itself."""
+"""The figures behind a table, to six digits, as a CSV file that a page carries within itself."""
 
 from __future__ import annotations
 
@@ -62,4 +62,6 @@ def _means(row: Row, name: str) -> tuple[float | None, ...]:
 
 
 def _cell(value: Any) -> Any:
+    if isinstance(value, float):
+        return f"{value:.6g}"
     return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
