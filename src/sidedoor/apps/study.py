@@ -22,8 +22,11 @@ import urllib.parse
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
+from sidedoor.bench.schema import fit
+from sidedoor.core import opening
+from sidedoor.core.files import parsed, write_text
 from sidedoor.core.templates import template
 from sidedoor.errors import CannotComplete, ConfigError
 from sidedoor.metrics.statistics import wilson
@@ -33,6 +36,18 @@ ORIGINAL = "original"
 """The folder of the untouched images; every other one is named by its method."""
 SIDES = ("left", "right")
 TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
+
+
+_LIMIT = 2**30
+"""Bytes of answers."""
+
+
+class _Answer(TypedDict):
+    participant: str
+    question: int
+    method: str
+    name: str
+    fooled: bool
 
 
 @dataclass(frozen=True)
@@ -89,6 +104,7 @@ class Study:
     def __post_init__(self) -> None:
         self.lock = threading.Lock()
         self.answers = read(self.file)
+        _drop_cut_line(self.file)
         self.file.parent.mkdir(parents=True, exist_ok=True)
 
     def order(self, participant: str) -> list[int]:
@@ -135,20 +151,29 @@ def read(file: Path) -> list[dict[str, Any]]:
     Raises:
         CannotComplete: another line is no answer.
     """
-    lines = file.read_text(encoding="utf-8").split("\n") if file.is_file() else []
+    try:
+        lines = opening.text(file, _LIMIT).split("\n") if file.exists() else []
+    except OSError as error:
+        raise CannotComplete(f"cannot read the answers in {file}: {error}; give another file") from error
     found = []
     for k, line in enumerate(lines[:-1] if lines and lines[-1] else lines):
         if not line:
             continue
         try:
-            answer = json.loads(line)
-            found.append({"participant": str(answer["participant"]), "question": int(answer["question"]),
-                          "method": str(answer["method"]), "name": str(answer["name"]),
-                          "fooled": bool(answer["fooled"])})
-        except (ValueError, KeyError, TypeError) as error:
+            answer = parsed(line)
+            fit("", answer, _Answer)
+            found.append({name: answer[name] for name in _Answer.__annotations__})
+        except ValueError as error:
             raise CannotComplete(f"line {k + 1} of {file} is no answer of a study: {error}; give another file") \
                 from error
     return found
+
+
+def _drop_cut_line(file: Path) -> None:
+    """End a file with its last whole line, so that the next answer begins a line of its own."""
+    content = opening.text(file, _LIMIT) if file.exists() else ""
+    if content and not content.endswith("\n"):
+        write_text(file, "".join(content.splitlines(keepends=True)[:-1]))
 
 
 def rates(answers: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from PIL import Image, PngImagePlugin
 
+from sidedoor.core.system import sync_folder
 from sidedoor.data.base import Dataset
 from sidedoor.errors import CannotComplete, ConfigError
 
@@ -115,24 +116,13 @@ def _appearing(target: Path) -> Iterator[Path]:
     try:
         partial.mkdir(parents=True)
         yield partial
-        _sync(partial)
+        sync_folder(partial)
         partial.replace(target)
-        _sync(target.parent)
+        sync_folder(target.parent)
     except OSError as error:
         raise CannotComplete(f"cannot write {target}: {error}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def _sync(folder: Path) -> None:
-    """Make the names in a folder last; Windows has no way to."""
-    if os.name == "nt":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _write(folder: Path, name: str, content: bytes) -> dict[str, str]:
@@ -157,7 +147,7 @@ def _write_folders(parts: Mapping[str, Dataset], partial: Path, classes: Sequenc
     files: dict[str, str] = {}
     for name, data in parts.items():
         files |= _write_folder(data, partial, [f"{name}/{each}" for each in classes])
-        _sync(partial / name)
+        sync_folder(partial / name)
     return files
 
 
@@ -172,7 +162,7 @@ def _write_folder(data: Dataset, partial: Path, folders: Sequence[str]) -> dict[
             for written in pool.map(lambda name, image: _write(partial, name, _png(image)), names, images):
                 files |= written
     for name in folders:
-        _sync(partial / name)
+        sync_folder(partial / name)
     return files
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,8 +14,10 @@ from sidedoor import registry
 from sidedoor.bench.case import Case, TrainedModel, train_or_load
 from sidedoor.bench.examine.base import Outcome
 from sidedoor.bench.versions import versions
-from sidedoor.core.files import write_json
+from sidedoor.bench.schema import fit
+from sidedoor.core.files import read_json, write_json
 from sidedoor.defenses.audits.base import ModelAudit
+from sidedoor.errors import CannotComplete
 from sidedoor.evidence import Calibrated, Exhibit
 from sidedoor.method import lasting
 
@@ -40,7 +43,17 @@ def _clean_score(defense: ModelAudit, case: Case) -> float:
             if case.run.fabric.is_global_zero:
                 write_json(path, score)
             return score
-        return float(json.loads(path.read_text()))
+        return _kept(path)
+
+
+def _kept(path: Path) -> float:
+    try:
+        score = read_json(path)
+        fit("the score", score, float)
+    except (OSError, ValueError) as error:
+        raise CannotComplete(f"cannot read the score in {path}: {error}; delete it to audit the clean model again") \
+            from error
+    return float(score)
 
 
 def _array(exhibit: Exhibit) -> np.ndarray:
