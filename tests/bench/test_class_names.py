@@ -28,7 +28,8 @@ def archive(folder: Path, labels: list[int]) -> str:
 @pytest.mark.parametrize(("named", "numbers"), [
     ({"attack": {"name": "badnets", "goal": {"name": "all_to_one", "target_class": "dog"}}},
      {"attack": {"name": "badnets", "goal": {"name": "all_to_one", "target_class": 1}}}),
-    ({"attack": {"name": "tact", "source_classes": ["3", "dog"]}}, {"attack": {"name": "tact", "source_classes": [3, 1]}}),
+    ({"attack": {"name": "tact", "source_classes": ["3", "dog"]}},
+     {"attack": {"name": "tact", "source_classes": [3, 1]}}),
 ], ids=str)
 def test_names_stand_for_numbers(named: dict[str, Any], numbers: dict[str, Any], tmp_path: Path) -> None:
     common = {"data": archive(tmp_path, [0, 1, 2, 3, 4]), "model": "small_cnn"}

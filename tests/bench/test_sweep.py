@@ -19,10 +19,11 @@ import pytest
 from sidedoor import registry
 from sidedoor.bench.executors.processes import Processes
 from sidedoor.bench.machine import Machine
+from sidedoor.bench.plan import planned
 from sidedoor.bench.record import Record
 from sidedoor.bench.spec import Spec, grid, read
 from sidedoor.bench.store import Store
-from sidedoor.bench.sweep import _cell, _Queue, keys_of, sweep
+from sidedoor.bench.sweep import _Queue, sweep
 from sidedoor.core.checkpoint import load_state
 from sidedoor.core.progress import Lines
 from sidedoor.engine import Recipe
@@ -113,7 +114,7 @@ def test_the_table_does_not_depend_on_the_number_of_workers(tiny: Tiny, tmp_path
     specs = [tiny(seed=seed, defense=defense) for seed in (0, 1) for defense in (None, "fine_pruning", audit)]
     tables = [numbers(sweep(specs, Store(tmp_path / str(n)), CPU, workers=n)) for n in (0, 1, 2)]
     assert tables[0] == tables[1] == tables[2]
-    assert [t["key"] for t in tables[0]] == keys_of(specs, CPU)
+    assert [t["key"] for t in tables[0]] == [cell.key for cell in planned(specs, CPU)]
     assert {t["status"] for t in tables[0]} == {"done"}
     assert {t["threads"] for t in tables[0]} == {1}
 
@@ -174,7 +175,7 @@ def test_missing_data_stop_a_sweep_before_its_first_cell(tiny: Tiny, tmp_path: P
 
 def test_a_cell_waits_only_while_another_trains_a_model_it_needs(tiny: Tiny, tmp_path: Path) -> None:
     store = Store(tmp_path)
-    first, second, other = (_cell(tiny(seed=seed, defense=d), CPU)
+    first, second, other = (planned([tiny(seed=seed, defense=d)], CPU)[0]
                             for seed, d in ((0, None), (0, "strip"), (1, None)))
     queue = _Queue([first, second, other], store)
     assert [queue.ready(), queue.ready(), queue.ready()] == [first, other, None]
@@ -186,17 +187,17 @@ def test_a_cell_waits_only_while_another_trains_a_model_it_needs(tiny: Tiny, tmp
 
 
 def test_only_an_audit_needs_the_clean_reference_models(tiny: Tiny) -> None:
-    siblings = {seed: keys_of(tiny(seed=seed).clean_models(), CPU)[0] for seed in (0, 1)}
-    assert siblings[1] in _cell(tiny(defense="neural_cleanse"), CPU).trains
-    assert {siblings[0]} < _cell(tiny(defense="strip"), CPU).trains
-    assert siblings[1] not in _cell(tiny(defense="strip"), CPU).trains
+    siblings = {seed: planned(tiny(seed=seed).clean_models(), CPU)[0].key for seed in (0, 1)}
+    assert siblings[1] in planned([tiny(defense="neural_cleanse")], CPU)[0].trains
+    assert {siblings[0]} < planned([tiny(defense="strip")], CPU)[0].trains
+    assert siblings[1] not in planned([tiny(defense="strip")], CPU)[0].trains
 
 
 def test_a_cell_that_starts_is_given_its_time_and_not_more(tiny: Tiny, tmp_path: Path,
                                                            monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    cell = _cell(tiny(), CPU)
+    cell = planned([tiny()], CPU)[0]
     queue = _Queue([cell], Store(tmp_path), timeout=5.0)
     queue.ready()
     assert (queue.patience(), queue.late()) == (5.0, [])
@@ -211,7 +212,7 @@ def test_methods_that_do_not_suit_each_other_are_recorded_and_not_run(tiny: Tiny
     store = Store(tmp_path)
     unsuited = [tiny(attack="wanet", defense=defense) for defense in ("abl", "spectral_signatures")]
     records = sweep([*unsuited, *unsuited], store, CPU, workers=workers)
-    assert [record.key for record in records] == keys_of(unsuited, CPU)
+    assert [record.key for record in records] == [cell.key for cell in planned(unsuited, CPU)]
     assert {record.status for record in records} == {"not applicable"}
     assert all("the attacker trains the model and hands over no data" in str(record.error) for record in records)
     assert all(record.finished and not record.scored for record in records)
@@ -221,7 +222,7 @@ def test_methods_that_do_not_suit_each_other_are_recorded_and_not_run(tiny: Tiny
 def test_a_cell_that_is_cancelled_ends_and_is_not_among_the_finished(tiny: Tiny, plugin: Path, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     gate.touch()
-    cell = _cell(tiny(attack={"name": "staged", "gate": str(gate), "rate": 0.2}), CPU)
+    cell = planned([tiny(attack={"name": "staged", "gate": str(gate), "rate": 0.2})], CPU)[0]
     executor = Processes(Store(tmp_path / "out"), CPU, 1)
     executor.submit(cell)
     until(Path(f"{gate}.reached").exists, "the cell to start")
@@ -295,6 +296,7 @@ import sys
 from pathlib import Path
 from sidedoor import engine
 from sidedoor.bench.machine import Machine
+from sidedoor.bench.plan import planned
 from sidedoor.bench.spec import cells, read
 from sidedoor.bench.store import Store
 from sidedoor.bench.sweep import sweep
@@ -310,7 +312,7 @@ def test_a_training_that_is_killed_goes_on_from_its_checkpoint(tiny: Tiny, plugi
                     'augment = ["crop"]\nrecipe = { epochs = 40, batch = 16 }\n')
     script.write_text(DRIVER)
     spec = tiny(attack=None, augment=("crop",), recipe=Recipe(epochs=40, batch=16))
-    planted = keys_of([spec.attack_half()], CPU)[0]
+    planted = planned([spec.attack_half()], CPU)[0].key
     checkpoint = store.folder(planted) / "phase-victim.safetensors"
     process = started([str(script), str(file), str(store.root)], plugin)
     until(lambda: checkpoint.exists() or process.poll() is not None, "a checkpoint")

@@ -35,7 +35,7 @@ def unloaded(monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(*_: object, **__: object) -> None:
         raise CannotComplete("would run")
 
-    monkeypatch.setattr("sidedoor.bench.sweep.keys_of", stop)
+    monkeypatch.setattr("sidedoor.bench.plan.planned", stop)
     monkeypatch.setattr("sidedoor.bench.sweep.sweep", stop)
 
 

@@ -83,7 +83,7 @@ class Case:
 
     def twin(self, spec: Spec) -> Case:
         """Another specification on the same data."""
-        build, surrogate = _makers(spec, self.task, self.train, self.download)
+        build, surrogate = makers(spec, self.task, self.train, self.download)
         return _running(replace(self, spec=spec, build=build, surrogate=surrogate))
 
     @contextlib.contextmanager
@@ -131,7 +131,7 @@ def load(spec: Spec, store: Store, machine: Machine) -> Case:
     task = spec.make_task(len(splits.train.classes)).setup(photographs, run)
     train, clean = task.make_dataset(photographs), task.make_dataset(held)
     return _running(Case(spec, store, fingerprint, train, clean, task.make_dataset(splits.test), task,
-                         *_makers(spec, task, train, machine.download), run, machine.download))
+                         *makers(spec, task, train, machine.download), run, machine.download))
 
 
 def _running(case: Case) -> Case:
@@ -140,7 +140,7 @@ def _running(case: Case) -> Case:
                                      checkpoints=Checkpoints(case.store.folder(case.key))))
 
 
-def _makers(spec: Spec, task: Task, train: Dataset, download: bool) -> tuple[Build, Build]:
+def makers(spec: Spec, task: Task, train: Dataset, download: bool) -> tuple[Build, Build]:
     """The victim's network and the surrogate; without one of its own, the latter is the victim's."""
     build = zoo.network(spec.model, train, task.scale, download=download)
     surrogate = zoo.network(spec.surrogate, train, task.scale, download=download) if spec.surrogate else build

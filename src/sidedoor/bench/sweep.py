@@ -6,11 +6,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from sidedoor.bench.case import load_data
 from sidedoor.bench.executors.base import Cell, Ended, Executor
 from sidedoor.bench.executors.processes import Processes
 from sidedoor.bench.executors.serial import Serial
 from sidedoor.bench.machine import Machine
+from sidedoor.bench.plan import check_networks, planned
 from sidedoor.bench.record import NOT_APPLICABLE, Record
 from sidedoor.bench.run import broken, finished
 from sidedoor.bench.spec import Spec
@@ -66,32 +66,15 @@ def sweep(specs: list[Spec], store: Store, machine: Machine | None = None, *, wo
         raise ConfigError(f"a timeout of {timeout:g} s with {workers} workers given; expected a positive one and at "
                           "least one worker, since only a process of its own can be given up")
     machine = machine or Machine()
-    machine.check()
-    cells = list({cell.key: cell for cell in (_cell(spec, machine) for spec in specs)}.values())
+    cells = planned(specs, machine)
     todo = _suited([cell for cell in cells if finished(store, cell.key) is None], store)
+    check_networks(todo, machine)
     executor = Processes(store, machine, workers) if workers else Serial(store, machine)
     with machine.progress.task("cells", len(cells)) as advance:
         advance(len(cells) - len(todo))
         for record in _run(_Queue(todo, store, timeout), executor):
             advance(1, f"{record.attack_name} {record.defense_name}: {record.status}")
     return [kept for cell in cells if (kept := store.record(cell.key)) is not None]
-
-
-def keys_of(specs: list[Spec], machine: Machine) -> list[str]:
-    """The keys of cells.
-
-    Raises:
-        CannotComplete: their data or the device are missing.
-    """
-    machine.check()
-    return [_cell(spec, machine).key for spec in specs]
-
-
-def _cell(spec: Spec, machine: Machine) -> Cell:
-    _, fingerprint = load_data(spec, machine)
-    models = [spec.attack_half(), *spec.clean_models()]
-    return Cell(spec, spec.key(fingerprint, machine.root),
-                frozenset(each.key(fingerprint, machine.root) for each in models))
 
 
 def _suited(cells: list[Cell], store: Store) -> list[Cell]:

@@ -17,6 +17,7 @@ from sidedoor.errors import ConfigError
 
 if TYPE_CHECKING:
     from sidedoor.bench.machine import Machine
+    from sidedoor.bench.spec import Spec
     from sidedoor.bench.store import Store
 
 log = logging.getLogger("sidedoor")
@@ -54,6 +55,7 @@ Download = Annotated[bool, typer.Option("--download", help="Let torchvision down
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder of results; a run resumes there.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 (the second GPU alone) or mps.")]
 SpecFile = Annotated[Path, typer.Argument(help="A specification in TOML.", metavar="SPEC.toml")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be run; train nothing.")]
 Results = Annotated[Path, typer.Argument(help="A folder of results.", metavar="DIR")]
 _HABITS = {
     "verbose": Annotated[bool, typer.Option("-v", "--verbose", callback=_sets(logging.INFO), is_eager=True,
@@ -84,6 +86,20 @@ def machine(root: Path | None, download: bool, device: str, devices: int = 1, si
     from sidedoor.core.progress import Silent, reporter
 
     return Machine(root, download, device, devices, Silent() if silent or quiet() else reporter())
+
+
+def read_specs(path: Path, settings: list[str], here: Machine, swept: bool | None = None) -> list[Spec]:
+    """The cells of a file.
+
+    Args:
+        swept: whether it is a sweep file; None: if it has a grid.
+    """
+    from sidedoor.bench.case import classes_of
+    from sidedoor.bench.spec import cells, grid, read
+
+    table = read(path, tuple(settings))
+    several = "grid" in table if swept is None else swept
+    return grid(table, classes_of(here)) if several else cells(table, classes_of(here))
 
 
 def open_store(out: Path) -> Store:

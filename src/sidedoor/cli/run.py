@@ -12,6 +12,7 @@ from sidedoor.cli._options import (
     AsJson,
     Device,
     Download,
+    DryRun,
     Out,
     Results,
     Root,
@@ -21,49 +22,82 @@ from sidedoor.cli._options import (
     machine,
     note,
     open_store,
+    read_specs,
     say,
 )
+from sidedoor.cli.dry_run import show
 from sidedoor.core.printable import visible
 from sidedoor.errors import CannotComplete, ConfigError
 
 if TYPE_CHECKING:
+    from sidedoor.bench.machine import Machine
     from sidedoor.bench.record import Record
+    from sidedoor.bench.spec import Spec
     from sidedoor.bench.store import Store
 
 
 def run(spec: SpecFile, settings: Settings = [], out: Out = Path("runs"), as_json: AsJson = False,  # noqa: B006
-        root: Root = None, download: Download = False, device: Device = "auto",
+        dry_run: DryRun = False, root: Root = None, download: Download = False, device: Device = "auto",
         devices: Annotated[int, typer.Option(min=1, help="Processes to train on together.")] = 1) -> None:
     """Run a specification: the attack undefended, then each of its defences; a table and an HTML report."""
-    from sidedoor.bench.run import attempt
-    from sidedoor.bench.spec import cells, read
-    from sidedoor.bench.sweep import keys_of
-
     # Of several processes, which fabric starts or torchrun has started, the first one speaks.
     first = devices == 1 or int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
+    if first:
+        note(f"reading {spec}")  # what is imported below takes seconds
     here, store = machine(root, download, device, devices, silent=not first), open_store(out)
-    specs = cells(read(spec, tuple(settings)))
-    with here.progress.task("runs", len(specs)) as advance:
-        records = []
-        for cell, key in zip(specs, keys_of(specs, here), strict=True):
-            records.append(attempt(cell, store, here, key))
-            advance(1, f"{cell.attack_name} / {cell.defense_name}")
+    specs = read_specs(spec, settings, here, swept=False)
+    if dry_run:
+        show(specs, store, here, as_json)
+        return
+    records = _run(specs, store, here, first)
     if first:
         _finish(records, store, as_json)
+
+
+def _run(specs: list[Spec], store: Store, here: Machine, first: bool) -> list[Record]:
+    """The records of cells, one after another."""
+    from sidedoor.bench.plan import check_networks, planned
+    from sidedoor.bench.run import attempt, finished
+
+    cells = planned(specs, here)
+    check_networks([cell for cell in cells if finished(store, cell.key) is None], here)
+    if first:
+        _introduce(cells[0].spec, here)
+    records = []
+    with here.progress.task("runs", len(cells)) as advance:
+        for cell in cells:
+            records.append(attempt(cell.spec, store, here, cell.key))
+            advance(1, f"{cell.spec.attack_name} / {cell.spec.defense_name}")
+    return records
+
+
+def _introduce(spec: Spec, here: Machine) -> None:
+    """Say on what is run, and which classes by name an attack is given."""
+    from sidedoor.bench.case import load_data
+    from sidedoor.bench.class_names import said
+
+    (splits, _), attack = load_data(spec, here), spec.make_attack()
+    note(f"{spec.data['name']}: {len(splits.train)} + {len(splits.test)} images of "
+         f"{'×'.join(map(str, splits.train.shape))}, {len(splits.train.classes)} classes")
+    for line in said(attack, splits.train.classes) if attack else ():
+        note(line)
 
 
 def sweep(grid: Annotated[Path, typer.Argument(help="A specification with a table [grid].", metavar="GRID.toml")],
           workers: Annotated[int, typer.Option(min=0, help="Processes; 0: one after another in this one.")] = 1,
           timeout: Annotated[float | None, typer.Option(help="Seconds after which a cell is given up.")] = None,
           settings: Settings = [], out: Out = Path("runs"), as_json: AsJson = False,  # noqa: B006
-          root: Root = None, download: Download = False, device: Device = "auto") -> None:
+          dry_run: DryRun = False, root: Root = None, download: Download = False, device: Device = "auto") -> None:
     """Run every cell of a grid that the folder does not have yet, one process per cell."""
-    from sidedoor.bench.spec import grid as cells_of
-    from sidedoor.bench.spec import read
+    note(f"reading {grid}")
     from sidedoor.bench.sweep import sweep as run_all
 
     here, store = machine(root, download, device), open_store(out)
-    records = run_all(cells_of(read(grid, tuple(settings))), store, here, workers=workers, timeout=timeout)
+    specs = read_specs(grid, settings, here, swept=True)
+    if dry_run:
+        show(specs, store, here, as_json)
+        return
+    records = run_all(specs, store, here, workers=workers, timeout=timeout)
     try:
         note(f"table: {store.compile()}")
     except CannotComplete as error:
@@ -86,13 +120,12 @@ def poison(spec: SpecFile, out: Annotated[Path, typer.Option("-o", "--out", help
            settings: Settings = [], root: Root = None, download: Download = False) -> None:  # noqa: B006
     """Export the poisoned training data of a specification, with a manifest that says what was changed."""
     from sidedoor.apps.export_poisoned import export_poisoned
-    from sidedoor.bench.spec import cells, read
 
     if form not in ("folder", "npz"):
         raise ConfigError(f"--format {form} given; expected folder or npz")
     chosen: Literal["folder", "npz"] = "npz" if form == "npz" else "folder"
-    spec_ = cells(read(spec, tuple(settings)))[0]
-    say(export_poisoned(spec_, out, chosen, machine(root, download, "cpu")))
+    here = machine(root, download, "cpu")
+    say(export_poisoned(read_specs(spec, settings, here, swept=False)[0], out, chosen, here))
 
 
 def clean(directory: Results = Path("runs"),

@@ -18,6 +18,7 @@ from sidedoor.cli._options import (
     emit,
     machine,
     open_store,
+    read_specs,
     say,
     with_habits,
 )
@@ -37,12 +38,11 @@ def pairs(spec: SpecFile, folder: Annotated[Path, typer.Option("--pairs", "-p", 
           device: Device = "auto") -> None:
     """Write test images and what the attacks of a specification make of them, its first seed's."""
     from sidedoor.apps.pairs import write_pairs
-    from sidedoor.bench.spec import cells, grid, read
 
-    table = read(spec, tuple(settings))
-    found = grid(table) if "grid" in table else cells(table)
+    here = machine(root, download, device)
+    found = read_specs(spec, settings, here)
     first = [s for s in found if s.defense is None and s.seed == found[0].seed]
-    for made in write_pairs(first, open_store(out), folder, count, machine(root, download, device)):
+    for made in write_pairs(first, open_store(out), folder, count, here):
         say(made)
 
 

@@ -1,0 +1,100 @@
+"""What a run would do: its cells with the keys of the models they need, checked as far as that takes no training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from sidedoor import registry
+from sidedoor.bench.case import load_data, makers
+from sidedoor.bench.executors.base import Cell
+from sidedoor.bench.machine import Machine
+from sidedoor.bench.record import NOT_APPLICABLE
+from sidedoor.bench.run import finished
+from sidedoor.bench.spec import Spec
+from sidedoor.bench.store import Store
+from sidedoor.data.base import Dataset
+from sidedoor.errors import ConfigError
+from sidedoor.types import Build
+
+
+def planned(specs: Iterable[Spec], machine: Machine) -> list[Cell]:
+    """The cells of specifications, each once.
+
+    Raises:
+        ConfigError: one names a class that the data do not have.
+        CannotComplete: data or the device are missing.
+    """
+    machine.check()
+    return list({cell.key: cell for cell in (_cell(spec, machine) for spec in specs)}.values())
+
+
+def _cell(spec: Spec, machine: Machine) -> Cell:
+    _, fingerprint = load_data(spec, machine)
+    models = [spec.attack_half(), *spec.clean_models()]
+    return Cell(spec, spec.key(fingerprint, machine.root),
+                frozenset(each.key(fingerprint, machine.root) for each in models))
+
+
+def check_networks(cells: Iterable[Cell], machine: Machine) -> None:
+    """Build each network once and show it an image, where the task's networks are classifiers of the data's images.
+
+    Raises:
+        ConfigError: a library does not know a name, or a network cannot take such images.
+        CannotComplete: weights are missing or do not fit.
+    """
+    seen = set()
+    for spec in (cell.spec for cell in cells):
+        if registry.load("task", spec.task["name"]).output == "labels" and spec.refusal() is None:
+            data = load_data(spec, machine)[0].train
+            builds = makers(spec, spec.make_task(len(data.classes)), data, machine.download)
+            for reference, build in zip((spec.model, spec.surrogate or spec.model), builds, strict=True):
+                what = (json.dumps(reference, sort_keys=True), data.shape, len(data.classes))
+                if what not in seen:
+                    seen.add(what)
+                    _show_an_image(reference["name"], build, data)
+
+
+def _show_an_image(name: str, build: Build, data: Dataset) -> None:
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        model = build().eval()
+        try:
+            model(torch.zeros(1, *data.shape))
+        except RuntimeError as error:
+            shape = "×".join(map(str, data.shape))
+            raise ConfigError(f"model {name} cannot take images of {shape} (channels × height × width): {error}; "
+                              "resize the images or choose another model") from error
+
+
+@dataclass(frozen=True)
+class Step:
+    """What would become of a cell.
+
+    Args:
+        state: "done", "to run" or "not applicable".
+        model: key of its model; cells with the same one share it.
+        trains: keys of the models that it would train, those of cells before it left out.
+        reason: why it is not applicable.
+    """
+
+    cell: Cell
+    state: str
+    model: str
+    trains: tuple[str, ...]
+    reason: str = ""
+
+
+def steps(cells: Sequence[Cell], store: Store, machine: Machine) -> list[Step]:
+    """What would become of each cell, one after another."""
+    found, trained = [], set[str]()
+    for cell in cells:
+        reason, done = cell.spec.refusal(), finished(store, cell.key) is not None
+        state = "done" if done else NOT_APPLICABLE if reason else "to run"
+        missing = sorted(key for key in cell.trains - trained if state == "to run" and not store.model(key).exists())
+        trained.update(missing)
+        model = cell.spec.attack_half().key(load_data(cell.spec, machine)[1], machine.root)
+        found.append(Step(cell, state, model, tuple(missing), reason or ""))
+    return found
