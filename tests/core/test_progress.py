@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from multiprocessing import Pipe
 
 import pytest
+from rich.console import Console
 
 from sidedoor.core import progress
 
@@ -40,11 +41,36 @@ def test_lines_name_what_is_done_and_how_long_the_rest_takes(
             advance(1, "epoch 1/1")
     out, err = capsys.readouterr()
     assert out == ""
-    lines = err.splitlines()
+    begun, *lines = err.splitlines()
+    assert begun == "victim: 0/8"
     # The clock ticks once a step: after 3 of 8 steps and 3 seconds, 5 seconds are left.
     assert lines[0] == "victim: 3/8, 5 s left, epoch 1/1"
     assert len(lines) == 3
     assert lines[-1].startswith("victim: done in")
+
+
+def test_lines_say_at_once_that_the_outermost_task_begins(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = progress.Lines()
+    with lines.task("cells", 2), lines.task("victim", 8):
+        assert capsys.readouterr().err == "cells: 0/2\n"
+    with pytest.raises(InterruptedError), lines.task("cells", 2):
+        raise InterruptedError
+    with lines.task("cells", 3):
+        assert capsys.readouterr().err == "cells: 0/2\ncells: 0/3\n"
+
+
+@pytest.mark.parametrize("width", [60, 200])
+def test_bars_keep_their_numbers_beside_long_names(width: int) -> None:
+    name = "badnets (trigger.size=3, rate=0.05), spectral_signatures [seed 0]: retrain"
+    bars = progress.Bars()
+    page = Console(file=io.StringIO(), width=width, color_system=None)
+    with bars.task(name, 540) as advance:
+        advance(30, "epoch 16/20")
+        with page.capture() as drawn:
+            page.print(bars.display.get_renderable())
+    text = " ".join(drawn.get().split())
+    assert "30/540 0:00:00 left" in text
+    assert all(word in text for word in ("(trigger.size=3,", "[seed", "0]:", "retrain", "16/20"))
 
 
 def test_bars_draw_nested_work_without_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,15 +35,21 @@ class Silent:
 
 
 class Lines:
-    """A plain line every few seconds, for logs, and fewer the longer the work takes: gaps grow to a tenth of it."""
+    """A plain line every few seconds, for logs, and fewer the longer the work takes: gaps grow to a tenth of it.
+
+    The outermost task also says that it begins.
+    """
 
     def __init__(self, every: float = 10.0):
         self.every = every
+        self.depth = 0
 
     @contextlib.contextmanager
     def task(self, name: str, total: int) -> Iterator[Advance]:
         start = shown = time.monotonic()
         done = 0
+        if self.depth == 0:
+            _say(f"{name}: 0/{total}")
 
         def advance(steps: int = 1, note: str = "") -> None:
             nonlocal done, shown
@@ -54,7 +60,11 @@ class Lines:
                 left = (now - start) / max(done, 1) * max(total - done, 0)
                 _say(f"{name}: {done}/{total}, {_clock(left)} left{', ' + note if note else ''}")
 
-        yield advance
+        self.depth += 1
+        try:
+            yield advance
+        finally:
+            self.depth -= 1
         if time.monotonic() - start >= 1:
             _say(f"{name}: done in {_clock(time.monotonic() - start)}")
 
@@ -66,11 +76,14 @@ class Bars:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
         from rich.progress import Progress as Display
+        from rich.table import Column
 
+        # Names may be long, so they wrap and leave the numbers their room, and may hold brackets that are no markup.
+        named = TextColumn("{task.description}  {task.fields[note]}", markup=False,
+                           table_column=Column(ratio=1, overflow="fold"))
         self.display = Display(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-            TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
-            console=Console(stderr=True), transient=True, auto_refresh=False,
+            BarColumn(12), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), named,
+            console=Console(stderr=True), transient=True, auto_refresh=False, expand=True,
         )
         self.shown = 0.0
 
