@@ -173,7 +173,7 @@ def _drop_cut_line(file: Path) -> None:
     """End a file with its last whole line, so that the next answer begins a line of its own."""
     content = opening.text(file, _LIMIT) if file.exists() else ""
     if content and not content.endswith("\n"):
-        write_text(file, "".join(content.splitlines(keepends=True)[:-1]))
+        write_text(file, content[: content.rfind("\n") + 1])
 
 
 def rates(answers: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
