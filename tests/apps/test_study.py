@@ -177,9 +177,25 @@ def test_a_cut_line_is_left_out_and_other_files_are_refused(tmp_path: Path) -> N
     file.write_text(json.dumps(good) + "\n" + json.dumps(good)[:20])
     assert read(file) == [good]
     assert rates(read(file))[0]["answers"] == 1
-    file.write_text("no answer\n" + json.dumps(good) + "\n")
-    with pytest.raises(CannotComplete, match="line 1"):
+    for wrong in ("no answer", "{}", "[]", json.dumps(good | {"question": 1.5}), json.dumps(good | {"fooled": 1}),
+                  '{"question": NaN}', "[" * 10**5, json.dumps(good | {"method": "\ud800"})):
+        file.write_text(f"{wrong}\n{json.dumps(good)}\n")
+        with pytest.raises(CannotComplete, match="line 1"):
+            read(file)
+    file.write_bytes(b"\xff\n")
+    with pytest.raises(CannotComplete, match="not text in UTF-8"):
         read(file)
+
+
+def test_an_answer_after_a_crash_begins_a_line_of_its_own(folder: Path, tmp_path: Path) -> None:
+    first = Study(questions(folder), tmp_path / "answers.jsonl")
+    first.answer("a", 0, "left")
+    whole = first.file.read_text()
+    first.file.write_text(whole + whole[:20])
+    again = Study(questions(folder), first.file)
+    again.answer("a", 1, "left")
+    assert read(first.file) == again.answers
+    assert [answer["question"] for answer in again.answers] == [0, 1]
 
 
 def test_folders_without_pairs_are_refused(folder: Path, tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ import torch
 from sidedoor import registry
 from sidedoor.bench.case import Case, TrainedModel, train_or_load
 from sidedoor.bench.examine.base import Outcome
-from sidedoor.bench.versions import versions
 from sidedoor.bench.schema import fit
+from sidedoor.bench.versions import versions
 from sidedoor.core.files import read_json, write_json
 from sidedoor.defenses.audits.base import ModelAudit
 from sidedoor.errors import CannotComplete
