@@ -123,7 +123,13 @@ def test_what_a_cell_does_is_shown_by_who_started_it(
     tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sweep([tiny()], Store(tmp_path), replace(CPU, progress=Lines(every=0)), workers=1)
-    assert "badnets none, seed 0: victim: " in capsys.readouterr().err
+    assert "badnets, none: victim: " in capsys.readouterr().err
+    sweep([tiny(), tiny(seed=1)], Store(tmp_path), replace(CPU, progress=Lines(every=0)), workers=1)
+    said = capsys.readouterr().err
+    # By what varies; and time is estimated from what is run now.
+    assert said.startswith("cells (1 known): 0/1\n")
+    assert "\nseed 1: victim: " in said
+    assert "cells (1 known): 1/1, 0 s left, seed 1: done" in said
 
 
 def test_a_second_sweep_runs_nothing_again(tiny: Tiny, tmp_path: Path) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from sidedoor import registry
 from sidedoor.bench.case import load_data, makers
 from sidedoor.bench.executors.base import Cell
+from sidedoor.bench.labels import names
 from sidedoor.bench.machine import Machine
 from sidedoor.bench.record import NOT_APPLICABLE
 from sidedoor.bench.run import finished
@@ -29,7 +30,9 @@ def planned(specs: Iterable[Spec], machine: Machine) -> list[Cell]:
         CannotComplete: data or the device are missing.
     """
     machine.check()
-    return list({cell.key: cell for cell in (_cell(spec, machine) for spec in specs)}.values())
+    cells = list({cell.key: cell for cell in (_cell(spec, machine) for spec in specs)}.values())
+    called = names([cell.spec.to_json() for cell in cells])
+    return [replace(cell, name=name) for cell, name in zip(cells, called, strict=True)]
 
 
 def _cell(spec: Spec, machine: Machine) -> Cell:

@@ -70,10 +70,11 @@ def sweep(specs: list[Spec], store: Store, machine: Machine | None = None, *, wo
     todo = _suited([cell for cell in cells if finished(store, cell.key) is None], store)
     check_networks(todo, machine)
     executor = Processes(store, machine, workers) if workers else Serial(store, machine)
-    with machine.progress.task("cells", len(cells)) as advance:
-        advance(len(cells) - len(todo))
+    known, called = len(cells) - len(todo), {cell.key: str(cell) for cell in todo}
+    # Cells that are known take no time, and would make that of the others look short.
+    with machine.progress.task(f"cells ({known} known)" if known else "cells", len(todo)) as advance:
         for record in _run(_Queue(todo, store, timeout), executor):
-            advance(1, f"{record.attack_name} {record.defense_name}: {record.status}")
+            advance(1, f"{called[record.key]}: {record.status}")
     return [kept for cell in cells if (kept := store.record(cell.key)) is not None]
 
 

@@ -67,7 +67,7 @@ def _run(specs: list[Spec], store: Store, here: Machine, first: bool) -> list[Re
     with here.progress.task("runs", len(cells)) as advance:
         for cell in cells:
             records.append(attempt(cell.spec, store, here, cell.key))
-            advance(1, f"{cell.spec.attack_name} / {cell.spec.defense_name}")
+            advance(1, str(cell))
     return records
 
 

@@ -13,14 +13,20 @@ THREADS = 1
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell to be run, with the keys of the models that it trains unless the store has them."""
+    """A cell to be run.
+
+    Args:
+        trains: keys of the models that it trains unless the store has them.
+        name: what tells it from the others it is run with.
+    """
 
     spec: Spec
     key: str
     trains: frozenset[str]
+    name: str = ""
 
     def __str__(self) -> str:
-        return f"{self.spec.attack_name} {self.spec.defense_name}, seed {self.spec.seed}"
+        return self.name or self.key
 
 
 @dataclass(frozen=True)
