@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from sidedoor.data.base import ArrayDataset
 from sidedoor.data.pictures import bitmap
 from sidedoor.errors import ConfigError
 from sidedoor.goals.multi_target import MultiTarget
+from sidedoor.method import lasting
 from sidedoor.metrics import image_quality
 from sidedoor.tasks.classification import Classification
 from sidedoor.triggers.base import Trigger, stamp
@@ -71,6 +73,38 @@ def test_ftrojan_raises_the_coefficients_that_the_paper_names() -> None:
         assert np.allclose(plane, weight * expected, atol=1e-4)
     grey = trigger(FTrojan(), (1, 32, 32))(GREY[:, :1], INDEX)[0, 0] - GREY[0, 0]
     assert np.allclose(grey.numpy() * 255, idctn(expected, norm="ortho"), atol=1e-4)
+
+
+def opencv_from_ycrcb(grey: Any, cr: Any, cb: Any) -> Any:
+    """Eight bits by the integers of OpenCV's documentation: 14 bits of fraction, half a unit added, shifted."""
+    cr, cb, half = cr - 128, cb - 128, 1 << 13
+    return np.clip([grey + ((22987 * cr + half) >> 14), grey + ((-5636 * cb - 11698 * cr + half) >> 14),
+                    grey + ((29049 * cb + half) >> 14)], 0, 255)
+
+
+def released_ftrojan(image: Any) -> Any:
+    """(3, 32, 32) levels: OpenCV's YCrCb in 8 bits, a coefficient transform, its inverse, fractions cut off."""
+    red, green, blue, half = *image, 1 << 13
+    grey = (4899 * red + 9617 * green + 1868 * blue + half) >> 14
+    planes = []
+    for plane in (((red - grey) * 11682 + half) >> 14, ((blue - grey) * 9241 + half) >> 14):
+        coefficients = dctn(np.clip(plane + 128, 0, 255).astype(float), norm="ortho")
+        coefficients[15, 15] += 20
+        coefficients[31, 31] += 20
+        planes.append(np.clip(np.floor(idctn(coefficients, norm="ortho") + 1e-9), 0, 255).astype(np.int64))
+    return opencv_from_ycrcb(grey, *planes)
+
+
+def test_ftrojan_as_released_is_what_opencvs_integers_and_scipys_transform_make() -> None:
+    levels = torch.randint(0, 256, (20, 3, 32, 32), generator=torch.Generator().manual_seed(0))
+    levels[:10] = levels[:10] // 8 + 100  # of half of the images nothing is clipped
+    index = torch.arange(20)
+    found = stamp(trigger(FTrojan(space="YCrCb")), levels / 255, index, PHOTO)
+    expected = np.stack([released_ftrojan(image) for image in levels.numpy()])
+    assert np.array_equal((found * 255).round().long().numpy(), expected)
+    assert psnr(found[:10] - levels[:10] / 255) < psnr(
+        stamp(trigger(FTrojan()), levels[:10] / 255, index[:10], PHOTO) - levels[:10] / 255) - 0.5
+    assert lasting(FTrojan()).keys() == lasting(FTrojan(space="YCrCb")).keys() - {"space"}
 
 
 def test_a_wave_is_as_strong_as_published_before_it_is_clipped() -> None:
