@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import colorsys
+import math
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from scipy.ndimage import gaussian_filter
+from scipy.stats import norm
 
 from sidedoor.errors import ConfigError
 from sidedoor.triggers.additive import Additive
@@ -45,7 +49,8 @@ def test_a_whole_turn_of_the_hue_changes_nothing() -> None:
 def test_noise_outside_the_range_survives_every_trigger() -> None:
     """Noisy inputs leave [0, 1]; what a conversion would lose is put back, and nothing becomes NaN."""
     x = images() * 3 - 1
-    for trigger in (Color((0.1, 0.1, 0.1)), Filter("gotham"), Reflection(images(1)[0])):
+    for trigger in (Color((0.1, 0.1, 0.1)), Filter("gotham"), Reflection(images(1)[0]),
+                    Reflection(images(1)[0], mode="defocus")):
         change = trigger(x, INDEX) - trigger(x.clamp(0, 1), INDEX)
         assert torch.allclose(change, x - x.clamp(0, 1), atol=1e-5)
 
@@ -65,6 +70,41 @@ def test_a_reflex_out_of_focus_is_blurred() -> None:
     ours = Reflection(layer, 0.9, "focus", blur=1.5).layer[0].numpy() / 0.1
     theirs = np.stack([gaussian_filter(plane, 1.5, mode="nearest", radius=3) for plane in layer.numpy() ** 2.2])
     assert np.allclose(ours, theirs, atol=1e-5)
+
+
+def released_defocus(image: npt.NDArray[Any], scene: npt.NDArray[Any], transmission: float, sigma: float,
+                     attenuation: float) -> npt.NDArray[Any]:
+    """(c, n, n) by the arithmetic of Refool's release, channel by channel, with edges as `Reflection` has them."""
+    light, side = image**2.2, image.shape[1]
+    edges = norm.cdf(np.linspace(-3 - 3.5 / side, 3 + 3.5 / side, side + 1))
+    mask = np.sqrt(np.outer(np.diff(edges), np.diff(edges)))
+    mask *= (1 - transmission / 2) / mask.max()
+    planes = []
+    for plane, seen in zip(light, scene**2.2, strict=True):
+        blurred = gaussian_filter(seen, sigma, mode="nearest", radius=math.ceil(2 * sigma))
+        both = blurred + plane
+        excess = max(1.0, both[both > 1].mean() if (both > 1).any() else 0.0) - 1
+        planes.append(transmission * plane + mask * np.clip(blurred - excess * attenuation, 0, 1))
+    return np.clip(np.stack(planes), 0, 1) ** (1 / 2.2)
+
+
+@pytest.mark.parametrize("brightness", [0.5, 1.0])
+def test_a_reflex_as_released_is_darkened_where_it_is_too_bright_and_fades(brightness: float) -> None:
+    x, scene = (brightness * torch.rand(2, 3, 17, 17, generator=torch.Generator().manual_seed(k)) ** 0.3
+                for k in (0, 1))
+    ours = Reflection(scene[0], 0.7, "defocus", blur=1.2)(x, INDEX).numpy()
+    for k in range(2):
+        expected = released_defocus(x[k].double().numpy(), scene[0].double().numpy(), 0.7, 1.2, 1.13)
+        assert np.allclose(ours[k], expected, atol=1e-5)
+    # Bright scenes are darkened, dark ones are not.
+    linear = scene[0] ** 2.2
+    darkened = released_defocus(x[0].numpy(), scene[0].numpy(), 0.7, 1.2, 1.13)
+    plain = released_defocus(x[0].numpy(), scene[0].numpy(), 0.7, 1.2, 0.0)
+    assert (np.abs(darkened - plain).max() > 0.05) == (bool((linear + x[0] ** 2.2).max() > 1))
+    whole = Reflection(torch.ones(3, 9, 17), 0.7, "defocus").mask
+    assert whole is not None
+    assert whole.max() == whole[4, 8] == pytest.approx(1 - 0.7 / 2)
+    assert torch.allclose(whole, Reflection(torch.ones(3, 17, 17), 0.7, "defocus").mask[4:13])  # type: ignore[index]
 
 
 def test_filters_follow_their_curves() -> None:

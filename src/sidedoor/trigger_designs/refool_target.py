@@ -7,12 +7,12 @@ arXiv:2007.02343; with the reflection ratio of Jiang et al., arXiv:2407.10445, s
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from sidedoor.method import Share
 from sidedoor.trigger_designs.base import Design, Setting
 from sidedoor.triggers.base import Trigger
-from sidedoor.triggers.reflection import Reflection
+from sidedoor.triggers.reflection import Mode, Reflection
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class RefoolTarget(Design):
 
     Args:
         ratio: weight of the reflection in linear light.
-        mode: of the reflection: "ghost" or "focus".
+        mode: of the reflection: "ghost", "focus" or "defocus".
     """
 
     origins: ClassVar[dict[str, str]] = {
@@ -29,7 +29,7 @@ class RefoolTarget(Design):
     }
 
     ratio: Share = 0.1
-    mode: Literal["ghost", "focus"] = "ghost"
+    mode: Mode = "ghost"
 
     def make(self, setting: Setting) -> Trigger:
         return Reflection(setting.target()[0], 1 - self.ratio, self.mode).to(setting.run.device)

@@ -9,7 +9,7 @@ As it is compared with elsewhere: labels are changed, and reflections are drawn 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from sidedoor import registry, zoo
 from sidedoor.attacks.base import PoisoningAttack
@@ -20,7 +20,7 @@ from sidedoor.goals.base import Door
 from sidedoor.image.geometry import like
 from sidedoor.method import Count, Share
 from sidedoor.tasks.task import Task
-from sidedoor.triggers.reflection import Reflection
+from sidedoor.triggers.reflection import Mode, Reflection
 from sidedoor.types import Build
 
 
@@ -32,7 +32,8 @@ class Refool(PoisoningAttack):
         rate: share of the eligible training samples, in [0, 1].
         scenes: the data set whose images are reflected, and `count`, how many; several targets share them out.
         transmission: weight of the image itself in linear light, in [0, 1].
-        mode: "ghost": two reflexes, shifted; "focus": one, out of focus.
+        mode: "ghost": two reflexes, shifted; "focus": one, blurred; "defocus": one out of focus as in the release,
+            with its range normalisation and its mask.
 
     Raises:
         ConfigError: no such data set.
@@ -49,7 +50,7 @@ class Refool(PoisoningAttack):
     scenes: zoo.DataName = "photos"
     count: Count = 20
     transmission: Share = 0.7
-    mode: Literal["ghost", "focus"] = "ghost"
+    mode: Mode = "ghost"
 
     def __post_init__(self) -> None:
         super().__post_init__()
