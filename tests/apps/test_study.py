@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 import torch
 
-from sidedoor.apps.study import Study, questions, rates, read, server
+from sidedoor.apps.study import Study, questions, rates, read
+from sidedoor.apps.study_server import server
 from sidedoor.cli.main import main
 from sidedoor.data.pictures import save_png
 from sidedoor.errors import CannotComplete, ConfigError

@@ -4,21 +4,16 @@ Paper: Zhang, Chen, Huang, Liao, Zhang, Feng, Hua, Yu, "Poison Ink: Robust and I
 2022, arXiv:2108.02488, section V-B: one pair per question, which of the two is the original; the fooling rate is the
 share of answers that name the stamped one, and 50 % is guessing.
 
-A page of forms without scripts, served from this machine. Each participant sees all pairs, in an order and on sides
-of their own; answers are written at once, so that a participant can go on after an interruption.
+Each participant sees all pairs, in an order and on sides of their own; answers are written at once, so that a
+participant can go on after an interruption.
 """
 
 from __future__ import annotations
 
-import functools
-import http.server
 import json
 import os
 import random
-import re
-import secrets
 import threading
-import urllib.parse
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,11 +22,9 @@ from typing import Any, TypedDict
 from sidedoor.bench.schema import fit
 from sidedoor.core import opening
 from sidedoor.core.files import parsed, write_text
-from sidedoor.core.templates import template
 from sidedoor.errors import CannotComplete, ConfigError
 from sidedoor.metrics.statistics import wilson
 
-_template = functools.cache(template)
 ORIGINAL = "original"
 """The folder of the untouched images; every other one is named by its method."""
 SIDES = ("left", "right")
@@ -63,10 +56,10 @@ def questions(folder: Path) -> list[Question]:
     """The pairs of a folder: `original/NAME` and `METHOD/NAME`.
 
     Raises:
-        ConfigError: no such folders, or images without an original.
+        ConfigError: no such folders, images without an original, links, or names that are not UTF-8.
     """
     originals = _images(folder / ORIGINAL)
-    methods = sorted(d.name for d in folder.iterdir() if d.is_dir() and d.name != ORIGINAL) if folder.is_dir() else []
+    methods = sorted(d.name for d in _entries(folder) if d.is_dir() and d.name != ORIGINAL)
     found = []
     for method in methods:
         stamped = _images(folder / method)
@@ -81,7 +74,18 @@ def questions(folder: Path) -> list[Question]:
 
 
 def _images(folder: Path) -> dict[str, Path]:
-    return {f.name: f for f in folder.iterdir() if f.suffix.lower() in TYPES} if folder.is_dir() else {}
+    return {f.name: f for f in _entries(folder) if f.suffix.lower() in TYPES}
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What lies in a folder; nothing where there is none."""
+    found = sorted(folder.iterdir()) if folder.is_dir() else []
+    for entry in found:
+        if entry.is_symlink():
+            raise ConfigError(f"{entry} is a link, which a study does not follow; copy what it points to")
+        if not entry.name.isprintable():
+            raise ConfigError(f"{entry!a} has a name that cannot be printed; rename it")
+    return found
 
 
 @dataclass
@@ -104,6 +108,9 @@ class Study:
     def __post_init__(self) -> None:
         self.lock = threading.Lock()
         self.answers = read(self.file)
+        self._given: dict[str, set[int]] = {}
+        for answer in self.answers:
+            self._given.setdefault(answer["participant"], set()).add(answer["question"])
         _drop_cut_line(self.file)
         self.file.parent.mkdir(parents=True, exist_ok=True)
 
@@ -117,8 +124,9 @@ class Study:
         """The side that the original is on."""
         return random.Random(f"{self.seed} {participant} {number}").choice(SIDES)
 
-    def given(self, participant: str) -> set[int]:
-        return {answer["question"] for answer in self.answers if answer["participant"] == participant}
+    def given(self, participant: str) -> frozenset[int]:
+        """The numbers of the questions that a participant has answered."""
+        return frozenset(self._given.get(participant, ()))
 
     def next(self, participant: str) -> int | None:
         """The number of the next question; None after the last."""
@@ -143,6 +151,7 @@ class Study:
                 file.flush()
                 os.fsync(file.fileno())
             self.answers.append(line)
+            self._given.setdefault(participant, set()).add(number)
 
 
 def read(file: Path) -> list[dict[str, Any]]:
@@ -186,90 +195,3 @@ def rates(answers: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         found.append({"method": method, "answers": len(fooled), "participants": people,
                       "fooling_rate": sum(fooled) / len(fooled), "low": low, "high": high})
     return found
-
-
-def server(study: Study, host: str, port: int) -> http.server.ThreadingHTTPServer:
-    """Serves the study; port 0 takes a free one.
-
-    Raises:
-        CannotComplete: the address is taken.
-    """
-    try:
-        return http.server.ThreadingHTTPServer((host, port), functools.partial(_Handler, study))
-    except OSError as error:
-        raise CannotComplete(f"cannot serve on {host}:{port}: {error}; give another --port") from error
-
-
-class _Handler(http.server.BaseHTTPRequestHandler):
-    """`/` starts, `/PARTICIPANT` asks and takes answers, `/PARTICIPANT/NUMBER/SIDE` is an image."""
-
-    server_version = "sidedoor"
-    sys_version = ""
-
-    def __init__(self, study: Study, *arguments: Any):
-        self.study = study
-        super().__init__(*arguments)
-
-    def do_GET(self) -> None:
-        participant, *rest = self._path()
-        if participant == "" and not rest:
-            self._to(f"/{secrets.token_hex(4)}")
-        elif not re.fullmatch("[0-9a-f]{8}", participant):
-            self.send_error(404)
-        elif not rest:
-            self._page(participant)
-        else:
-            self._image(participant, rest)
-
-    def do_POST(self) -> None:
-        participant, *rest = self._path()
-        length = self.headers.get("Content-Length", "")
-        body = self.rfile.read(int(length)).decode("ascii", "replace") if length.isdigit() and int(length) < 200 else ""
-        form = dict(urllib.parse.parse_qsl(body))
-        number, side = form.get("question", ""), form.get("side")
-        if rest or not re.fullmatch("[0-9a-f]{8}", participant) or not self._known(number) or side not in SIDES:
-            self.send_error(400, "expected a question and a side")
-            return
-        self.study.answer(participant, int(number), str(side))
-        self._to(f"/{participant}")
-
-    def _path(self) -> list[str]:
-        return urllib.parse.urlsplit(self.path).path.strip("/").split("/")
-
-    def _known(self, number: str) -> bool:
-        return number.isdecimal() and len(number) < 10 and int(number) < len(self.study.questions)
-
-    def _page(self, participant: str) -> None:
-        number, given = self.study.next(participant), len(self.study.given(participant))
-        page = _template("sidedoor.apps", "study.html.jinja")
-        text = page.render(participant=participant, number=number, sides=SIDES, given=given,
-                           count=len(self.study.questions))
-        self._send(text.encode(), "text/html; charset=utf-8")
-
-    def _image(self, participant: str, rest: list[str]) -> None:
-        if len(rest) != 2 or not self._known(rest[0]) or rest[1] not in SIDES:
-            self.send_error(404)
-            return
-        file = self.study.image(participant, int(rest[0]), rest[1])
-        try:
-            self._send(file.read_bytes(), TYPES[file.suffix.lower()])
-        except OSError:
-            self.send_error(404)
-
-    def _send(self, content: bytes, kind: str) -> None:
-        self.send_response(200)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(content)))
-        self.send_header("Cache-Control", "no-store")
-        self.end_headers()
-        self.wfile.write(content)
-
-    def _to(self, place: str) -> None:
-        self.send_response(303)
-        self.send_header("Location", place)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, format: str, *arguments: Any) -> None:
-        """Requests are no news."""
-

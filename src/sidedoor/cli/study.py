@@ -53,7 +53,8 @@ def serve(folder: PairFolder, answers: Answers = Path("answers.jsonl"),
           port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
           seed: Annotated[int, typer.Option(help="Of orders and sides.")] = 0) -> None:
     """Serve the questions as a web page until interrupted; answers are kept at once."""
-    from sidedoor.apps.study import Study, questions, server
+    from sidedoor.apps.study import Study, questions
+    from sidedoor.apps.study_server import server
 
     with server(Study(questions(folder), answers, seed), host, port) as running:
         say(f"http://{running.server_address[0]!s}:{running.server_address[1]}/")
