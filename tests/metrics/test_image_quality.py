@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 from skimage.metrics import structural_similarity
 
 from sidedoor.metrics import image_quality
@@ -47,6 +48,22 @@ def test_ssim_is_that_of_scikit_image(pair: tuple[torch.Tensor, torch.Tensor]) -
     assert found.tolist() == pytest.approx(expected, abs=0.02)
     assert found.tolist() == sorted(found.tolist(), reverse=True)
     assert found[3] < 0.6 < 0.97 < found[0]
+
+
+def test_ssim_counts_the_border_with_mirrored_images(pair: tuple[torch.Tensor, torch.Tensor]) -> None:
+    a, b = (part.double().numpy() for part in pair)
+
+    def local(values: np.ndarray) -> np.ndarray:
+        return gaussian_filter(values, (0, 0, 1.5, 1.5), mode="mirror", radius=(0, 0, 5, 5))
+
+    mean_a, mean_b = local(a), local(b)
+    spread = local(a * a) - mean_a**2 + local(b * b) - mean_b**2
+    together = local(a * b) - mean_a * mean_b
+    expected = ((2 * mean_a * mean_b + 0.01**2) * (2 * together + 0.03**2)
+                / ((mean_a**2 + mean_b**2 + 0.01**2) * (spread + 0.03**2)))
+    found = image_quality.ssim(*pair).numpy()
+    np.testing.assert_allclose(found, expected.mean((1, 2, 3)), atol=1e-6)
+    assert np.abs(found - expected[..., 5:-5, 5:-5].mean((1, 2, 3))).max() > 1e-4
 
 
 def test_ssim_away_from_the_border_is_that_of_piq(pair: tuple[torch.Tensor, torch.Tensor]) -> None:

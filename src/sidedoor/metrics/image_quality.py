@@ -20,7 +20,11 @@ def psnr(a: Images, b: Images) -> Float[Tensor, "b"]:
 
 
 def ssim(a: Images, b: Images) -> Float[Tensor, "b"]:
-    """Structural similarity (Wang et al. 2004: Gaussian window of σ = 1.5, 11×11), mean over channels."""
+    """Structural similarity (Wang et al. 2004: Gaussian window of σ = 1.5, 11×11), mean over channels.
+
+    Every pixel counts, also those within 5 of the border, beyond which images are mirrored. Wang's code, scikit-image
+    and piq leave these out of the mean; on small images that differs in the second decimal.
+    """
     from torchmetrics.functional.image import structural_similarity_index_measure
 
     # In float32 the variance of a flat region, a difference of two squares, is lost.
