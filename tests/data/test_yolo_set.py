@@ -62,7 +62,7 @@ def test_names_may_be_a_table_a_list_of_lines_or_missing(tmp_path: Path) -> None
     ("1 0.5 0.5 0.5", ("a", "b"), r"a\.txt, line 1"), ("one 0.5 0.5 0.5 0.5", ("a", "b"), r"a\.txt, line 1"),
     ("1 0.5 0.5 1.5 0.5", ("a", "b"), r"a\.txt, line 1"), ("1.5 0.5 0.5 0.5 0.5", ("a", "b"), r"a\.txt, line 1"),
     ("-1 0.5 0.5 0.5 0.5", ("a", "b"), r"a\.txt, line 1"), ("nan 0.5 0.5 0.5 0.5", ("a", "b"), r"a\.txt, line 1"),
-    ("2 0.5 0.5 0.5 0.5", ("a", "b"), "a label of class 2, but names for 2"),
+    ("2 0.5 0.5 0.5 0.5", ("a", "b"), r"a label of class 2, but .*names\.json has names for 2"),
     ("0 0.5 0.5 0.5 0.5", {"1": "b"}, r"names\.json cannot be used"), ("0 0.5 0.5 0.5 0.5", 3, r"names\.json cannot"),
 ])
 def test_broken_labels_are_said(line: str, classes: object, expected: str, tmp_path: Path) -> None:
@@ -112,5 +112,78 @@ def test_missing_folders_are_said(tmp_path: Path) -> None:
     with pytest.raises(CannotComplete, match="nowhere"):
         zoo.load({"name": "yolo", "path": "nowhere"}, tmp_path)
     (tmp_path / "empty" / "images").mkdir(parents=True)
-    with pytest.raises(ConfigError, match=r"no folder train\*"):
+    with pytest.raises(ConfigError, match="has no images for train; expected images/train"):
         zoo.load({"name": "yolo", "path": "empty"}, tmp_path)
+
+
+def exported(top: Path, description: str, parts: tuple[str, ...] = ("train", "valid")) -> Path:
+    """The layout of annotation tools: a folder a part, with images and labels in it."""
+    for n, part in enumerate(parts):
+        for folder in ("images", "labels"):
+            (top / part / folder).mkdir(parents=True)
+        Image.fromarray(np.full((8, 8, 3), 50 * (n + 1), np.uint8)).save(top / part / "images" / "a.jpg")
+        (top / part / "labels" / "a.txt").write_text(f"{n} 0.5 0.5 0.5 0.5\n")
+    if description:
+        (top / "data.yaml").write_text(description)
+    return top
+
+
+NAMES = "names: ['no', 'yes', '3']"
+
+
+@pytest.mark.parametrize("description", [
+    f"train: ../train/images\nval: ../valid/images\nnc: 3\n{NAMES}\n",  # as Roboflow writes it
+    "path: ../sets/mine  # root\ntrain: train\nval: valid\nnames:\n  0: no\n  1: yes\n  2: 3\ndownload: |\n  x: [\n",
+    "train:\n  - train/images\nvalid: ./valid/images/\nnames:\n- no\n- yes\n- 3\n",
+    f"train: /content/set/train/images\nval: /content/set/valid/images\n{NAMES}\n",
+    f"{NAMES}\n",
+])
+def test_a_description_says_where_parts_and_names_are(description: str, tmp_path: Path) -> None:
+    for path in (exported(tmp_path / "set", description), tmp_path / "set" / "data.yaml"):
+        train, test = yolo(Where(None), str(path), size=8)
+        assert train.classes == ("no", "yes", "3")
+        assert (train.targets.tolist(), test.targets.tolist()) == ([0], [1])
+        assert test.boxes is not None
+        assert test.boxes.tolist() == [[[1, 2, 2, 6, 6]]]
+
+
+def test_a_description_chooses_among_folders(tmp_path: Path) -> None:
+    top = exported(tmp_path / "set", f"train: other/images\nval: train/images\n{NAMES}", ("train", "other", "valid"))
+    train, test = yolo(Where(None), str(top), size=8)
+    assert (train.targets.tolist(), test.targets.tolist()) == ([1], [0])
+
+
+def test_parts_are_found_without_a_description(tmp_path: Path) -> None:
+    train, test = yolo(Where(None), str(exported(tmp_path / "set", "")), size=8)
+    assert (train.classes, test.targets.tolist()) == (("0", "1"), [1])
+
+
+@pytest.mark.parametrize(("description", "expected"), [
+    ("nc: 2\nnames: [a]\n", "nc = 2 but 1 names"), ("nc: 99999999999", "number of classes up to 10,000"),
+    ("nc: many", "number of classes"), ("names: 3", "list of names"), ("names: {1: a}", "list of names"),
+    ("names: [[a]]", "list of names"), ("a: [", "cannot be read as YAML"), ("- a", "has no table"),
+    ("", "has no table"), ("a: &a [x, x]\nb: &b [*a, *a]\nc: &c [*b, *b]\nnames: [*c, *c]", "list of names"),
+    ("a: !!python/object/apply:os.system [ls]\nnames: [x]\n", "names for 1"), ("\t", "cannot be read as YAML"),
+    ("names: &x [*x]", "cannot be read as YAML"),
+    ("[" * 5000, "cannot be read as YAML"), ("\0", "cannot be read as YAML"),
+    ("nc: 1", "a label of class 1, but"),
+], ids=lambda text: text[:30])
+def test_a_broken_description_is_said(description: str, expected: str, tmp_path: Path) -> None:
+    top = exported(tmp_path / "set", "train: train\n")
+    (top / "data.yaml").write_text(description)
+    with pytest.raises(ConfigError, match=expected):
+        yolo(Where(None), str(top), size=8)
+
+
+def test_nothing_outside_the_folder_is_read(tmp_path: Path) -> None:
+    exported(tmp_path / "other", "")
+    top = exported(tmp_path / "set", f"train: ../other/train/images\nval: {tmp_path}/other/valid/images\n{NAMES}\n")
+    assert yolo(Where(None), str(top), size=8).train.targets.tolist() == [0]
+    (tmp_path / "other" / "train" / "labels" / "a.txt").write_text("2 0.5 0.5 0.5 0.5\n")
+    for part in ("labels", "images"):
+        (top / "train" / part).rename(tmp_path / part)
+        (top / "train" / part).symlink_to(tmp_path / "other" / "train" / part)
+        with pytest.raises(ConfigError, match="is a link out of"):
+            yolo(Where(None), str(top), size=8)
+        (top / "train" / part).unlink()
+        (tmp_path / part).rename(top / "train" / part)

@@ -427,7 +427,7 @@ def class_files(folder: Path, base: Path) -> dict[str, list[str]]:
     """
     if folder.is_symlink():
         raise _link(folder, folder)
-    found = {entry.name: entry for entry in _entries(folder, folder) if entry.is_dir()}
+    found = {entry.name: entry for entry in entries(folder, folder) if entry.is_dir()}
     classes = {name: [file[len(str(base)) + 1 :].replace(os.sep, "/") for file in _images(found[name], folder)]
                for name in in_order(found)}
     if not classes:
@@ -449,7 +449,7 @@ def _images(folder: os.DirEntry[str], top: Path) -> list[str]:
     """The image files at any depth."""
     found: list[str] = []
     others: list[str] = []
-    for entry in _entries(folder, top):
+    for entry in entries(folder, top):
         if entry.is_dir():
             found += _images(entry, top)
         elif os.path.splitext(entry.name)[1].lower() in SUFFIXES and entry.is_file():
@@ -461,7 +461,12 @@ def _images(folder: os.DirEntry[str], top: Path) -> list[str]:
     return found
 
 
-def _entries(folder: os.PathLike[str], top: Path) -> list[os.DirEntry[str]]:
+def entries(folder: os.PathLike[str], top: Path) -> list[os.DirEntry[str]]:
+    """What lies in a folder, by name, but for what systems put there.
+
+    Raises:
+        ConfigError: a link to a folder, or out of `top`.
+    """
     with os.scandir(folder) as found:
         entries = sorted((entry for entry in found if not entry.name.startswith(".") and entry.name not in JUNK),
                          key=lambda entry: entry.name)

@@ -1,16 +1,16 @@
-"""A folder of images with boxes of your own, in the layout that YOLO's tools use.
+"""A folder of images with boxes of your own, in the layouts that YOLO's tools use.
 
-`DIR/images/train*` and `DIR/images/val*` (or `test*`) hold images, `DIR/labels/...` a text file of the same name for
-each: a line an object, with its class and the centre, width and height of its box as shares of the image's sides. An
-image without such a file, or with an empty one, has no object. Class names come from `names.json` (a list, or a table
-by number) or `classes.txt` (a line each), else classes are called by their numbers.
+`DIR/images/train*` and `DIR/images/val*` (or `valid*`, `test*`) hold images, `DIR/labels/...` a text file of the same
+name for each: a line an object, with its class and the centre, width and height of its box as shares of the image's
+sides. An image without such a file, or with an empty one, has no object. `DIR/train/images` beside `DIR/train/labels`
+is read as well, and so is what a `data.yaml` says. Class names come from there (`names`), from `names.json` (a list, or
+a table by number) or `classes.txt` (a line each), else classes are called by their numbers.
 
 Images are stretched to a square. The label of an image is the class of its largest object, the first class without one.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_convert
 
-from sidedoor.core import opening
 from sidedoor.data.base import CLASS_LIMIT, ArrayDataset, Splits, storage
-from sidedoor.data.formats.images import SUFFIXES, Unreadable, pixels
+from sidedoor.data.formats import yolo as layouts
+from sidedoor.data.formats.images import Unreadable, pixels
 from sidedoor.data.root import Where
 from sidedoor.errors import ConfigError
 from sidedoor.method import Count
@@ -30,8 +30,6 @@ from sidedoor.method import Count
 log = logging.getLogger("sidedoor")
 Boxes = list[list[float]]
 FIELDS = 5
-TEXT_LIMIT = 2**22
-"""Bytes of the largest file of labels or names."""
 BOX_LIMIT = 2**23
 """The most boxes of a part, each image having as many as the one with most."""
 
@@ -40,36 +38,26 @@ def yolo(where: Where, path: str, size: Count = 352) -> Splits:
     """Read both parts into memory. Images that cannot be read are named in a warning and left out.
 
     Args:
-        path: the folder, absolute or below the current folder or the data root.
+        path: the folder or its `data.yaml`, absolute or below the current folder or the data root.
         size: pixels a side to stretch images to.
 
     Raises:
         CannotComplete: the folder does not exist.
         ConfigError: a part is missing or has no readable image, or labels are broken.
     """
-    top = where.locate(path)
-    parts = [_read(top, _part(top, names), size) for names in (("train",), ("val", "test"))]
-    found = [row for _, labels in parts for rows in labels for row in rows]
-    classes = _classes(top, int(max((row[0] for row in found), default=0)) + 1)
+    found = layouts.layout(where.locate(path))
+    top = found.top
+    parts = [_read(found, folders, size) for folders in (found.train, found.test)]
+    rows = [row for _, labels in parts for rows in labels for row in rows]
+    classes = _classes(found, int(max((row[0] for row in rows), default=0)) + 1)
     most = max(1, *(len(rows) for _, labels in parts for rows in labels))
     if most * max(len(labels) for _, labels in parts) > BOX_LIMIT:
         raise ConfigError(f"{top}: an image with {most:,} boxes, which is too many for a set of this size")
     return Splits(*(_data(images, labels, classes, (size, most), top.name) for images, labels in parts))
 
 
-def _part(top: Path, names: Sequence[str]) -> Path:
-    """The folder of images that begins with one of the names."""
-    images = top / "images"
-    for name in names:
-        found = sorted(folder for folder in images.glob(f"{name}*") if folder.is_dir())
-        if found:
-            return found[0]
-    raise ConfigError(f"{images} has no folder {' or '.join(f'{name}*' for name in names)}; expected images/train and "
-                      "images/val beside labels/train and labels/val")
-
-
-def _read(top: Path, folder: Path, size: int) -> tuple[np.ndarray, list[Boxes]]:
-    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
+def _read(layout: layouts.Layout, folders: Sequence[Path], size: int) -> tuple[np.ndarray, list[Boxes]]:
+    files = layout.images(folders)
     images, labels = storage((len(files), 3, size, size)), list[Boxes]()
     for file in files:
         try:
@@ -77,9 +65,9 @@ def _read(top: Path, folder: Path, size: int) -> tuple[np.ndarray, list[Boxes]]:
         except Unreadable as error:
             log.warning("%s is not used: %s", file, error)
             continue
-        labels.append(_objects(top / "labels" / folder.name / f"{file.stem}.txt"))
+        labels.append(_objects(layout.labels(file)))
     if not labels:
-        raise ConfigError(f"{folder} has no readable image")
+        raise ConfigError(f"{' and '.join(map(str, folders))} has no readable image")
     return images[: len(labels)], labels
 
 
@@ -90,7 +78,7 @@ def _objects(file: Path) -> Boxes:
         ConfigError: a line of another form, a box outside the image, or a file that is no text.
     """
     rows = []
-    for number, line in enumerate(_text(file).splitlines() if file.exists() else (), 1):
+    for number, line in enumerate(layouts.text(file).splitlines() if file.exists() else (), 1):
         try:
             row = [float(word) for word in line.split()]
         except ValueError:
@@ -104,39 +92,19 @@ def _objects(file: Path) -> Boxes:
     return rows
 
 
-def _text(file: Path) -> str:
-    try:
-        return opening.text(file, TEXT_LIMIT)
-    except OSError as error:
-        raise ConfigError(f"{file} cannot be read: {error}") from error
-
-
-def _classes(top: Path, seen: int) -> tuple[str, ...]:
+def _classes(layout: layouts.Layout, seen: int) -> tuple[str, ...]:
     """Names of the classes, by number.
 
     Raises:
-        ConfigError: a broken file of names, or labels beyond it.
+        ConfigError: labels beyond them.
     """
-    listed, text = top / "names.json", top / "classes.txt"
-    if listed.exists():
-        try:
-            given = json.loads(_text(listed))
-            given = [given[str(k)] for k in range(len(given))] if isinstance(given, dict) else given
-            if not isinstance(given, list) or not all(isinstance(name, str | int) for name in given):
-                raise TypeError("something else than names")
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise ConfigError(f"{listed} cannot be used: {error!r}; expected a list of names, or a table from \"0\" "
-                              "upwards") from error
-        names = tuple(map(str, given))
-    elif text.exists():
-        names = tuple(line.strip() for line in _text(text).splitlines() if line.strip())
-    elif seen > CLASS_LIMIT:
-        raise ConfigError(f"{top}: a label of class {seen - 1}; expected less than {CLASS_LIMIT:,}, or the names of "
-                          "all classes in names.json or classes.txt")
-    else:
-        names = tuple(map(str, range(seen)))
+    if layout.names is None and seen > CLASS_LIMIT:
+        raise ConfigError(f"{layout.top}: a label of class {seen - 1}; expected less than {CLASS_LIMIT:,}, or the "
+                          "names of all classes in data.yaml, names.json or classes.txt")
+    names = tuple(map(str, range(seen))) if layout.names is None else layout.names
     if seen > len(names):
-        raise ConfigError(f"{top}: a label of class {seen - 1}, but names for {len(names)} classes")
+        raise ConfigError(f"{layout.top}: a label of class {seen - 1}, but {layout.source} has names for {len(names)} "
+                          "classes")
     return names
 
 
