@@ -17,6 +17,8 @@ from torch import nn
 from sidedoor.attacks.poisoning import badnets
 from sidedoor.attacks.poisoning.badnets import BadNets
 from sidedoor.bench.spec import Refused, Spec, cells, grid, read
+from sidedoor.bench.store import Store
+from sidedoor.bench.sweep import sweep
 from sidedoor.engine import Recipe
 from sidedoor.errors import CannotComplete, ConfigError
 from sidedoor.goals.all_to_one import AllToOne
@@ -341,3 +343,15 @@ def test_a_changed_copy_is_checked_like_a_new_one() -> None:
 def test_a_run_file_runs_a_cell_once_however_often_it_is_named() -> None:
     found = cells(TABLE | {"defenses": ["strip", {"name": "strip"}, "shrink_pad", "strip"]})
     assert [c.defense_name for c in found] == ["none", "strip", "shrink_pad"]
+
+
+def test_several_devices_lead_to_another_model_and_one_is_in_no_key_and_no_record() -> None:
+    assert key(devices=2) != key() == key(devices=1)
+    assert "devices" not in spec().to_json()
+    assert spec(devices=2).to_json()["devices"] == 2
+    assert {each.devices for each in spec(devices=2, defense="neural_cleanse").clean_models()} == {2}
+
+
+def test_a_sweep_computes_on_one_device_a_cell(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="devices = 2 given; a sweep computes each cell on one device"):
+        sweep([spec(devices=2)], Store(tmp_path))

@@ -124,7 +124,7 @@ def load(spec: Spec, store: Store, machine: Machine) -> Case:
         CannotComplete: the data or weights are not there.
     """
     splits, fingerprint = load_data(spec, machine)
-    run = Run(launched(machine.device, machine.devices), seed=spec.seed, augment=augmentation(spec.augment),
+    run = Run(launched(machine.device, spec.devices), seed=spec.seed, augment=augmentation(spec.augment),
               progress=machine.progress, shelf=Shelf(store.shelf), root=machine.root)
     photographs, held = (splits.train, splits.clean) if splits.clean is not None else \
         split(splits.train, spec.defender_share, spec.defender_seed)

@@ -13,21 +13,20 @@ from sidedoor.engine import fabric
 
 @dataclass(frozen=True)
 class Machine:
-    """Data root, devices and progress reports. Nothing here changes the key of a result."""
+    """Data root, kind of device and progress reports. Nothing here changes the key of a result."""
 
     root: Path | None = None
     download: bool = False
     device: str = "auto"
-    devices: int = 1
     progress: Progress = field(default_factory=Silent)
 
-    def check(self) -> None:
+    def check(self, devices: int = 1) -> None:
         """Fail before anything is run.
 
         Raises:
-            CannotComplete: the device is not there.
+            CannotComplete: so many devices are not there.
         """
-        fabric(self.device, self.devices)
+        fabric(self.device, devices)
 
 
 @functools.cache

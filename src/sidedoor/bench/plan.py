@@ -29,7 +29,8 @@ def planned(specs: Iterable[Spec], machine: Machine) -> list[Cell]:
         ConfigError: one names a class that the data do not have.
         CannotComplete: data or the device are missing.
     """
-    machine.check()
+    specs = list(specs)
+    machine.check(max((spec.devices for spec in specs), default=1))
     cells = list({cell.key: cell for cell in (_cell(spec, machine) for spec in specs)}.values())
     called = names([cell.spec.to_json() for cell in cells])
     return [replace(cell, name=name) for cell, name in zip(cells, called, strict=True)]

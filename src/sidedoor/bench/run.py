@@ -116,7 +116,7 @@ def attempt(spec: Spec, store: Store, machine: Machine, key: str) -> Record:
         store.put(record)
         return record
     except Exception as error:  # the whole point: one cell's fault leaves the others alone
-        if machine.devices > 1:
+        if spec.devices > 1:
             raise  # the other processes may wait for this one, and end with it
         record = broken(spec, key, "error", explained(error))
         store.put(record)

@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from sidedoor import registry, zoo
 from sidedoor.attacks.base import Attack
@@ -24,7 +24,7 @@ from sidedoor.defenses.base import Defense
 from sidedoor.defenses.filters.base import REMOVED, STAGE
 from sidedoor.engine import Recipe
 from sidedoor.errors import ConfigError, NotApplicable, unknown
-from sidedoor.method import Share, Whole, came_later, check, hints, lasting
+from sidedoor.method import LATER, Bounds, Share, Whole, came_later, check, hints, lasting
 from sidedoor.tasks.task import Task
 
 _BUILT_FOR = {"labels": "classes", "image": "scale"}
@@ -48,7 +48,8 @@ class Spec:
 
     Args:
         data: the data set.
-        model: the victim's network; the key `weights` names a file to start from, further keys as `zoo.Weights`.
+        model: the victim's network; the key `weights` names a file to start from; `sidedoor show weights` has
+            further keys.
         attack: None: the model is trained clean.
         defense: None: the model is measured undefended.
         surrogate: the network that a data poisoner derives a trigger with; None: the victim's own.
@@ -62,6 +63,7 @@ class Spec:
         references: clean models that a model audit is calibrated against; trained from scratch, of other seeds.
         assumed_rate: the share of poisoned rows that a data filter assumes; 1.5 times as many are removed.
         augment: names of augmentations.
+        devices: that train together, each on its share of every batch; several lead to another model than one.
     """
 
     data: Reference
@@ -79,6 +81,7 @@ class Spec:
     test_samples: Whole = 0
     references: Whole = 2
     assumed_rate: Share = 0.1
+    devices: Annotated[int, Bounds(1, 1024), LATER] = 1
 
     def __post_init__(self) -> None:
         for kind in ("data", "model", "attack", "defense", "surrogate", "task"):
@@ -87,7 +90,7 @@ class Spec:
                 object.__setattr__(self, kind, _full("model" if kind == "surrogate" else kind, value))
         declared = hints(Spec)
         for name in ("augment", "seed", "defender_seed", "train_samples", "test_samples", "references",
-                     "defender_share", "assumed_rate"):
+                     "defender_share", "assumed_rate", "devices"):
             check(name, getattr(self, name), declared[name])
         for name, share in (("defender_share", self.defender_share), ("assumed_rate", self.assumed_rate)):
             if share in (0, 1):
@@ -176,8 +179,9 @@ class Spec:
 
     def to_json(self) -> dict[str, Any]:
         """As it is written to records."""
-        return {f.name: registry.plain(getattr(self, f.name)) if f.name != "recipe" else _recipe(self.recipe)
-                for f in fields(self) if f.name not in _REFERENCES} | {k: getattr(self, k) for k in _REFERENCES}
+        return {name: registry.plain(value) if name != "recipe" else _recipe(self.recipe)
+                for name, value in lasting(self).items() if name not in _REFERENCES} | {
+                    k: getattr(self, k) for k in _REFERENCES}
 
     def deciding(self, root: Path | None = None) -> dict[str, Any]:
         """What of the specification decides the result: not where files lie, nor later parameters at their defaults.

@@ -65,6 +65,9 @@ def sweep(specs: list[Spec], store: Store, machine: Machine | None = None, *, wo
     if timeout is not None and (workers == 0 or timeout <= 0):
         raise ConfigError(f"a timeout of {timeout:g} s with {workers} workers given; expected a positive one and at "
                           "least one worker, since only a process of its own can be given up")
+    if any(spec.devices > 1 for spec in specs):
+        raise ConfigError(f"devices = {max(spec.devices for spec in specs)} given; a sweep computes each cell on one "
+                          "device: leave it out, or use `sidedoor run`")
     machine = machine or Machine()
     cells = planned(specs, machine)
     todo = _suited([cell for cell in cells if finished(store, cell.key) is None], store)

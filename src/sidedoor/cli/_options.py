@@ -80,12 +80,12 @@ def with_habits(function: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-def machine(root: Path | None, download: bool, device: str, devices: int = 1, silent: bool = False) -> Machine:
+def machine(root: Path | None, download: bool, device: str, silent: bool = False) -> Machine:
     """What a run computes on, and how it shows itself."""
     from sidedoor.bench.machine import Machine
     from sidedoor.core.progress import Silent, reporter
 
-    return Machine(root, download, device, devices, Silent() if silent or quiet() else reporter())
+    return Machine(root, download, device, Silent() if silent or quiet() else reporter())
 
 
 def read_specs(path: Path, settings: list[str], here: Machine, swept: bool | None = None) -> list[Spec]:

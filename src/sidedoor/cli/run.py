@@ -38,14 +38,14 @@ if TYPE_CHECKING:
 
 def run(spec: SpecFile, settings: Settings = [], out: Out = Path("runs"), as_json: AsJson = False,  # noqa: B006
         dry_run: DryRun = False, root: Root = None, download: Download = False, device: Device = "auto",
-        devices: Annotated[int, typer.Option(min=1, help="Processes to train on together.")] = 1) -> None:
+        devices: Annotated[int | None, typer.Option(min=1, help="Short for --set devices=N.")] = None) -> None:
     """Run a specification: the attack undefended, then each of its defences; a table and an HTML report."""
     # Of several processes, which fabric starts or torchrun has started, the first one speaks.
-    first = devices == 1 or int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
+    first = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
     if first:
         note(f"reading {spec}")  # what is imported below takes seconds
-    here, store = machine(root, download, device, devices, silent=not first), open_store(out)
-    specs = read_specs(spec, settings, here, swept=False)
+    here, store = machine(root, download, device, silent=not first), open_store(out)
+    specs = read_specs(spec, settings + ([f"devices={devices}"] if devices else []), here, swept=False)
     if dry_run:
         show(specs, store, here, as_json)
         return
