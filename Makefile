@@ -25,8 +25,9 @@ test: .venv/installed-dev  ## the test suite
 test-slow: .venv/installed-dev  ## trained facts that take minutes
 	$(ONE) $(BIN)/pytest -n 2 -m slow --timeout=1800
 
-corpus: .venv/installed-dev  ## hostile and odd files, read in processes with limits; minutes on one core
+corpus: .venv/installed-dev  ## hostile and odd files, read in processes with limits, and commands that are killed
 	$(ONE) $(BIN)/python -m tests.corpus
+	$(ONE) $(BIN)/python -m tests.corpus.kills
 
 check: .venv/installed-dev  ## lint and types
 	$(BIN)/ruff check .

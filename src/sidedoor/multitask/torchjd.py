@@ -2,6 +2,8 @@
 
 Paper: Quinton, Rey, "Jacobian Descent for Multi-Objective Optimization", 2024, arXiv:2406.16232; torchjd's
 documentation names that of each aggregator. `torchjd:PCGrad` is an independent source for `pcgrad`'s symmetric variant.
+
+UPGrad and DualProj solve a quadratic programme by quadprog, which is under the GPL: the extra `sidedoor[mtl-gpl]`.
 """
 
 from __future__ import annotations
@@ -49,7 +51,8 @@ class TorchJD(Weighting):
         try:
             return _Aggregated(known[self.aggregator](**dict(self.options)))
         except ImportError as error:
-            raise CannotComplete(f"torchjd:{self.aggregator}: {error}") from error
+            raise CannotComplete(f"torchjd:{self.aggregator}: {error}; UPGrad and DualProj need quadprog, which is "
+                                 "under the GPL: pip install 'sidedoor[mtl-gpl]'") from error
         except (TypeError, ValueError) as error:
             raise ConfigError(f"torchjd:{self.aggregator} with options {dict(self.options)}: {error}") from error
 
