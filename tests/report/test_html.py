@@ -126,6 +126,7 @@ def test_numbers_in_the_tables(html: str) -> None:
     assert "flagged, class 0; above all 2 clean" in page.row("", "neural_cleanse", "0")
     told = " ".join(page.texts["p"])
     assert "3.250 against a threshold of 2.000: flagged. Suspected target class: 0." in told
+    assert "target class: 0. Against 2 clean models" in told
     assert "more suspicious than all of them, p = 0.333" in told
 
 
@@ -279,7 +280,7 @@ def test_damaged_files_are_left_out_and_named(store: Store) -> None:
     first, second = page.texts["li"][-2:]
     assert "seed1.json" in first
     assert "planted0/history.json is damaged" in second
-    assert "Files that cannot be read: 2." in " ".join(page.texts["p"])
+    assert " Files that cannot be read: 2." in " ".join(page.texts["p"])
     assert page.row("badnets", "none", "11 left out")[3] == "90.0"
     assert "#damaged" in page.links
 

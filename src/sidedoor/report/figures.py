@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Scores = npt.NDArray[np.float64]
+Epoch = Mapping[str, float | None]
 INK = "#010203"
 """A stand-in that becomes the page's text colour."""
 COLOURS = ("#3c7fc0", "#d5672c", "#2f9a70", "#b064a6", "#b08a1e", "#5d93a8")
@@ -128,7 +129,7 @@ def curve(values: Scores, name: str) -> Markup:
     return canvas.svg
 
 
-def training(history: dict[str, list[dict[str, float]]], name: str) -> Markup:
+def training(history: Mapping[str, Sequence[Epoch]], name: str) -> Markup:
     """Loss and learning rate of each phase by epoch; dashed: the loss on validation data."""
     with _canvas(name, 2.2, 2) as canvas:
         losses, rates = canvas.axes
@@ -231,8 +232,8 @@ def _corners(fpr: Scores, tpr: Scores) -> tuple[Scores, Scores]:
     return fpr[keep], tpr[keep]
 
 
-def _column(epochs: Sequence[dict[str, float]], key: str) -> tuple[list[float], list[float]]:
-    present = [(epoch["epoch"], epoch[key]) for epoch in epochs if epoch.get(key) is not None]
+def _column(epochs: Sequence[Epoch], key: str) -> tuple[list[float], list[float]]:
+    present = [(x, y) for epoch in epochs if (x := epoch["epoch"]) is not None and (y := epoch.get(key)) is not None]
     return [x for x, _ in present], [y for _, y in present]
 
 

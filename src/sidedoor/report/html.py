@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from sidedoor.bench.store import Store
 
 Arrays = dict[str, npt.NDArray[Any]]
-History = dict[str, list[dict[str, float]]]
+History = dict[str, list[dict[str, float | None]]]
 GRID_IMAGES = 10
 CLASS_ROWS = 50
 """Tables by class show so many, those of the lowest clean accuracy."""
