@@ -28,6 +28,7 @@ from sidedoor.bench.store import Store
 from sidedoor.cli.main import main
 from sidedoor.data.root import Where
 from sidedoor.engine import Recipe
+from sidedoor.zoo import Weights
 
 SPEC = """
 data = { name = "toy", train = 600, test = 80 }
@@ -100,7 +101,8 @@ except SystemExit as stop:
 def test_without_arguments_the_commands_are_listed(cli: Cli) -> None:
     said = cli("--help")
     assert said.code == 0
-    for command in ("list", "show", "schema", "run", "sweep", "report", "poison", "doctor", "clean", "stego", "study"):
+    for command in ("list", "show", "schema", "init", "run", "sweep", "report", "poison", "doctor", "clean", "stego",
+                    "study"):
         assert f"\n  {command} " in said.out
     bare = cli()
     assert (bare.code, "Usage" in bare.out + bare.err) == (4, True)
@@ -159,7 +161,7 @@ def test_show_says_what_matters_of_an_attack_and_a_defence(cli: Cli) -> None:
 
 
 def test_show_documents_every_key_of_a_specification(cli: Cli) -> None:
-    for name, cls in (("spec", Spec), ("recipe", Recipe)):
+    for name, cls in (("spec", Spec), ("recipe", Recipe), ("weights", Weights)):
         said = cli("show", name)
         assert (said.code, said.err) == (0, "")
         page = json.loads(cli("show", name, "--json").out)
@@ -169,6 +171,11 @@ def test_show_documents_every_key_of_a_specification(cli: Cli) -> None:
     assert "  data  (name or table with a name, required)\n" in cli("show", "spec").out
     assert "  defender_share = 0.05  (float, between 0 and 1)\n" in cli("show", "spec").out
     assert "  schedule = 'one_cycle'  (one of 'cosine', 'one_cycle', 'step', 'constant')\n" in cli("show", "recipe").out
+
+
+def test_show_of_a_network_leads_to_the_keys_about_its_weights(cli: Cli) -> None:
+    assert "see `sidedoor show weights`" in " ".join(cli("show", "resnet18").out.split())
+    assert "see `sidedoor show weights`" not in cli("show", "badnets").out
 
 
 def test_show_says_which_layouts_a_data_set_reads(cli: Cli) -> None:
@@ -373,11 +380,15 @@ def test_doctor_says_what_the_machine_has(cli: Cli, tmp_path: Path) -> None:
         "folder", "npz", "yolo"}
     assert found["data"]["cifar10"].startswith("not found")
     assert found["optional"].keys() >= {"timm", "pyarrow", "lpips"}
-    text = cli("doctor")
+    text = cli("doctor", "-v")
     assert text.code == 0
     assert {line.split()[0] for line in text.out.splitlines() if line.endswith("needs a data root")} == {
         "cifar10", "cifar100", "fashion_mnist", "gtsrb", "kmnist", "mnist", "patches", "tiny_imagenet"}
     assert "  scenes             1000 + 300 images" in text.out
+    short = cli("doctor").out.splitlines()
+    assert len(short) < 10
+    assert "data found   digits, photos, scenes, toy" in short
+    assert any(line.startswith("need a root  cifar10, ") for line in short)
 
 
 def poisoned(spec: Path, tmp_path: Path) -> PoisonedDataset:
@@ -434,6 +445,7 @@ def test_two_devices_train_one_model_and_the_first_speaks(spec: Path, tmp_path: 
     assert done.returncode == 0, done.stderr
     records = [Record.from_json(r) for r in json.loads(done.stdout)]
     assert [r.status for r in records] == ["done", "done"]
+    assert {r.spec["devices"] for r in records} == {2}
     assert sorted(records, key=lambda r: r.key) == Store(tmp_path / "out").records()
     assert "GLOBAL_RANK: 1, MEMBER: 2/2" in done.stderr
     assert len(list((tmp_path / "out").rglob("model.safetensors"))) == 2

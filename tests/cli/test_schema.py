@@ -16,6 +16,7 @@ from sidedoor.cli import specification
 from sidedoor.cli.schema import of, schema
 from sidedoor.engine import Recipe
 from sidedoor.method import Count, Positive, Share
+from sidedoor.zoo import Weights
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "experiments").rglob("*.toml"))
@@ -47,6 +48,7 @@ def test_specifications_of_records_are_valid(validator: Draft202012Validator) ->
     {}, {"model": "torchvision:resnet50"}, {"attack": {"name": "badnets", "rate": 0.1}}, {"attack": "latent"},
     {"defenses": ["strip", {"name": "jpeg"}]}, {"recipe": {"epochs": 1, "schedule": "cosine"}},
     {"grid": {"seed": [0, 1]}}, {"augment": ["crop"]}, {"surrogate": "resnet18"},
+    {"model": {"name": "resnet18", "weights": "x.pth", "mean": 0.5, "std": [0.5, 0.5, 0.5], "head": "new", "width": 4}},
 ], ids=str)
 def test_what_sidedoor_takes_is_valid(validator: Draft202012Validator, table: dict[str, Any]) -> None:
     assert validator.is_valid(GOOD | table)
@@ -57,7 +59,9 @@ def test_what_sidedoor_takes_is_valid(validator: Draft202012Validator, table: di
     {"seed": "one"}, {"seed": 0.5}, {"defender_share": 1.5}, {"train_samples": -1}, {"augment": "flip"},
     {"defenses": "strip"}, {"defenses": ["badnets"]}, {"recipe": {"epoch": 1}}, {"recipe": {"epochs": 0}},
     {"recipe": {"lr": 0}}, {"recipe": {"schedule": "linear"}}, {"recipe": 3}, {"grid": {"seed": []}}, {"grid": {}},
-    {"grid": {"seed": 1}}, {"surrogate": "badnets"}, {"task": "resnet18"},
+    {"model": {"name": "resnet18", "head": "old"}}, {"model": {"name": "resnet18", "mean": "x"}},
+    {"model": {"name": "resnet18", "weights": 3}}, {"grid": {"seed": 1}}, {"surrogate": "badnets"},
+    {"task": "resnet18"},
 ], ids=str)
 def test_what_sidedoor_refuses_is_not(validator: Draft202012Validator, table: dict[str, Any]) -> None:
     assert validator.is_valid(GOOD)
@@ -81,7 +85,8 @@ def test_the_schema_of_a_type(hint: Any, expected: dict[str, Any]) -> None:
     assert of(hint) == expected
 
 
-@pytest.mark.parametrize(("keys", "cls"), [(specification.spec_keys, Spec), (specification.recipe_keys, Recipe)])
+@pytest.mark.parametrize(("keys", "cls"), [
+    (specification.spec_keys, Spec), (specification.recipe_keys, Recipe), (specification.weights_keys, Weights)])
 def test_keys_that_are_read_from_source_are_those_of_the_class(keys: Any, cls: type) -> None:
     found = {key.name: key for key in keys() if key.name not in ("defenses", "grid")}
     fields: dict[str, Any] = {field.name: field for field in dataclasses.fields(cls)}

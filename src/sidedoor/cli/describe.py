@@ -71,6 +71,8 @@ def describe(name: str) -> Description:
     module = inspect.getmodule(subject)
     about = inspect.getdoc(module) or ""
     own = inspect.getdoc(subject) or ""
+    if entry.kind == "model":
+        own += "\n\nThe reference of a network may also name the weights it starts from: see `sidedoor show weights`."
     return Description(entry.name, entry.kind, entry.summary, f"{_without_paper(about)}\n\n{own}"
                        if entry.kind == "data" else own, entry.paper or registry.paper_of(about),
                        _threat_model(entry.kind, subject), _parameters(entry.kind, entry.name, subject))

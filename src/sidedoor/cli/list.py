@@ -40,7 +40,8 @@ def list_(
         typer.echo(markdown(entries) if as_markdown else "\n".join(lines(entries)))
 
 
-def show(name: Annotated[str, typer.Argument(help="A registered name, spec or recipe.", autocompletion=_names)],
+def show(name: Annotated[str, typer.Argument(help="A registered name, spec, recipe or weights.",
+                                             autocompletion=_names)],
          as_json: AsJson = False) -> None:
     """Describe one name: what it is, its parameters with defaults, its paper, its threat model."""
     from sidedoor.cli import describe, specification

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Annotated, Any
 
 from sidedoor import registry
-from sidedoor.cli.specification import Grid, Key, Recipe, Reference, recipe_keys, spec_keys
+from sidedoor.cli.specification import Grid, Key, Recipe, Reference, recipe_keys, spec_keys, weights_keys
 from sidedoor.method import bounds_of
 
 _PLAIN = {bool: "boolean", int: "integer", float: "number", str: "string", type(None): "null"}
@@ -84,5 +84,14 @@ def _reference(kind: str) -> dict[str, Any]:
     entries = [entry for entry in registry.entries() if entry.kind == kind]
     names = sorted(name for entry in entries for name in (entry.name, *entry.aliases))
     name = {"anyOf": [{"enum": names}, {"type": "string", "pattern": f"^({'|'.join(names)}):"}]}
+    keys = {"name": name} | (_weights() if kind == "model" else {})
     return {"description": f"See `sidedoor list {kind}`.",
-            "anyOf": [*name["anyOf"], {"type": "object", "required": ["name"], "properties": {"name": name}}]}
+            "anyOf": [*name["anyOf"], {"type": "object", "required": ["name"], "properties": keys}]}
+
+
+def _weights() -> dict[str, Any]:
+    """The keys about a network's weights; one number stands for a list of one."""
+    found = _properties(weights_keys())
+    for name in ("mean", "std"):
+        found[name] = {"anyOf": [{"type": "number"}, found[name]]}
+    return found

@@ -17,7 +17,8 @@ from sidedoor.cli.describe import Description, meanings, named
 from sidedoor.core import source
 
 PAGES = {"spec": "Every key of a specification, which is a run file or, with a grid, a sweep file.",
-         "recipe": "Every key of the table `recipe` of a specification."}
+         "recipe": "Every key of the table `recipe` of a specification.",
+         "weights": "Every key of a network's reference that is about the weights it starts from."}
 """Names that `sidedoor show` knows besides those that are registered."""
 
 
@@ -70,6 +71,11 @@ def recipe_keys() -> tuple[Key, ...]:
     return _keys("sidedoor.engine", "Recipe")
 
 
+def weights_keys() -> tuple[Key, ...]:
+    """Those of `Weights`, which the reference of a network has besides its parameters."""
+    return _keys("sidedoor.zoo", "Weights")
+
+
 def _keys(module: str, name: str) -> tuple[Key, ...]:
     found = source.definition(module, name)
     assert found is not None
@@ -89,8 +95,8 @@ def _default(given: ast.expr | None) -> tuple[Any, ...]:
 
 
 def describe(name: str) -> Description:
-    """The page of "spec" or "recipe"."""
-    keys = spec_keys() if name == "spec" else recipe_keys()
+    """The page of one of `PAGES`."""
+    keys = {"spec": spec_keys, "recipe": recipe_keys, "weights": weights_keys}[name]()
     parameters = {key.name: {"type": named(key.hint, _WORDS), "required": key.required, "meaning": key.meaning}
                   | ({"default": key.default[0]} if key.default else {}) for key in keys}
     return Description(name, "specification", PAGES[name], PAGES[name], "", "", parameters)
