@@ -239,3 +239,11 @@ def test_measurement_space_is_unbounded() -> None:
 def test_names_of_classes_can_be_written() -> None:
     named = ArrayDataset(np.zeros((2, 1, 2, 2), np.uint8), [0, 1], ("\udcff", "猫\n"))
     assert named.classes == ("\\udcff", "猫\n")
+
+
+def test_images_in_half_precision_are_taken_and_labels_below_0_are_not() -> None:
+    for dtype in (torch.bfloat16, torch.float16):
+        assert wrap([(torch.full((3, 8, 8), 0.5, dtype=dtype), 0)]).fetch(torch.tensor([0])).x.unique().tolist() == \
+            [pytest.approx(128 / 255)]
+    with pytest.raises(ConfigError, match="a label of -1 given; expected the number of a class, 0 or more"):
+        wrap([(torch.zeros(3, 8, 8), 0), (torch.zeros(3, 8, 8), -1)])

@@ -378,6 +378,8 @@ def numbered(train: np.ndarray, *others: np.ndarray) -> tuple[str, ...]:
 
 
 def _count(labels: np.ndarray) -> int:
+    if int(labels.min()) < 0:
+        raise ConfigError(f"a label of {labels.min()} given; expected the number of a class, 0 or more")
     if int(labels.max()) >= CLASS_LIMIT:
         raise ConfigError(f"a label of {labels.max()} given; expected less than {CLASS_LIMIT:,}, or `classes`")
     return int(labels.max()) + 1
@@ -431,7 +433,10 @@ def _pixels(image: Any, i: int) -> np.ndarray:
         if mode[0] in "IF":
             raise ConfigError(f"sample {i} has pixels of mode {mode}, more than 8 bits a channel; convert them to 8")
         image = image.convert("L" if mode in ("1", "LA") else "RGB")
-    array = image.detach().cpu().numpy() if isinstance(image, Tensor) else np.asarray(image)
+    if isinstance(image, Tensor):
+        array = (image.float() if image.is_floating_point() else image).detach().cpu().numpy()
+    else:
+        array = np.asarray(image)
     if array.dtype.kind == "f" and array.size:
         # Written so that NaN fails, too.
         if not (array.min() >= -1e-6 and array.max() <= 1 + 1e-6):
