@@ -21,10 +21,10 @@ import torch
 
 from sidedoor import registry
 from sidedoor.attacks.base import Attack
-from sidedoor.backdoor.base import Backdoor, Poison
+from sidedoor.backdoor.base import AttackerRun, Backdoor, Poison
 from sidedoor.backdoor.dataset import PoisonedDataset
 from sidedoor.data.base import ArrayDataset, Subset
-from sidedoor.engine import Recipe, Run
+from sidedoor.engine import Recipe
 from sidedoor.errors import SidedoorError
 from sidedoor.goals.base import Door
 from sidedoor.models.small_cnn import small_cnn
@@ -49,7 +49,7 @@ def generated() -> ArrayDataset:
 
 def doors(attack: str, data: ArrayDataset) -> tuple[Door, ...]:
     """The doors that an attack plans on the first 500 images."""
-    run = Run.local(Recipe(epochs=1), device="cpu")
+    run = AttackerRun.local(Recipe(epochs=1), device="cpu")
     build = functools.partial(small_cnn, CLASSES, data.shape)
     made: Attack = registry.make("attack", {"name": attack, **UNTRAINED.get(attack, {})})
     some = Subset(data, torch.arange(500))
@@ -95,6 +95,8 @@ def peak_growth(data: ArrayDataset, door: Door, count: int) -> float | None:
 
 def measure(attack: str, data: ArrayDataset) -> dict[str, Any]:
     """Figures of one attack, or why it has none."""
+    if not issubclass(Classification, tasks := registry.load("attack", attack).tasks):
+        return {"attack": attack, "skipped": f"poisons pairs of images, for {', '.join(t.__name__ for t in tasks)}"}
     try:
         door = doors(attack, data)[0]
         made(data, door, PROBE)  # the first call pays for allocations and lazy imports
