@@ -93,7 +93,7 @@ def _description(file: Path) -> dict[str, Any]:
 
 def _named(top: Path, said: Mapping[str, Any], part: tuple[str, ...]) -> tuple[Path, ...]:
     """The folders that a description gives for a part; none if it gives none that are there."""
-    given = next((said[name] for name in part if said.get(name)), [])
+    given: Any = next((said[name] for name in part if said.get(name)), [])
     places = given if isinstance(given, list) else [given]
     found = []
     for place in places:
