@@ -14,8 +14,8 @@ from PIL import Image
 
 from sidedoor.bench.store import Store
 
-NAMES = (os.fsdecode("日本".encode("shift-jis")), "two\nlines", "\x1b[31m[red]red", "a\u202egnp.exe", "<script>alert(1)<",
-         "a|b`c` & \"d'")
+NAMES = (os.fsdecode("日本".encode("shift-jis")), "two\nlines", "\x1b[31m[red]red", "a\u202egnp.exe",
+         "<script>alert(1)<", "a|b`c` & \"d'")
 
 
 @pytest.fixture
