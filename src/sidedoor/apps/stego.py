@@ -107,7 +107,7 @@ def pair(store: Store, key: str | None = None) -> Pair:
 
 def _chosen(store: Store, key: str | None) -> Record:
     runs = [record for record in store.records() if record.attack_name == "i2i" and record.defense_name == "none"
-            and key in (None, record.key)]
+            and {"task", "model"} <= record.spec.keys() and key in (None, record.key)]
     suited = [record for record in runs if record.status == "done"]
     if len(suited) == 1:
         return suited[0]

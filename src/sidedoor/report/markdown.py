@@ -75,7 +75,7 @@ def _columns(terms: Terms) -> dict[str, Cell]:
         "PSNR dB": lambda g: _mean([r.columns.get("psnr") for r in g.done], lambda v: f"{v:.1f}"),
         "SSIM": lambda g: _mean([r.columns.get("ssim") for r in g.done], decimal),
         "Training": lambda g: _mean([r.timing.get("attack") for r in g.done], duration),
-        "Defending": lambda g: _mean([r.timing.get("defense") for r in g.done if r.spec["defense"]], duration),
+        "Defending": lambda g: _mean([r.timing.get("defense") for r in g.done if r.spec.get("defense")], duration),
     }
 
 
