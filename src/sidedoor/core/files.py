@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import secrets
 import time
@@ -126,5 +125,5 @@ def _check(value: Any, depth: int) -> None:
             _check(item, depth - 1)
     elif isinstance(value, str):
         value.encode()  # half of a surrogate pair cannot be written anywhere
-    elif isinstance(value, int | float) and not (math.isfinite(value) and abs(value) <= _LARGEST):
+    elif isinstance(value, int | float) and not abs(value) <= _LARGEST:
         raise ValueError(f"it has a number beyond {_LARGEST:g}")
