@@ -19,6 +19,7 @@ from sidedoor.bench.store import Store
 from sidedoor.core.files import write_text
 from sidedoor.errors import CannotComplete, ConfigError
 from sidedoor.metrics.statistics import t_interval
+from sidedoor.report.tables import FEWEST
 
 Value = Callable[[Record], float | None]
 Lines = list[str]
@@ -123,12 +124,17 @@ def grouped(records: Iterable[Record], key: Callable[[Record], str]) -> dict[str
 
 
 def mean(records: Iterable[Record], value: Value, digits: int = 3) -> str:
-    """Mean over seeds ± half the 95 % interval."""
+    """Mean over seeds ± half the 95 % interval; of two seeds, which are too few for one, with their range."""
     values = [v for record in records if (v := value(record)) is not None]
     if not values:
         return ""
     middle, low, _ = t_interval(values)
-    return f"{middle:z.{digits}f}" + ("" if low is None else f" ± {middle - low:.{digits}f}")
+    written = f"{middle:z.{digits}f}"
+    if low is None:
+        return written
+    if len(values) < FEWEST:
+        return f"{written} [{min(values):z.{digits}f}, {max(values):z.{digits}f}]"
+    return f"{written} ± {middle - low:.{digits}f}"
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Lines:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.pages import Study, assembled, sections
+from experiments.pages import Study, assembled, mean, sections
 from sidedoor.attacks.poisoning.badnets import BadNets
 from sidedoor.bench.record import Record
 from sidedoor.bench.spec import Spec, grid, read
@@ -103,3 +103,10 @@ def test_sections_of_partly_run_tables_stay_as_they_are_wherever_they_move(folde
         drawn = "\n".join(assembled(renewed, parts, sections(page), {}))
         assert "| old |" not in drawn
         assert "New words." in drawn
+
+
+def test_means_have_an_interval_from_three_seeds_on() -> None:
+    records = [Record(str(n), "p", {}, "done", clean=clean) for n, clean in enumerate((0.5, 0.6, 0.7))]
+    written = [mean(records[:count], lambda record: record.clean, 2) for count in (0, 1, 2, 3)]
+    # Of 0.5, 0.6 and 0.7: the standard error is 0.057735, and t(0.975, 2) = 4.302653.
+    assert written == ["", "0.50", "0.55 [0.50, 0.60]", "0.60 ± 0.25"]
