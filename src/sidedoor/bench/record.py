@@ -74,7 +74,7 @@ class Record:
         samples: train, poisoned, cover, rate (of the eligible), target_share (poisoned samples among all that are
             labelled as the target, where there is one target), defender, test, eligible.
         seconds: wall time of this run; `timing` has its parts, also those of models that were in the store already.
-        peak_mb: largest resident memory of the process.
+        peak_mb: largest resident memory of the process; 0 where the system does not say.
         threads: that torch computed with.
         device: such as "cpu" or "cuda:0".
         processor: the model of the CPU or GPU.
