@@ -24,7 +24,7 @@ from sidedoor.bench.store import Store
 from sidedoor.core.files import write_json
 from sidedoor.core.terms import Terms
 from sidedoor.errors import CannotComplete
-from sidedoor.evidence import Localisation, Verdict
+from sidedoor.evidence import Localisation, Separation, Verdict
 from sidedoor.report.html import build
 
 VOID = {"meta", "img", "br", "hr", "link", "input", "col"}
@@ -171,6 +171,18 @@ def test_removals_by_class_stand_beside_the_poison_s_share(html: str) -> None:
                     ["$dog", "–", "10.0"], ["猫", "–", "10.0"]]
     told = "12.5 % of the clean rows were removed. The poison makes up 26.5 % of the target class."
     assert sum(told in text for text in page.texts["caption"]) == 1
+
+
+def test_many_classes_show_first_where_a_filter_met_poison(bare: Store, records: list[Record]) -> None:
+    shares = tuple(0.5 if n == 57 else None for n in range(60))
+    found = Separation(auroc=0.9, removed_poisoned=0.5, removed_clean=0.1, removed_poisoned_by_class=shares,
+                       removed_clean_by_class=(0.1,) * 60)
+    bare.put(replace(records[0], evidence=(found, Separation(auroc=0.8, removed_poisoned=0.0))))
+    page = Page(build(bare, ["seed0"]))
+    rows = [row for row in page.rows if len(row) == 3][1:]
+    assert rows[:2] == [["57", "50.0", "10.0"], ["0", "–", "10.0"]]
+    assert len(rows) == 50
+    assert any("50 of 60 classes" in text for text in page.texts["caption"])
 
 
 def test_figures_say_what_they_show_to_those_who_do_not_see_them(html: str) -> None:

@@ -102,7 +102,7 @@ class Run:
     training: Figure | None
     drawings: tuple[Figure, ...]
     pictures: tuple[Picture, ...]
-    removed: tuple[Removed, ...]
+    classes: tuple[str, ...]
     toml: str
 
 
@@ -145,7 +145,7 @@ def build(store: Store, keys: list[str] | None = None) -> str:
         damaged=store.left_out, left_out=[row for row in rows if row.record.status != "done"],
         seeds=any(len(group.done) + len(group.left_out) > 1 for group in groups),
         terms=terms, written_as=written, bracketed=tables.bracketed, note_on_seeds=tables.note_on_seeds(groups),
-        spreadsheet=spreadsheet, amplification=images.AMPLIFICATION,
+        spreadsheet=spreadsheet, removed=_removed, amplification=images.AMPLIFICATION,
     )
     # Names of files may hold bytes that are no UTF-8, which arrive here as lone surrogates.
     return written_page.encode("utf-8", "backslashreplace").decode()
@@ -228,13 +228,13 @@ def _run(store: Store, row: Row, arrays: Arrays, trained: History) -> Run:
                  for e in shown if e.kind == "curve"]
     pictures = tuple(Picture(images.data_uri(images.stored(arrays[e.name])), e.caption)
                      for e in shown if e.kind != "curve")
-    return Run(row, training, tuple(drawings), pictures, _removed(row.record.separation, _class_names(arrays)),
+    return Run(row, training, tuple(drawings), pictures, tuple(_class_names(arrays)),
                toml.dumps(row.record.spec))
 
 
-def _removed(found: Separation | None, names: Sequence[str]) -> tuple[Removed, ...]:
+def _removed(found: Separation, names: Sequence[str]) -> tuple[Removed, ...]:
     """What a filter removes of each label, those with poisoned rows first where there are many."""
-    pairs = zip(found.removed_poisoned_by_class, found.removed_clean_by_class, strict=False) if found else ()
+    pairs = zip(found.removed_poisoned_by_class, found.removed_clean_by_class, strict=False)
     rows = [Removed(_named(names, n), *pair) for n, pair in enumerate(pairs)]
     return tuple(sorted(rows, key=lambda row: row.poisoned is None)[:CLASS_ROWS] if len(rows) > CLASS_ROWS else rows)
 
