@@ -233,6 +233,7 @@ def test_quiet_says_nothing_but_errors_and_debug_where_an_error_came_from(cli: C
 
 @pytest.mark.parametrize(("arguments", "message"), [
     (["show", "badnet"], "did you mean badnets"), (["list", "atacks"], "did you mean attack"),
+    (["list", ""], "unknown kind ''"), (["show", ""], "unknown name ''"),
     (["lst"], "lst"), (["run"], "SPEC.toml"), (["run", "{spec}", "--devices", "0"], "devices"),
     (["run", "{spec}", "--device", "cuda:1", "--devices", "2", "--out", "{out}"], "expected 'cuda'"),
     (["run", "{spec}", "--set", "attack.rat=1"], "did you mean rate"), (["run", "/no/such.toml"], "cannot read"),

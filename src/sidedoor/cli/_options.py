@@ -111,7 +111,7 @@ def open_store(out: Path) -> Store:
     from sidedoor.bench.store import Store
 
     if out.exists() and not out.is_dir():
-        raise ConfigError(f"--out {out} is a file; expected a folder")
+        raise ConfigError(f"{out} is a file; expected a folder of results")
     store = Store(out)
     store.tidy()
     return store

@@ -32,7 +32,7 @@ def list_(
     """List what is registered: attacks, defences, goals, tasks, models, data sets, triggers, plug-ins."""
     from sidedoor.cli.catalogue import lines, markdown
 
-    wanted = registry.kind_of(kind).name if kind else None
+    wanted = registry.kind_of(kind).name if kind is not None else None
     entries = [e for e in registry.entries() if wanted in (None, e.kind)]
     if as_json:
         emit([vars(e) for e in entries])

@@ -124,6 +124,7 @@ def poison(spec: SpecFile, out: Annotated[Path, typer.Option("-o", "--out", help
     if form not in ("folder", "npz"):
         raise ConfigError(f"--format {form} given; expected folder or npz")
     chosen: Literal["folder", "npz"] = "npz" if form == "npz" else "folder"
+    note(f"reading {spec}")
     here = machine(root, download, "cpu")
     say(export_poisoned(read_specs(spec, settings, here, swept=False)[0], out, chosen, here))
 

@@ -17,6 +17,7 @@ from sidedoor.cli._options import (
     SpecFile,
     emit,
     machine,
+    note,
     open_store,
     read_specs,
     say,
@@ -37,6 +38,7 @@ def pairs(spec: SpecFile, folder: Annotated[Path, typer.Option("--pairs", "-p", 
           settings: Settings = [], root: Root = None, download: Download = False,  # noqa: B006
           device: Device = "auto") -> None:
     """Write test images and what the attacks of a specification make of them, its first seed's."""
+    note(f"reading {spec}")
     from sidedoor.apps.pairs import write_pairs
 
     here = machine(root, download, device)
