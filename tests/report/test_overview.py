@@ -48,12 +48,18 @@ def test_the_target_is_named_by_its_class_or_its_goal() -> None:
     assert target({"name": "physical", "attack": {"name": "badnets", "goal": one}}, ("cat", "dog")) == "dog (class 1)"
     assert target({"name": "badnets", "goal": {"name": "all_to_all"}}) == "all-to-all"
     assert target({"name": "x", "goal": {"name": "multi_target", "target_classes": [0, 1]}}) == "class 0 and class 1"
+    assert target({"name": "x", "goal": {"name": "foreign", "target_classes": 5}}) == "class 5"
     assert target(None) == target({"name": "blo"}) == ""
 
 
 def test_classes_of_several_data_sets_have_no_common_names() -> None:
     records = [replace(make_record("a"), data="one"), replace(make_record("b"), data="two")]
     assert head(records, ("cat", "dog"), []).title == "small_cnn on digits, target class 0"
+
+
+def test_a_head_of_records_that_say_little() -> None:
+    assert head([replace(make_record("a"), spec={"attack": None})], (), []).title == ""
+    assert head([replace(make_record("a"), spec={"attack": SPEC["attack"]})], (), []).title == "target class 0"
 
 
 def test_a_head_names_a_few_and_counts_many() -> None:

@@ -55,7 +55,7 @@ def head(records: Sequence[Record], classes: Sequence[str], dates: Iterable[str]
     facts = {"Data": data, "Network": network, "Target": target,
              "Seeds": _listed(map(str, sorted({spec["seed"] for spec in specs if "seed" in spec})), "seeds"),
              "Dates": " to ".join(dict.fromkeys((written[0], written[-1]))) if written else ""}
-    title = " on ".join(filter(None, (network, data))) + (f", target {target}" if target else "")
+    title = ", ".join(filter(None, (" on ".join(filter(None, (network, data))), target and f"target {target}")))
     return Head(title, tuple((name, value) for name, value in facts.items() if value))
 
 
@@ -105,8 +105,8 @@ def _target(attack: Any, classes: Sequence[str]) -> str:
     goal = attack.get("goal")
     if not isinstance(goal, Mapping):
         return _target(attack.get("attack"), classes)
-    labels = goal.get("target_classes", [goal["target_class"]] if "target_class" in goal else [])
-    named = [_class(label, classes) for label in labels]
+    several = goal.get("target_classes", [goal["target_class"]] if "target_class" in goal else [])
+    named = [_class(label, classes) for label in (several if isinstance(several, list | tuple) else [several])]
     return " and ".join(named) if 0 < len(named) <= NAMED else str(goal.get("name", "")).replace("_", "-")
 
 
