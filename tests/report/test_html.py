@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import csv
 import io
-import os
 import re
 import shutil
 import subprocess
@@ -137,11 +136,6 @@ def test_the_head_names_data_network_target_and_dates(html: str, bare: Store) ->
     assert (page.texts["title"], page.texts["h1"]) == ([f"{title}, 2026-03-01 to 2026-03-02"], [title])
     # Without arrays classes have no names.
     assert Page(build(bare, ["seed0"])).texts["h1"] == ["Backdoor report: small_cnn on digits, target class 0"]
-
-
-def test_a_file_of_an_impossible_date_has_the_last_one(bare: Store) -> None:
-    os.utime(bare.root / "results" / "seed0.json", (1e12, 1e12))
-    assert Page(build(bare, ["seed0"])).texts["title"][0].endswith(", 9999-12-31")
 
 
 def test_the_contents_lead_to_every_section(html: str) -> None:

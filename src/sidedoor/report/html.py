@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 Arrays = dict[str, npt.NDArray[Any]]
 History = dict[str, list[dict[str, float | None]]]
 GRID_IMAGES = 10
-LAST_MOMENT = 253402300799
-"""The end of the year 9999, after which there are no dates; a file may claim to be younger."""
 CLASS_ROWS = 50
 """Tables by class show so many, those of the lowest clean accuracy."""
 
@@ -179,7 +177,7 @@ def _known_classes(store: Store, records: Sequence[Record]) -> list[str]:
 def _dates(store: Store, records: Sequence[Record]) -> list[str]:
     """The day on which each record was written, in UTC."""
     moments = [(store.root / "results" / f"{record.key}.json").stat().st_mtime for record in records]
-    return [datetime.fromtimestamp(min(max(moment, 0), LAST_MOMENT), UTC).date().isoformat() for moment in moments]
+    return [datetime.fromtimestamp(moment, UTC).date().isoformat() for moment in moments]
 
 
 def _chosen(store: Store, keys: list[str] | None) -> list[Record]:
