@@ -302,11 +302,11 @@ def test_scores_that_an_earlier_version_kept_are_read(planted: Record, store: St
 
 def test_a_defence_of_no_known_stage_is_refused(store: Store, tiny: Tiny) -> None:
     class Stageless(Defense):
-        stage = Stage("prayer", "pray", "hopes")
+        stage = Stage("prayer", "pray", "hopes", 2)
 
     case = load(tiny(), store, CPU)
     with pytest.raises(ConfigError, match="Stageless is of no known stage: 'prayer'"):
-        defend(Stageless(), case, train_or_load(case))
+        defend((Stageless(),), case, train_or_load(case))
 
 
 @pytest.mark.parametrize("damage", [{"schema": 99}, None])

@@ -348,7 +348,7 @@ class Holding(Mirror):
 
 
 class Stageless(Defense):
-    stage: ClassVar[Stage] = Stage("prayer", "pray", "hopes")
+    stage: ClassVar[Stage] = Stage("prayer", "pray", "hopes", 2)
     needs: ClassVar[Needs] = Needs()
 
 

@@ -105,9 +105,9 @@ def defended(given: Case, monkeypatch: pytest.MonkeyPatch) -> Trap:
         return evaluator(*arguments)
 
     monkeypatch.setattr(input_detector, "suspicion", suspicion)
-    defense = given.spec.make_defense()
-    assert defense is not None
-    base.defend(defense, closed, planted)
+    defenses = given.spec.make_defenses()
+    assert defenses
+    base.defend(defenses, closed, planted)
     return trap
 
 
@@ -135,5 +135,5 @@ def test_the_trap_springs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
             return model
 
     with pytest.raises(AssertionError, match="`fetch` of the test set was read"):
-        base.defend(Cheat(), replace(given, test=trap), train_or_load(given))
+        base.defend((Cheat(),), replace(given, test=trap), train_or_load(given))
     assert trap.sprung == 1

@@ -44,6 +44,7 @@ class Case:
         clean: the defender's split.
         run: the evaluator's; attackers and defenders get `attacker` and `defender`.
         download: whether weights that a library publishes may be fetched.
+        step: the scope of a defence's streams and phases; empty for the first.
     """
 
     spec: Spec
@@ -57,6 +58,7 @@ class Case:
     surrogate: Build
     run: Run
     download: bool = False
+    step: str = ""
 
     @property
     def key(self) -> str:
@@ -74,7 +76,7 @@ class Case:
     def defender(self) -> Run:
         """The run of a defence: no clean sibling, no shelf, no data root, and nothing that says where results lie."""
         return Run(self.run.fabric, self.run.recipe, self.run.seed, self.run.augment, progress=self.run.progress,
-                   checkpoints=Checkpoints(self.store.folder(self.key)), history=self.run.history)
+                   checkpoints=Checkpoints(self.store.folder(self.key)), scope=self.step, history=self.run.history)
 
     def given(self, defense: Defense, model: nn.Module) -> tuple[nn.Module, Dataset, Task, Run]:
         """What a defence gets that looks at a model: the model and the clean data as it declares, task and run."""
@@ -156,7 +158,7 @@ def load_data(spec: Spec, machine: Machine) -> tuple[Splits, str]:
     """
     splits, fingerprint = _load_data(json.dumps(spec.data, sort_keys=True), machine.root, machine.download,
                                      spec.train_samples, spec.test_samples)
-    for method in (spec.make_attack(), spec.make_defense()):
+    for method in (spec.make_attack(), *spec.make_defenses()):
         if method:
             check_labels(method, torch.bincount(splits.train.targets, minlength=len(splits.train.classes)).tolist())
     return splits, fingerprint

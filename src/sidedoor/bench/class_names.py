@@ -35,7 +35,11 @@ def numbered(table: Mapping[str, Any], classes: Classes) -> dict[str, Any]:
 
 
 def _numbered(kind: str, given: Any, number: Callable[[str], int]) -> Any:
-    """A reference as it is written, with numbers for names; what is no reference stays for others to refuse."""
+    """A reference as it is written, or a list of some, with numbers for names; what is no reference stays for others to
+    refuse.
+    """
+    if isinstance(given, list):
+        return [_numbered(kind, each, number) for each in given]
     if not isinstance(given, Mapping) or not isinstance(given.get("name"), str):
         return given
     hints = {name: hint for name, (hint, _) in registry.parameters(kind, given["name"].partition(":")[0]).items()}

@@ -50,7 +50,12 @@ def names(specs: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def flat(value: Any, prefix: str = "") -> dict[str, str]:
-    """The leaves of nested tables by dotted keys; text as it is, anything else as JSON."""
+    """The leaves of nested tables by dotted keys; text as it is, anything else as JSON. Tables of a list are by their
+    names.
+    """
+    if _several(value):
+        return {f"{_name(each)}.{key}": text for each in value
+                for key, text in flat({k: v for k, v in each.items() if k != "name"}, prefix).items()}
     if not isinstance(value, dict):
         return {prefix: value if isinstance(value, str) else json.dumps(value)}
     return {k: v for key, item in value.items() for k, v in flat(item, f"{prefix}.{key}" if prefix else key).items()}
@@ -76,7 +81,14 @@ def _setting(part: str, specs: Sequence[dict[str, Any]], n: int, varying: str) -
     return f"{part} {varying}" if varying else ""
 
 
+def _several(value: Any) -> bool:
+    """Whether it is a list of methods."""
+    return isinstance(value, list) and len(value) > 0 and all(isinstance(v, dict) and "name" in v for v in value)
+
+
 def _name(reference: Any) -> str:
+    if _several(reference):
+        return "+".join(map(_name, reference))
     return str(reference.get("name", "")) if isinstance(reference, dict) else "none" if reference is None else ""
 
 

@@ -30,7 +30,7 @@ class _SpecTable(TypedDict, total=False):
     data: _Named
     model: _Named
     attack: _Named | None
-    defense: _Named | None
+    defense: _Named | list[_Named] | None
     surrogate: _Named | None
     task: _Named | None
     recipe: dict[str, Any]
@@ -165,7 +165,8 @@ class Record:
 
     @property
     def defense_name(self) -> str:
-        return self.spec["defense"]["name"] if self.spec.get("defense") else "none"
+        given = self.spec.get("defense") or []
+        return "+".join(each["name"] for each in (given if isinstance(given, list) else [given])) or "none"
 
     @property
     def separation(self) -> Separation | None:

@@ -6,16 +6,17 @@ import importlib.metadata
 import platform
 import time
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from jaxtyping import Bool
+from torch import Tensor, nn
 
 from sidedoor.bench.case import Case, TrainedModel, load, measured, train_or_load
-from sidedoor.bench.examine.base import Outcome, defend
+from sidedoor.bench.examine.base import Delivered, defend
 from sidedoor.bench.machine import Machine
 from sidedoor.bench.record import NOT_APPLICABLE, Means, Record
 from sidedoor.bench.spec import Spec
@@ -55,19 +56,32 @@ def _run(case: Case) -> Record:
     _check_eligible(case, [door.goal for door in trained.doors if door.scored])
     trained = measured(trained, clean or trained, case)
     began = time.monotonic()
-    defense = spec.make_defense()
-    outcome = defend(defense, case, trained) if defense else Outcome(trained.model)
+    defenses = spec.make_defenses()
+    outcome = defend(defenses, case, trained)
     timing = {"attack": trained.seconds, "clean": (clean or trained).seconds, "defense": time.monotonic() - began}
     scores = trained.scores
     if outcome.model is not trained.model or outcome.purify is not None:
-        scores = evaluate(outcome.model, case.test, case.task, trained.doors, case.run, outcome.purify)
-    record = replace(_scored(case, trained, scores), undefended=trained.scores.means() if defense else None,
-                     clean_key=clean.key if clean else None, evidence=outcome.evidence, timing=timing,
-                     given=str(defense.needs) if defense else "",
-                     seconds=time.monotonic() - start, **ambient(str(case.run.device), outcome.model))
+        scores = evaluate(outcome.finished, case.test, case.task, trained.doors, case.run, outcome.purify)
+    record = _scored(case, trained, scores)
+    record = replace(record, undefended=trained.scores.means() if defenses else None,
+                     columns=record.columns | accepted(scores, outcome.alarms),
+                     clean_key=clean.key if clean else None, evidence=outcome.evidence,
+                     timing=timing | (outcome.seconds if len(defenses) > 1 else {}),
+                     given="; then ".join(str(defense.needs) for defense in defenses),
+                     seconds=time.monotonic() - start, **ambient(str(case.run.device), outcome.finished))
     if case.run.fabric.is_global_zero:
         _keep(case, record, _arrays(case, trained, outcome, scores))
     return record
+
+
+def accepted(scores: Scores, alarms: Sequence[Bool[Tensor, "p"]]) -> Means:
+    """What of the attack is left behind input detectors: its mean over eligible triggered inputs, those that raise an
+    alarm counted as 0. Nothing without detectors or triggered inputs.
+    """
+    reached = scores.attack[~scores.attack.isnan()]
+    if not alarms or not len(reached):
+        return {}
+    return {"accepted": torch.where(torch.stack(list(alarms)).any(0), 0, reached).double().mean().item()}
 
 
 def _scored(case: Case, trained: TrainedModel, scores: Scores) -> Record:
@@ -199,7 +213,7 @@ def _target(case: Case, goals: Iterable[Goal]) -> int | None:
     return found.pop() if len(found) == 1 else None
 
 
-def _arrays(case: Case, trained: TrainedModel, outcome: Outcome, scores: Scores) -> dict[str, np.ndarray]:
+def _arrays(case: Case, trained: TrainedModel, outcome: Delivered, scores: Scores) -> dict[str, np.ndarray]:
     doors = [door for door in trained.doors if door.scored]
     per_door = (max(len(doors), 1), len(case.test))
     arrays = {
@@ -233,7 +247,7 @@ def _grid(case: Case, doors: list[Door], count: int = 8) -> dict[str, np.ndarray
     return {name: np.concatenate(values) for name, values in parts.items()}
 
 
-def _images(case: Case, doors: list[Door], outcome: Outcome, count: int = 6) -> dict[str, np.ndarray]:
+def _images(case: Case, doors: list[Door], outcome: Delivered, count: int = 6) -> dict[str, np.ndarray]:
     """A few test images of different groups through the delivered model: inputs, outputs, truth and target."""
     test, device = case.test, case.run.device
     x, y, index = test.fetch(torch.arange(count) * len(test) // count, device)
@@ -248,8 +262,8 @@ def _images(case: Case, doors: list[Door], outcome: Outcome, count: int = 6) -> 
     return {f"images_{name}": stored(value.clamp(0, 1), PHOTO).cpu().numpy() for name, value in parts.items()}
 
 
-def _output(case: Case, outcome: Outcome, x: Images, index: Index) -> Images:
-    model = outcome.model.to(case.run.device).eval()
+def _output(case: Case, outcome: Delivered, x: Images, index: Index) -> Images:
+    model = outcome.finished.to(case.run.device).eval()
     purified, undo = outcome.purify(x, index) if outcome.purify else (x, lambda output: output)
     restored: Images = undo(case.task.predict(model, purified))
     return restored

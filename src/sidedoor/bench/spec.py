@@ -20,7 +20,7 @@ from sidedoor.bench.contents import contents, replaced
 from sidedoor.bench.versions import versions
 from sidedoor.core import opening
 from sidedoor.data.augment import augmentation
-from sidedoor.defenses.base import Defense
+from sidedoor.defenses.base import Defense, Stage
 from sidedoor.defenses.filters.base import REMOVED, STAGE
 from sidedoor.engine import Recipe
 from sidedoor.errors import ConfigError, NotApplicable, unknown
@@ -51,7 +51,8 @@ class Spec:
         model: the victim's network; the key `weights` names a file to start from; `sidedoor show weights` has
             further keys.
         attack: None: the model is trained clean.
-        defense: None: the model is measured undefended.
+        defense: None: the model is measured undefended. A list is a pipeline: filters, a training defence, repairs, an
+            audit, an input detector, purifiers, in this order, each as far as wanted.
         surrogate: the network that a data poisoner derives a trigger with; None: the victim's own.
         task: what the model is for.
         recipe: how the victim trains.
@@ -69,7 +70,7 @@ class Spec:
     data: Reference
     model: Reference
     attack: Reference | None = None
-    defense: Reference | None = None
+    defense: Reference | tuple[Reference, ...] | None = None
     surrogate: Reference | None = None
     task: Reference = field(default_factory=lambda: {"name": "classification"})
     recipe: Recipe = field(default_factory=Recipe)
@@ -84,10 +85,11 @@ class Spec:
     devices: Annotated[int, Bounds(1, 1024), LATER] = 1
 
     def __post_init__(self) -> None:
-        for kind in ("data", "model", "attack", "defense", "surrogate", "task"):
+        for kind in _REFERENCES:
             value = getattr(self, kind)
             if value is not None:
-                object.__setattr__(self, kind, _full("model" if kind == "surrogate" else kind, value))
+                full = _pipeline(value) if kind == "defense" else _full("model" if kind == "surrogate" else kind, value)
+                object.__setattr__(self, kind, full)
         declared = hints(Spec)
         for name in ("augment", "seed", "defender_seed", "train_samples", "test_samples", "references",
                      "defender_share", "assumed_rate", "devices"):
@@ -95,8 +97,7 @@ class Spec:
         for name, share in (("defender_share", self.defender_share), ("assumed_rate", self.assumed_rate)):
             if share in (0, 1):
                 raise ConfigError(f"{name} = {share} given; expected more than 0 and less than 1")
-        stage = registry.load("defense", self.defense_name).stage if self.defense else None
-        if stage is STAGE and REMOVED * self.assumed_rate >= 1:
+        if STAGE in self._stages and REMOVED * self.assumed_rate >= 1:
             raise ConfigError(f"assumed_rate = {self.assumed_rate} given; a filter removes {REMOVED} times as many "
                               "rows, which would be all of them; expected less than 2/3")
         augmentation(self.augment)
@@ -114,9 +115,9 @@ class Spec:
 
     def refusal(self) -> str | None:
         """Why the methods do not suit each other; None if they do."""
-        attack, defense = self.make_attack(), self.make_defense()
-        task = registry.load("task", self.task["name"])
-        for kind, method, name in (("attack", attack, self.attack_name), ("defence", defense, self.defense_name)):
+        attack, task = self.make_attack(), registry.load("task", self.task["name"])
+        defenses = [("defence", *each) for each in zip(self.make_defenses(), self.defense_names, strict=True)]
+        for kind, method, name in (("attack", attack, self.attack_name), *defenses):
             if method and not issubclass(task, method.tasks):
                 known = ", ".join(suited.__name__ for suited in method.tasks)
                 return f"{kind} {name} does not work on the task {self.task['name']}; it knows {known}"
@@ -124,14 +125,24 @@ class Spec:
             if _BUILT_FOR[task.output] not in registry.leading("model", reference["name"]):
                 return (f"model {reference['name']} is no network for the task {self.task['name']}; see "
                         "`sidedoor list models`")
-        if self.frozen and (attack or (defense and defense.stage.on_training_data)):
-            what = f"attack {self.attack_name}" if attack else f"defence {self.defense_name}"
+        on_data = next((name for _, method, name in defenses if method.stage.on_training_data), None)
+        if self.frozen and (attack or on_data):
+            what = f"attack {self.attack_name}" if attack else f"defence {on_data}"
             return (f"{what} trains a model, and model.frozen = true takes the given one as it is; leave one of them "
                     "out")
-        if defense and defense.stage.on_training_data and attack and attack.access is not Access.DATA:
-            return (f"defence {self.defense_name} works on poisoned training data, but in attack {self.attack_name} "
+        if on_data and attack and attack.access is not Access.DATA:
+            return (f"defence {on_data} works on poisoned training data, but in attack {self.attack_name} "
                     "the attacker trains the model and hands over no data; choose a repair, audit, detector or "
                     "purifier")
+        return self._disorder()
+
+    def _disorder(self) -> str | None:
+        """Why defences do not make a pipeline; None if they do."""
+        named = list(zip(self.defense_names, self._stages, strict=True))
+        for (first, before), (second, after) in itertools.pairwise(named):
+            if after.place < before.place or (after.place == before.place and not after.several):
+                return (f"{second} ({_words(after)}) cannot come after {first} ({_words(before)}); expected filters, "
+                        "one training defence, repairs, one audit, one input detector and purifiers, in this order")
         return None
 
     @property
@@ -139,8 +150,21 @@ class Spec:
         return self.attack["name"] if self.attack else "none"
 
     @property
+    def defense_names(self) -> tuple[str, ...]:
+        """Of each defence of the pipeline."""
+        return tuple(reference["name"] for reference in self._defenses)
+
+    @property
     def defense_name(self) -> str:
-        return self.defense["name"] if self.defense else "none"
+        return "+".join(self.defense_names) or "none"
+
+    @property
+    def _defenses(self) -> tuple[Reference, ...]:
+        return self.defense if isinstance(self.defense, tuple) else (self.defense,) if self.defense else ()
+
+    @property
+    def _stages(self) -> tuple[Stage, ...]:
+        return tuple(registry.load("defense", name).stage for name in self.defense_names)
 
     @property
     def frozen(self) -> bool:
@@ -150,8 +174,8 @@ class Spec:
     def make_attack(self) -> Attack | None:
         return registry.make("attack", self.attack) if self.attack else None
 
-    def make_defense(self) -> Defense | None:
-        return registry.make("defense", self.defense) if self.defense else None
+    def make_defenses(self) -> tuple[Defense, ...]:
+        return tuple(registry.make("defense", reference) for reference in self._defenses)
 
     def make_task(self, classes: int) -> Task:
         return registry.make("task", self.task, classes=classes)  # type: ignore[no-any-return]
@@ -174,14 +198,14 @@ class Spec:
 
     @property
     def _compared(self) -> bool:
-        """Whether the defence is calibrated against clean models."""
-        return bool(self.defense) and registry.load("defense", self.defense_name).stage.compared
+        """Whether a defence is calibrated against clean models."""
+        return any(stage.compared for stage in self._stages)
 
     def to_json(self) -> dict[str, Any]:
         """As it is written to records."""
         return {name: registry.plain(value) if name != "recipe" else _recipe(self.recipe)
                 for name, value in lasting(self).items() if name not in _REFERENCES} | {
-                    k: getattr(self, k) for k in _REFERENCES}
+                    k: list(value) if isinstance(value := getattr(self, k), tuple) else value for k in _REFERENCES}
 
     def deciding(self, root: Path | None = None) -> dict[str, Any]:
         """What of the specification decides the result: not where files lie, nor later parameters at their defaults.
@@ -192,9 +216,10 @@ class Spec:
         Raises:
             CannotComplete: a file that a parameter names is not there or cannot be read.
         """
-        spec = self.to_json() | {"attack": registry.plain(self.make_attack(), lasting, registry.key_name_of),
-                                 "defense": registry.plain(self.make_defense(), lasting, registry.key_name_of),
-                                 "recipe": lasting(self.recipe)}
+        attack, *defenses = (registry.plain(method, lasting, registry.key_name_of)
+                             for method in (self.make_attack(), *self.make_defenses()))
+        spec = self.to_json() | {"attack": attack, "recipe": lasting(self.recipe),
+                                 "defense": defenses if len(defenses) > 1 else defenses[0] if defenses else None}
         # The data's fingerprint and the hash of the weights stand for the files.
         for kind, name, place in (("data", "data", "path"), ("model", "model", "weights"),
                                   ("model", "surrogate", "weights")):
@@ -205,7 +230,7 @@ class Spec:
     def _contents(self, root: Path | None) -> dict[str, str]:
         """Of the files that parameters of the methods and the task name."""
         known = registry.parameters("task", self.task["name"])
-        given = [(method, type(method)) for method in (self.make_attack(), self.make_defense()) if method]
+        given = [(method, type(method)) for method in (self.make_attack(), *self.make_defenses()) if method]
         given += [(value, known[name][0]) for name, value in self.task.items() if name in known]
         return {text: content for value, hint in given for text, content in contents(value, hint, root).items()}
 
@@ -219,7 +244,7 @@ class Spec:
         Raises:
             CannotComplete: a file that a parameter names is not there or cannot be read.
         """
-        methods = [m for m in (self.make_attack(), self.make_defense()) if m is not None]
+        methods = [m for m in (self.make_attack(), *self.make_defenses()) if m is not None]
         content = {"spec": self.deciding(root), "data": fingerprint,
                    "versions": [v for m in methods for v in versions(m)]}
         if (self._compared and not self.attack) or ("weights" in self.model and (self._compared or self.attack)):
@@ -239,6 +264,20 @@ _REFERENCES = ("data", "model", "attack", "defense", "surrogate", "task")
 
 def _recipe(recipe: Recipe) -> dict[str, Any]:
     return {f.name: getattr(recipe, f.name) for f in fields(recipe)}
+
+
+def _pipeline(given: Any) -> Reference | tuple[Reference, ...]:
+    """One defence, or several one after another; a list of one is that one."""
+    if not isinstance(given, list | tuple):
+        return _full("defense", given)
+    if not given:
+        raise ConfigError("defense = [] given; expected a defence or a list of some, or none at all")
+    steps = tuple(_full("defense", each) for each in given)
+    return steps if len(steps) > 1 else steps[0]
+
+
+def _words(stage: Stage) -> str:
+    return str(stage).replace("_", " ")
 
 
 def _full(kind: str, given: Any) -> Reference:

@@ -27,6 +27,8 @@ class Stage:
         name: of the stage.
         verb: the method that members implement.
         words: what they do.
+        place: in a pipeline, in which places must not fall.
+        several: whether a pipeline may have several of them.
         on_training_data: whether they get the training data, so that they mean nothing where the attacker trains.
         compared: whether their scores are compared with those of clean models.
     """
@@ -34,6 +36,8 @@ class Stage:
     name: str
     verb: str
     words: str
+    place: int
+    several: bool = False
     on_training_data: bool = False
     compared: bool = False
 

@@ -12,7 +12,7 @@ import torch
 
 from sidedoor import registry
 from sidedoor.bench.case import Case, TrainedModel, train_or_load
-from sidedoor.bench.examine.base import Outcome
+from sidedoor.bench.examine.base import Delivered
 from sidedoor.bench.schema import fit
 from sidedoor.bench.versions import versions
 from sidedoor.core.files import read_json, write_json
@@ -22,15 +22,17 @@ from sidedoor.evidence import Calibrated, Exhibit
 from sidedoor.method import lasting
 
 
-def examine(defense: ModelAudit, case: Case, trained: TrainedModel) -> Outcome:
-    """What the audit says of the model, and of as many clean models as the specification asks for."""
-    finding = defense.inspect(*case.given(defense, trained.model))
+def examine(defense: ModelAudit, case: Case, trained: TrainedModel, delivered: Delivered) -> Delivered:
+    """What the audit says of the model, and of as many clean models as the specification asks for; no other defence
+    has been applied to these.
+    """
+    finding = defense.inspect(*case.given(defense, delivered.finished))
     clean = [case.twin(spec) for spec in case.spec.clean_models()]
     # In the record an exhibit has the name of its array, among those of everything else.
     kept = tuple(replace(e, name=f"audit_{e.name}", values=None) for e in finding.exhibits)
-    found = Calibrated(replace(finding, exhibits=kept, method=case.spec.defense_name),
+    found = Calibrated(replace(finding, exhibits=kept, method=registry.name_of(defense)),
                        tuple(_clean_score(defense, twin) for twin in clean), tuple(twin.attack_key for twin in clean))
-    return Outcome(trained.model, evidence=(found,), arrays={f"audit_{e.name}": _array(e) for e in finding.exhibits})
+    return delivered.found(found, {f"audit_{e.name}": _array(e) for e in finding.exhibits})
 
 
 def _clean_score(defense: ModelAudit, case: Case) -> float:

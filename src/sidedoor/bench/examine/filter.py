@@ -1,28 +1,23 @@
-"""Filters: remove the most suspicious rows, and train again on the rest."""
+"""Filters: remove the most suspicious rows."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from sidedoor.backdoor.dataset import PoisonedDataset, seal
 from sidedoor.bench.case import Case, TrainedModel
-from sidedoor.bench.examine.base import Outcome
+from sidedoor.bench.examine.base import Delivered, with_data
 from sidedoor.data.base import Dataset, Subset
 from sidedoor.defenses.filters.base import REMOVED, DataFilter, GuidedFilter
 from sidedoor.evaluation import separation
 from sidedoor.evidence import Separation
-from sidedoor.tasks.task import Supervised
 
 
-def examine(defense: DataFilter | GuidedFilter, case: Case, trained: TrainedModel) -> Outcome:
-    """The model that is trained on what the filter leaves, and how well its scores tell poisoned rows from clean."""
-    poisoned = PoisonedDataset(case.train, trained.backdoor, case.task)
-    sealed, order = seal(poisoned)
+def examine(defense: DataFilter | GuidedFilter, case: Case, trained: TrainedModel, delivered: Delivered) -> Delivered:
+    """What the filter leaves of the training data, and how well its scores tell poisoned rows from clean."""
+    sealed, truth = with_data(delivered, case, trained)
     score = _scored(defense, sealed, case)
     keep = score.argsort()[: len(score) - round(REMOVED * case.spec.assumed_rate * len(score))].sort().values
-    model = case.run.fit(case.run.build(case.build), Subset(sealed, keep), Supervised(case.task), name="retrain")
-    truth = poisoned.is_poisoned()[order]
     removed = torch.ones(len(score))
     removed[keep] = 0
     # No clean calibration scores exist for training rows: the operating points are those of the ROC curve itself.
@@ -31,8 +26,8 @@ def examine(defense: DataFilter | GuidedFilter, case: Case, trained: TrainedMode
     for name, rows in (("removed_poisoned", truth == 1), ("removed_clean", truth == 0)):
         figures |= {name: _share(removed[rows]),
                     f"{name}_by_class": tuple(_share(removed[rows & (sealed.targets == label)]) for label in labels)}
-    found = Separation(**figures)
-    return Outcome(model, evidence=(found,), arrays={"filter_score": score.numpy(), "filter_truth": truth.numpy()})
+    return delivered.found(Separation(**figures), {"filter_score": score.numpy(), "filter_truth": truth.numpy()},
+                           model=None, train=Subset(sealed, keep), truth=truth[keep])
 
 
 def _scored(defense: DataFilter | GuidedFilter, sealed: Dataset, case: Case) -> Tensor:

@@ -17,7 +17,7 @@ from sidedoor.tasks.task import Task
 class ModelAudit(Defense, ABC):
     """Says whether a model has a backdoor."""
 
-    stage: ClassVar[Stage] = Stage("audit", "inspect", "says whether a model has a backdoor", compared=True)
+    stage: ClassVar[Stage] = Stage("audit", "inspect", "says whether a model has a backdoor", 3, compared=True)
 
     @abstractmethod
     def inspect(self, model: nn.Module, clean: Dataset, task: Task, run: Run) -> Finding:

@@ -22,7 +22,7 @@ Detect = Callable[[Images, Index], Float[Tensor, "b"]]
 class InputDetector(Defense, ABC):
     """Recognises triggered inputs at test time."""
 
-    stage: ClassVar[Stage] = Stage("input_detector", "fit", "recognises triggered inputs")
+    stage: ClassVar[Stage] = Stage("input_detector", "fit", "recognises triggered inputs", 4)
 
     @abstractmethod
     def fit(self, model: nn.Module, clean: Dataset, task: Task, run: Run) -> Detect:

@@ -16,7 +16,7 @@ from sidedoor.types import Build
 
 REMOVED = 1.5
 """Rows that are removed over the assumed number of poisoned ones (Tran et al. 2018)."""
-STAGE = Stage("filter", "score", "finds poisoned rows in training data", on_training_data=True)
+STAGE = Stage("filter", "score", "finds poisoned rows in training data", 0, several=True, on_training_data=True)
 
 
 class DataFilter(Defense, ABC):

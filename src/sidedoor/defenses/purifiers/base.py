@@ -19,7 +19,7 @@ from sidedoor.types import Images, Index, Purify
 class Purifier(Defense, ABC):
     """Removes triggers from inputs at test time."""
 
-    stage: ClassVar[Stage] = Stage("purifier", "fit", "removes triggers from inputs")
+    stage: ClassVar[Stage] = Stage("purifier", "fit", "removes triggers from inputs", 5, several=True)
     needs: ClassVar[Needs] = Needs()
 
     @abstractmethod

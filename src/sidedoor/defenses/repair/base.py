@@ -16,7 +16,7 @@ from sidedoor.tasks.task import Task
 class Repair(Defense, ABC):
     """Removes a backdoor from a model with a little clean data."""
 
-    stage: ClassVar[Stage] = Stage("repair", "repair", "removes a backdoor from a model")
+    stage: ClassVar[Stage] = Stage("repair", "repair", "removes a backdoor from a model", 2, several=True)
     needs: ClassVar[Needs] = Needs(model="weights", clean="labelled")
 
     @abstractmethod

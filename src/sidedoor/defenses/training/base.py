@@ -13,7 +13,7 @@ from sidedoor.engine import Run
 from sidedoor.tasks.task import Task
 from sidedoor.types import Build
 
-STAGE = Stage("training", "train", "trains a clean model on poisoned data", on_training_data=True)
+STAGE = Stage("training", "train", "trains a clean model on poisoned data", 1, on_training_data=True)
 
 
 class TrainingDefense(Defense, ABC):
