@@ -240,17 +240,19 @@ class Run:
             _Phase(replace(self, recipe=recipe), model, data, objective, self.scope + name, valid).run_epochs()
         return model.eval()
 
-    def artefact(self, key: dict[str, Any], build: Build, make: Callable[[Run], nn.Module]) -> nn.Module:
+    def artefact(self, key: dict[str, Any], build: Build, make: Callable[[Run], nn.Module],
+                 scope: str | None = None) -> nn.Module:
         """A network that runs share: made once, by a run with streams of its own, and kept by the hash of its key.
 
         Args:
             key: all that decides it, as JSON values; say the fingerprint of the data and the seed.
             build: an untrained one, to load the kept weights into.
             make: trains one.
+            scope: of the streams it is made with; None: one of its own.
         """
         key = key | ({} if self.recipe.precision == "32" else {"precision": self.recipe.precision})
         name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-        run = replace(self, scope=f"artefact-{name}/", history={})
+        run = replace(self, scope=f"artefact-{name}/" if scope is None else scope, history={})
         if self.shelf is None:
             return make(run).eval()
         with self.shelf.alone(name) if self.fabric.is_global_zero else contextlib.nullcontext():

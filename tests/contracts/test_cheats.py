@@ -143,7 +143,7 @@ def reachable(value: Any, seen: set[int]) -> Iterator[Any]:
         yield from reachable(part, seen)
 
 
-def test_a_defenders_run_leads_to_no_path_no_clean_model_and_no_shelf(case: Case) -> None:
+def test_a_defenders_run_leads_to_no_path_no_clean_model_and_no_shelf_of_others(case: Case) -> None:
     run = case.defender()
     found = list(reachable(run, set()))
     assert run.recipe in found
@@ -152,6 +152,14 @@ def test_a_defenders_run_leads_to_no_path_no_clean_model_and_no_shelf(case: Case
     assert type(run) is Run
     for name in ("clean_model", "honest", "known", "folder", "store"):
         assert not hasattr(run, name)
+    filters = case.data_defender()
+    assert [value for value in reachable(filters, set()) if isinstance(value, Path)] == []
+    assert filters.shelf is not None
+    case.run.shelf.save("net", {}, {})
+    assert case.run.shelf.load("net") == {}
+    assert filters.shelf.load("net") is None
+    with pytest.raises(ConfigError, match=r"'\.\./net' of the shelf asked for"):
+        filters.shelf.load("../net")
     attackers = case.attacker()
     assert isinstance(attackers, AttackerRun)
     assert attackers.root is not None

@@ -78,6 +78,12 @@ class Case:
         return Run(self.run.fabric, self.run.recipe, self.run.seed, self.run.augment, progress=self.run.progress,
                    checkpoints=Checkpoints(self.store.folder(self.key)), scope=self.step, history=self.run.history)
 
+    def data_defender(self) -> Run:
+        """The run of a defence that gets the training data: with a shelf for what it makes of these, which others that
+        get the same find there.
+        """
+        return replace(self.defender(), shelf=Shelf(self.store.shelf, f"inspection-{self.attack_key}-"))
+
     def given(self, defense: Defense, model: nn.Module) -> tuple[nn.Module, Dataset, Task, Run]:
         """What a defence gets that looks at a model: the model and the clean data as it declares, task and run."""
         needs = defense.needs

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sidedoor.core.files import locked, replacing, write_json
-from sidedoor.errors import CannotComplete
+from sidedoor.errors import CannotComplete, ConfigError
 
+_NAME = re.compile(r"[A-Za-z0-9_-]+")
 _CHECKSUM = "sha256"
 """The tensor that holds the checksum; names of others have a "#"."""
 
@@ -47,10 +49,20 @@ class Checkpoints:
 
 
 class Shelf:
-    """Trained networks that many runs share, by name, each in a folder of its own."""
+    """Trained networks that many runs share, by name, each in a folder of its own.
 
-    def __init__(self, folder: Path):
-        self._folder: Callable[[str], Path] = lambda name: folder / name
+    Args:
+        folder: of all of them.
+        prefix: of the names of folders: whoever has one prefix does not get at the networks of another.
+    """
+
+    def __init__(self, folder: Path, prefix: str = ""):
+        def place(name: str) -> Path:
+            if not _NAME.fullmatch(name):
+                raise ConfigError(f"the network {name!r} of the shelf asked for; expected letters, digits, _ and -")
+            return folder / (prefix + name)
+
+        self._folder: Callable[[str], Path] = place
 
     @contextlib.contextmanager
     def alone(self, name: str) -> Iterator[None]:

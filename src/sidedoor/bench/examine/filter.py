@@ -32,8 +32,8 @@ def examine(defense: DataFilter | GuidedFilter, case: Case, trained: TrainedMode
 
 def _scored(defense: DataFilter | GuidedFilter, sealed: Dataset, case: Case) -> Tensor:
     if isinstance(defense, GuidedFilter):
-        return defense.score(sealed, defense.needs.clean_for(case.clean), case.task, case.build, case.defender())
-    return defense.score(sealed, case.task, case.build, case.defender())
+        return defense.score(sealed, defense.needs.clean_for(case.clean), case.task, case.build, case.data_defender())
+    return defense.score(sealed, case.task, case.build, case.data_defender())
 
 
 def _share(values: Tensor) -> float | None:

@@ -20,13 +20,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sidedoor.algorithms.features.collect import collect
+from sidedoor.algorithms.inspection import inspection_model
 from sidedoor.data.base import Dataset
 from sidedoor.defenses.filters.base import DataFilter
 from sidedoor.engine import Run
 from sidedoor.method import LATER
-from sidedoor.models.base import penultimate
-from sidedoor.tasks.task import Supervised, Task
-from sidedoor.types import Batch, Build
+from sidedoor.tasks.task import Task
+from sidedoor.types import Build
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,7 @@ class SpectralSignatures(DataFilter):
     projection: Annotated[Literal["centred", "uncentred"], LATER] = "centred"
 
     def score(self, train: Dataset, task: Task, build: Build, run: Run) -> Float[Tensor, "n"]:
-        model = run.fit(run.build(build), train, Supervised(task), name="victim")
-
-        def rows(batch: Batch) -> dict[str, Tensor]:
-            return {"features": penultimate(model, batch.x)[1]}
-
-        features = run.per_sample(model, train, rows)["features"]
+        features = collect(inspection_model(train, task, build, run), train, run).features
         scores = torch.empty(len(train))
         for label in torch.unique(train.targets):
             members = train.targets == label

@@ -20,13 +20,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from sidedoor.algorithms.features.collect import collect
 from sidedoor.data.base import Dataset
 from sidedoor.defenses.repair.base import Repair
 from sidedoor.engine import Run
 from sidedoor.method import Count, Positive, Share
-from sidedoor.models.base import bake, head, mask_inputs, penultimate
+from sidedoor.models.base import bake, head, mask_inputs
 from sidedoor.tasks.task import Supervised, Task
-from sidedoor.types import Batch
 
 
 @dataclass(frozen=True)
@@ -62,18 +62,12 @@ class FinePruning(Repair):
 
     def kept(self, model: nn.Module, clean: Dataset, task: Task, run: Run) -> Bool[Tensor, "d"]:
         """Which inputs of the head stay when as many of the most dormant are pruned as accuracy allows."""
-
-        def rows(batch: Batch) -> dict[str, Tensor]:
-            logits, features = penultimate(model, batch.x)
-            return {"logits": logits, "features": features}
-
-        table = run.per_sample(model, clean, rows)
-        features = table["features"]
+        logits, features, labels = collect(model, clean, run)
         order = features.abs().mean(0).argsort(stable=True)
         weight = head(model).weight.detach().float().cpu()
         weight = weight.reshape(*weight.shape[:2], -1).sum(2)  # a convolutional head sees averaged maps
         keep = torch.ones(len(order), dtype=torch.bool)
-        keep[order[: self.count(table["logits"], features[:, order], weight[:, order], clean.targets, task)]] = False
+        keep[order[: self.count(logits, features[:, order], weight[:, order], labels, task)]] = False
         return keep
 
     def count(self, logits: Float[Tensor, "n k"], features: Float[Tensor, "n d"], weight: Float[Tensor, "k d"],

@@ -1,0 +1,1 @@
+"""What networks make of data on the way to their answers."""
