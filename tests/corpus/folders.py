@@ -219,6 +219,21 @@ def labels() -> Iterator[tuple[str, Make, bool]]:
     yield "yolo, nested names", yolo(b"0 .5 .5 .2 .2", names_json=b"[" * 100_000), False
     yield "yolo, names that are none", yolo(b"0 .5 .5 .2 .2", names_json=b'"abc"'), False
     yield "yolo, table without 0", yolo(b"0 .5 .5 .2 .2", names_json=json.dumps({"1": "b"}).encode()), False
+    for name, text, good in descriptions():
+        yield f"yolo, {name}", yolo(b"0 .5 .5 .2 .2", data_yaml=text), good
+
+
+def descriptions() -> Iterator[tuple[str, bytes, bool]]:
+    """Of what a `data.yaml` may hold."""
+    yield "described", b"train: images/train\nval: ../images/val\nnames: {0: a, 1: b}\n", True
+    yield "described elsewhere", b"train: /etc\nval: ../../..\nnames: [a]\n", True
+    yield "names that grow", b"a: &a [x, x]\n" + b"".join(
+        b"%c: &%c [%s]\n" % (97 + k, 97 + k, b", ".join([b"*%c" % (96 + k)] * 9)) for k in range(1, 12)) + \
+        b"names: *l\n", False
+    yield "names that are commands", b"names: !!python/object/apply:os.system ['touch executed']\n", False
+    yield "nested lists in YAML", b"names: " + b"[" * 50_000, False
+    yield "a billion classes", b"nc: 1000000000\n", False
+    yield "a long YAML", b"names: [" + b"a, " * 40_000 + b"a]", False
 
 
 def mnist(content: Callable[[], bytes]) -> Make:

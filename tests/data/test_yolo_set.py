@@ -62,6 +62,7 @@ def test_names_may_be_a_table_a_list_of_lines_or_missing(tmp_path: Path) -> None
     ("1 0.5 0.5 0.5", ("a", "b"), r"a\.txt, line 1"), ("one 0.5 0.5 0.5 0.5", ("a", "b"), r"a\.txt, line 1"),
     ("1 0.5 0.5 1.5 0.5", ("a", "b"), r"a\.txt, line 1"), ("1.5 0.5 0.5 0.5 0.5", ("a", "b"), r"a\.txt, line 1"),
     ("-1 0.5 0.5 0.5 0.5", ("a", "b"), r"a\.txt, line 1"), ("nan 0.5 0.5 0.5 0.5", ("a", "b"), r"a\.txt, line 1"),
+    ("1 0.5 0.5 0 0.5", ("a", "b"), r"a\.txt, line 1"), ("999999999 0.5 0.5 0.2 0.2", None, "class 999999999"),
     ("2 0.5 0.5 0.5 0.5", ("a", "b"), r"a label of class 2, but .*names\.json has names for 2"),
     ("0 0.5 0.5 0.5 0.5", {"1": "b"}, r"names\.json cannot be used"), ("0 0.5 0.5 0.5 0.5", 3, r"names\.json cannot"),
 ])

@@ -21,7 +21,7 @@ from sidedoor.errors import ConfigError
 
 TEXT_LIMIT = 2**22
 """Bytes of the largest file of labels or names."""
-YAML_LIMIT = 2**18
+YAML_LIMIT = 2**17
 """Bytes of the largest `data.yaml`, which is parsed slowly."""
 DESCRIPTIONS = ("data.yaml", "data.yml", "dataset.yaml")
 TRAIN, TEST = ("train",), ("val", "valid", "test")
@@ -107,7 +107,7 @@ def _named(top: Path, said: Mapping[str, Any], part: tuple[str, ...]) -> tuple[P
 def _candidates(top: Path, base: Any, place: str) -> Iterator[Path]:
     """Where a place may be, inside the folder only. Exports write `../train/images` for `train/images`."""
     inner = [part for part in Path(place).parts if part != ".."]
-    for path in (top / str(base or "") / place, top / place, top.joinpath(*inner)):
+    for path in (top / str(base or "") / place, top / place, *([top.joinpath(*inner)] if inner else [])):
         if path.resolve().is_relative_to(top.resolve()):
             yield top / path.resolve().relative_to(top.resolve())
 
@@ -147,10 +147,12 @@ def _listed(top: Path) -> tuple[tuple[str, ...] | None, str]:
     """The names in `names.json` or `classes.txt`, and the file."""
     listed, lines = top / "names.json", top / "classes.txt"
     if listed.exists():
+        content = text(listed)
         try:
-            return _list_of(json.loads(text(listed)), str(listed)), str(listed)
+            given = json.loads(content)
         except (ValueError, RecursionError) as error:
             raise ConfigError(f"{listed} is not JSON: {error}") from error
+        return _list_of(given, str(listed)), str(listed)
     if lines.exists():
         return tuple(line.strip() for line in text(lines).splitlines() if line.strip()), str(lines)
     return None, ""

@@ -75,7 +75,7 @@ def _objects(file: Path) -> Boxes:
     """The lines of a label file: class, centre, width and height.
 
     Raises:
-        ConfigError: a line of another form, a box outside the image, or a file that is no text.
+        ConfigError: a line of another form, a box outside the image or without area, or a file that is no text.
     """
     rows = []
     for number, line in enumerate(layouts.text(file).splitlines() if file.exists() else (), 1):
@@ -84,10 +84,10 @@ def _objects(file: Path) -> Boxes:
         except ValueError:
             row = []
         inside = len(row) == FIELDS and 0 <= row[0] < 2**31 and row[0].is_integer() and \
-            all(0 <= v <= 1 for v in row[1:])
+            all(0 <= v <= 1 for v in row[1:]) and all(row[3:])
         if line.strip() and not inside:
             raise ConfigError(f"{file}, line {number}: {line[:60]!r} given; expected a class number, and the centre, "
-                              "width and height of a box as shares in [0, 1]")
+                              "width and height of a box as shares in [0, 1], the last two above 0")
         rows += [row] if row else []
     return rows
 
