@@ -31,8 +31,7 @@ from sidedoor.errors import CannotComplete, ConfigError
 
 MARK = "backdoored"
 BATCH = 512
-Part = Literal["test", "clean"]
-NOTHING: Mapping[Part, Dataset] = {}
+NOTHING: Mapping[str, Dataset] = {}
 NOTICE = """This data set is backdoored.
 
 It was poisoned on purpose by {tool} to study backdoor attacks on vision models. A model that is trained
@@ -43,7 +42,7 @@ pass it on without this file and manifest.json, which says which rows were chang
 
 def export(
     data: Dataset, directory: Path, manifest: dict[str, Any], form: Literal["folder", "npz"] = "folder",
-    others: Mapping[Part, Dataset] = NOTHING,
+    others: Mapping[str, Dataset] = NOTHING,
 ) -> Path:
     """Write a poisoned data set, bit by bit as it is, a batch at a time.
 
@@ -54,8 +53,8 @@ def export(
         directory: the folder to make.
         manifest: a description of the poisoning, with at least `changed`, the changed rows of `data`. The mark, the
             tool's version, the classes with their folders, and the sha256 of every other file are added.
-        others: the test part and the defender's clean part, which nobody changed; class folders then lie in `train/`,
-            `test/` and `clean/`.
+        others: parts that nobody changed, by name: "test", and "clean" for the defender's; class folders then lie in
+            `train/`, `test/` and `clean/`.
 
     Returns:
         The folder that was made.

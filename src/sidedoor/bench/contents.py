@@ -40,7 +40,7 @@ def _marked(value: Any, hint: Any) -> Iterator[tuple[str, Content]]:
         marks = [mark for mark in hint.__metadata__ if isinstance(mark, Content)]
         yield from ((value, mark) for mark in marks if isinstance(value, str))
         yield from _marked(value, typing.get_args(hint)[0])
-    elif is_dataclass(value):
+    elif is_dataclass(value) and not isinstance(value, type):
         for name, declared in hints(type(value)).items():
             yield from _marked(getattr(value, name), declared)
     elif isinstance(value, tuple | list) and (arguments := typing.get_args(hint)):

@@ -245,8 +245,8 @@ class Spec:
             CannotComplete: a file that a parameter names is not there or cannot be read.
         """
         methods = [m for m in (self.make_attack(), *self.make_defenses()) if m is not None]
-        content = {"spec": self.deciding(root), "data": fingerprint,
-                   "versions": [v for m in methods for v in versions(m)]}
+        content: dict[str, Any] = {"spec": self.deciding(root), "data": fingerprint,
+                                   "versions": [v for m in methods for v in versions(m)]}
         if (self._compared and not self.attack) or ("weights" in self.model and (self._compared or self.attack)):
             content["clean_models"] = 2  # 1 compared with the audited model itself, or with one from the same weights
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -11,6 +11,7 @@ DIR/locks/<key>.lock         held while a model is trained, so that two processe
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import re
@@ -47,6 +48,7 @@ _FORMS = {
 """Of arrays that reports draw: kinds of numbers, and axes, which have one length wherever they have one letter."""
 _LARGEST = 1e100
 _T = TypeVar("_T")
+_D = TypeVar("_D")
 
 
 @dataclass(frozen=True)
@@ -79,10 +81,10 @@ class Store:
         Raises:
             CannotComplete: the folder holds no results, or a file that is no record.
         """
-        read = [self._or_left_out(lambda path=path: [_read(path)], []) for path in self._files()]
-        return [record for found in read for record in found]
+        found = (self._or_left_out(functools.partial(_read, path), None) for path in self._files())
+        return [record for record in found if record is not None]
 
-    def _or_left_out(self, read: Callable[[], _T], otherwise: _T) -> _T:
+    def _or_left_out(self, read: Callable[[], _T], otherwise: _D) -> _T | _D:
         try:
             return read()
         except CannotComplete as error:

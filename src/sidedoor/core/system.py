@@ -11,11 +11,13 @@ import os
 import platform
 import sys
 from pathlib import Path
+from typing import Any
 
+resource: Any
 try:
     import resource
 except ImportError:  # Windows
-    resource = None  # type: ignore[assignment]
+    resource = None
 
 _CHUNK = 2**24
 READING = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_BINARY", 0)
@@ -40,7 +42,7 @@ def peak_memory() -> float:
     if resource is None:
         return 0.0
     unit = 2**20 if sys.platform == "darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit)
 
 
 def processor() -> str:
