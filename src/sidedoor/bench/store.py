@@ -46,6 +46,8 @@ _FORMS = {
     "images_triggered": ("u", "iKLM"), "images_target": ("u", "iNOP"),
 }
 """Of arrays that reports draw: kinds of numbers, and axes, which have one length wherever they have one letter."""
+_NEEDS = {"suspicious": "innocent", "filter_score": "filter_truth", "images_stamped": "images_input"}
+"""Arrays that are drawn with another one."""
 _LARGEST = 1e100
 _T = TypeVar("_T")
 _D = TypeVar("_D")
@@ -250,6 +252,8 @@ def _history(path: Path) -> History:
 
 def _check_forms(found: dict[str, np.ndarray]) -> None:
     """Fail unless the arrays that reports know have the form that they have in `_FORMS`."""
+    if alone := [name for name, other in _NEEDS.items() if name in found and other not in found]:
+        raise ConfigError(f"{alone[0]} is there without {_NEEDS[alone[0]]}")
     lengths: dict[str, int] = {}
     for name, array in found.items():
         if array.dtype.kind == "f" and (np.abs(array[np.isfinite(array)].astype(float)) > _LARGEST).any():

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 Arrays = dict[str, npt.NDArray[Any]]
 History = dict[str, list[dict[str, float | None]]]
 GRID_IMAGES = 10
+AXES = {"picture": 3, "mask": 2, "curve": 1}
+"""Of the array of an exhibit."""
 CLASS_ROWS = 50
 """Tables by class show so many, those of the lowest clean accuracy."""
 
@@ -223,7 +225,7 @@ def _run(store: Store, row: Row, arrays: Arrays, trained: History) -> Run:
                                "Scores, each group as shares of its own size."))
     if row.record.audit:
         drawings += _suspicion(key, row.record.audit, arrays)
-    shown = [e for e in _exhibits(row.record) if e.name in arrays]
+    shown = [e for e in _exhibits(row.record) if _drawable(e, arrays.get(e.name))]
     drawings += [Figure(figures.curve(arrays[e.name], f"{key}-{e.name}"), e.caption)
                  for e in shown if e.kind == "curve"]
     pictures = tuple(Picture(images.data_uri(images.stored(arrays[e.name])), e.caption)
@@ -248,6 +250,12 @@ def _suspicion(key: str, audit: Calibrated, arrays: Arrays) -> list[Figure]:
     drawn = figures.indices(per_class, _class_names(arrays), threshold, np.asarray(audit.references), f"{key}-audit")
     return [Figure(drawn, "Suspicion of each class, the highest marked, beside the scores of clean models trained the "
                           "same way.")]
+
+
+def _drawable(exhibit: Exhibit, array: npt.NDArray[Any] | None) -> bool:
+    """Whether there is an array of the exhibit's form."""
+    return (array is not None and array.ndim == AXES[exhibit.kind] and array.size > 0
+            and array.dtype.kind in "fiub")
 
 
 def _exhibits(record: Record) -> list[Exhibit]:
