@@ -9,6 +9,7 @@ from fabricated import SPEC, make_record
 
 from sidedoor.bench.record import Record
 from sidedoor.evidence import Calibrated, Finding, Rule
+from sidedoor.report.markdown import table
 from sidedoor.report.tables import Aggregate, aggregate, audited, duration, note_on_seeds, percent, summary_rows
 
 
@@ -33,6 +34,18 @@ def test_before_and_after_only_where_a_defence_changed_the_system(records: list[
     assert means["repair"]["idle"].changed
     assert not means["detector"]["attack"].changed
     assert not means["seed0"]["attack"].changed
+
+
+def test_what_a_detector_accepts_stands_beside_its_rates(records: list[Record]) -> None:
+    detection = {row.record.key: row.detection for row in summary_rows(records)}
+    assert (detection["detector"]["tpr_at_5"], detection["detector"]["accepted"]) == (0.5, 0.375)
+    assert detection["filter"]["accepted"] is None
+    found = next(group for group in aggregate(records) if group.label.defense == "strip")
+    assert found.figures["accepted"][0] == 0.375
+    heading, _, *lines = table(records).splitlines()
+    columns = [cell.strip() for cell in heading.split("|")]
+    (line,) = (line for line in lines if "strip" in line)
+    assert [cell.strip() for cell in line.split("|")][columns.index("ASR %, accepted")] == "37.5"
 
 
 def test_aggregate_is_the_mean_of_done_cells_and_of_two_seeds_the_range(records: list[Record]) -> None:

@@ -69,6 +69,7 @@ def _columns(terms: Terms) -> dict[str, Cell]:
         "AUROC": lambda g: _figure(g.figures.get("auroc"), decimal),
         "TPR at 1 % FPR": lambda g: _figure(g.figures.get("tpr_at_1"), percent),
         "TPR at 5 % FPR": lambda g: _figure(g.figures.get("tpr_at_5"), percent),
+        f"{terms.heading('attack')}, accepted": lambda g: _figure(g.figures.get("accepted"), terms.written),
         "Audit score": lambda g: _mean([r.audit.finding.score for r in g.done if r.audit], decimal),
         "Clean models' scores": lambda g: ", ".join(decimal(s) for r in g.done if r.audit for s in r.audit.references),
         "Audit p": lambda g: _figure(g.figures.get("p"), decimal),

@@ -13,7 +13,7 @@ from sidedoor.evidence import Calibrated
 from sidedoor.metrics.statistics import t_interval
 
 MEANS = ("clean", "attack", "recovered", "idle")
-DETECTION = ("auroc", "tpr_at_1", "tpr_at_5")
+DETECTION = ("auroc", "tpr_at_1", "tpr_at_5", "accepted")
 STATUS = {"done": "done", "failed": "attack failed", NOT_APPLICABLE: NOT_APPLICABLE, "error": "error",
           "timeout": "timeout"}
 Interval = tuple[float, float | None, float | None]
@@ -39,7 +39,7 @@ class Row:
     Args:
         model: key of the trained model; for a run that ended before it had one, that of runs of the same attack half.
         means: clean, attack, recovered and idle.
-        detection: auroc, tpr_at_1 and tpr_at_5; None for defences that do not detect.
+        detection: auroc, tpr_at_1, tpr_at_5 and accepted; None for defences that do not detect.
         audit: the result of a model audit, in words.
         status: in words.
     """
@@ -143,7 +143,7 @@ def _row(record: Record, model: str, label: Label) -> Row:
     means = {name: Change(getattr(record, name), (before or {}).get(name), changed, intervals.get(name))
              for name in MEANS}
     return Row(record, model, label, int(record.spec.get("seed") or 0), means,
-               {name: getattr(record.separation, name, None) for name in DETECTION},
+               {name: getattr(record.separation, name, record.columns.get(name)) for name in DETECTION},
                audited(record.audit) if record.audit else None, record.seconds,
                STATUS.get(record.status, record.status))
 
