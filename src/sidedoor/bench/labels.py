@@ -27,15 +27,13 @@ class Label:
 def labels(specs: Sequence[dict[str, Any]]) -> list[Label]:
     """The label of each specification among all of them."""
     parts = list(dict.fromkeys(part for spec in specs for part in spec))
-    varying = {part: _varying([spec.get(part) for spec in specs]) for part in parts}
-    found = []
-    for n, spec in enumerate(specs):
-        named = {kind: _joined(_name(spec.get(kind)), varying[kind][n]) if kind in varying else "none"
-                 for kind in ("attack", "defense")}
-        others = [part for part in parts if part not in ("attack", "defense", "seed")]
-        setting = [text for part in others if (text := _setting(part, specs, n, varying[part][n]))]
-        found.append(Label(*map(visible, (named["attack"], named["defense"], ", ".join(setting)))))
-    return found
+    told = {part: _told([spec.get(part) for spec in specs], part) for part in parts}
+    others = [part for part in parts if part not in ("attack", "defense", "seed")]
+    nothing = ["none"] * len(specs)
+    settings = (", ".join(filter(None, texts))
+                for texts in zip([""] * len(specs), *(told[part] for part in others), strict=True))
+    return [Label(*map(visible, texts)) for texts in zip(
+        told.get("attack", nothing), told.get("defense", nothing), settings, strict=True)]
 
 
 def names(specs: Sequence[dict[str, Any]]) -> list[str]:
@@ -61,6 +59,16 @@ def flat(value: Any, prefix: str = "") -> dict[str, str]:
     return {k: v for key, item in value.items() for k, v in flat(item, f"{prefix}.{key}" if prefix else key).items()}
 
 
+def _told(given: Sequence[Any], part: str) -> list[str]:
+    """What each cell's label says of a part of its specification; the same value is looked at once."""
+    written = [json.dumps(value) for value in given]
+    distinct = dict(zip(written, given, strict=True))
+    varying = dict(zip(distinct, _varying(list(distinct.values())), strict=True))
+    several = len(set(map(_name, distinct.values()))) > 1
+    said = {key: _said(part, value, varying[key], several) for key, value in distinct.items()}
+    return [said[key] for key in written]
+
+
 def _varying(given: list[Any]) -> list[str]:
     """For each value the parameters, as text, that differ among the values of the same name."""
     tables = [flat(value) for value in given]
@@ -73,10 +81,15 @@ def _varying(given: list[Any]) -> list[str]:
             for value, table in zip(given, tables, strict=True)]
 
 
-def _setting(part: str, specs: Sequence[dict[str, Any]], n: int, varying: str) -> str:
-    value = specs[n].get(part)
+def _said(part: str, value: Any, varying: str, several: bool) -> str:
+    """A part in words: attack and defence always, whatever else if it differs.
+
+    Args:
+        several: whether the part has several names.
+    """
+    if part in ("attack", "defense"):
+        return _joined(_name(value), varying)
     if isinstance(value, dict) and "name" in value:
-        several = len({_name(spec.get(part)) for spec in specs}) > 1
         return _joined(_name(value), varying) if several or varying else ""
     return f"{part} {varying}" if varying else ""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -42,20 +43,31 @@ class Chart:
 
 def charts(rows: Sequence[Row]) -> list[Chart]:
     """Every parameter that at least `FEWEST` finished runs differ in alone, seeds aside; failed attacks count too."""
+    scored = [row for row in rows if row.record.scored]
+    tables = [flat({part: value for part, value in row.record.spec.items() if part != "seed"}) for row in scored]
+    numbers, varying = _varying(tables)
     found: dict[tuple[str, str], dict[str, list[tuple[float, Row]]]] = {}
-    for row in rows:
-        if not row.record.scored:
-            continue
-        leaves = flat({part: value for part, value in row.record.spec.items() if part != "seed"})
-        for key, text in leaves.items():
-            value = _number(text)
-            if value is not None:
+    for row, table in zip(scored, tables, strict=True):
+        leaves = {key: text for key, text in table.items() if key in varying}
+        for key in (key for key in leaves if key in numbers):
+            if (value := numbers[key].get(leaves[key])) is not None:
                 rest = json.dumps({k: v for k, v in leaves.items() if k != key}, sort_keys=True)
                 found.setdefault((key, _owner(row, key)), {}).setdefault(rest, []).append((value, row))
     lines = {key: [_line(members, key[0]) for members in groups.values() if len({v for v, _ in members}) >= FEWEST]
              for key, groups in found.items()}
     return [Chart(f"{owner}: {key.partition('.')[2] or key}", tuple(drawn))
             for (key, owner), drawn in lines.items() if drawn]
+
+
+def _varying(tables: Sequence[dict[str, str]]) -> tuple[dict[str, dict[str, float]], set[str]]:
+    """Of keys with enough numbers for a line the numbers by their texts; and the keys that tell any tables apart."""
+    texts: dict[str, Counter[str]] = {}
+    for key, text in (item for table in tables for item in table.items()):
+        texts.setdefault(key, Counter())[text] += 1
+    numbers = {key: {text: value for text in found if (value := _number(text)) is not None}
+               for key, found in texts.items()}
+    return ({key: found for key, found in numbers.items() if len(set(found.values())) >= FEWEST},
+            {key for key, found in texts.items() if max(found.values()) < len(tables)})
 
 
 def _number(text: str) -> float | None:
@@ -81,7 +93,9 @@ def _owner(row: Row, key: str) -> str:
 
 
 def _line(members: list[tuple[float, Row]], key: str) -> Line:
-    values = sorted({value for value, _ in members})
+    rows: dict[float, list[Row]] = {}
+    for value, row in sorted(members, key=lambda member: member[0]):
+        rows.setdefault(value, []).append(row)
     label = members[0][1].label
     parts = [text for part, text in (("attack", label.attack), ("defense", label.defense), ("", label.setting))
              if text not in ("", "none") and not key.startswith(f"{part}.")]
@@ -90,11 +104,10 @@ def _line(members: list[tuple[float, Row]], key: str) -> Line:
         parts.insert(0, _without(label.attack, f"{parameter}={flat(members[0][1].record.spec)[key]}"))
     points: dict[str, tuple[Point, ...]] = {}
     for name in MEANS:
-        columns = [[found for v, row in members if v == value and (found := row.means[name].after) is not None]
-                   for value in values]
+        columns = [[found for row in each if (found := row.means[name].after) is not None] for each in rows.values()]
         if all(columns):
             points[name] = tuple((statistics.fmean(c), min(c), max(c)) for c in columns)
-    return Line(", ".join(parts), tuple(values), points)
+    return Line(", ".join(parts), tuple(rows), points)
 
 
 def _without(label: str, parameter: str) -> str:

@@ -86,8 +86,13 @@ def summary_rows(records: Sequence[Record]) -> list[Row]:
 
 def aggregate(records: Sequence[Record]) -> list[Aggregate]:
     """Means over seeds; cells that are not done stay out of them and are listed."""
+    return grouped(summary_rows(records))
+
+
+def grouped(rows: Sequence[Row]) -> list[Aggregate]:
+    """As `aggregate`, of the rows of a summary."""
     groups: dict[str, list[Row]] = {}
-    for row in summary_rows(records):
+    for row in rows:
         groups.setdefault(_without_seed(row.record), []).append(row)
     return [_aggregate(rows) for rows in groups.values()]
 

@@ -18,10 +18,10 @@ from sidedoor.report.tables import (
     Aggregate,
     Change,
     Row,
-    aggregate,
     bracketed,
     decimal,
     duration,
+    grouped,
     note_on_seeds,
     percent,
     summary_rows,
@@ -40,7 +40,8 @@ def print_table(records: Sequence[Record], console: Console) -> None:
 
     Where cells differ only in the seed, their means follow.
     """
-    rows, groups, terms = summary_rows(records), aggregate(records), terms_of(records)
+    rows, terms = summary_rows(records), terms_of(records)
+    groups = grouped(rows)
     rich = console.is_terminal and not console.legacy_windows
     marks = ("→", "–") if rich else ("->", "-")
     _print_columns(_columns(rows, terms, *marks), console, rich)
@@ -86,12 +87,12 @@ def _columns(rows: list[Row], terms: Terms, arrow: str, missing: str) -> dict[st
     """The cells of each column that has any."""
     changes = {terms.heading(name): [_change(row.means[name], terms, arrow, missing) for row in rows]
                for name in MEANS}
-
+    several_seeds = len({row.seed for row in rows}) > 1
     columns = {
         "Setting": [row.label.setting for row in rows],
         "Attack": [row.label.attack for row in rows],
         "Defence": [row.label.defense for row in rows],
-        "Seed": [str(row.seed) if len({r.seed for r in rows}) > 1 else "" for row in rows],
+        "Seed": [str(row.seed) if several_seeds else "" for row in rows],
         **changes,
         "AUROC": [decimal(row.detection["auroc"], "") for row in rows],
         "TPR@1": [percent(row.detection["tpr_at_1"], "") for row in rows],
