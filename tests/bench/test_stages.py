@@ -288,3 +288,23 @@ def test_a_pipelines_record_says_what_each_was_given_and_what_is_left(tiny: Tiny
     assert record.columns["accepted"] <= record.attack
     assert [value.method for value in record.evidence] == ["strip"]
     assert record == Store(tmp_path).record(record.key)
+
+
+def test_a_repairs_strength_is_the_defenders_choice_and_the_oracles_stands_apart(tiny: Tiny, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    record = run(tiny(defense={"name": "fine_pruning", "epochs": 1, "grid": 4}), store, CPU)
+    strength, accuracy, clean, attack = store.arrays(record.key)["strength_curve"].T
+    assert len(strength) == 5
+    undefended = record.undefended
+    assert undefended is not None
+    assert (clean[0], attack[0]) == pytest.approx((undefended["clean"], undefended["attack"]))
+    assert record.columns["strength"] == strength[accuracy >= accuracy[0] - 0.1].max()
+    near = clean >= clean[0] - 0.1
+    best = record.columns["oracle_strength"]
+    assert attack[near].min() == attack[near & (strength == best)].min()
+    # The same strength finished by other streams.
+    assert record.columns["oracle_attack"] is not None
+    alone = run(tiny(attack=None, defense={"name": "fine_pruning", "epochs": 1, "grid": 4}), store, CPU)
+    assert "oracle_attack" not in alone.columns
+    assert "fine-tune" in store.history(record.key)
+    assert not any("oracle" in phase for phase in store.history(record.key))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sidedoor import registry
 from sidedoor.bench.case import Case, TrainedModel, load, measured, train_or_load
-from sidedoor.bench.examine import base, input_detector
+from sidedoor.bench.examine import base, input_detector, repair
 from sidedoor.bench.machine import Machine
 from sidedoor.bench.spec import Spec
 from sidedoor.bench.store import Store
@@ -94,7 +94,9 @@ def trapped(given: Case) -> tuple[Case, Trap]:
 
 
 def defended(given: Case, monkeypatch: pytest.MonkeyPatch) -> Trap:
-    """Plant and defend; the trap is disarmed only where the evaluator asks a fitted detector about test images."""
+    """Plant and defend; the trap is disarmed only where the evaluator asks a fitted detector about test images, or
+    draws the curve of a repair that has delivered.
+    """
     planted = train_or_load(given)
     planted = measured(planted, planted, given)
     closed, trap = trapped(given)
@@ -104,7 +106,13 @@ def defended(given: Case, monkeypatch: pytest.MonkeyPatch) -> Trap:
         trap.armed = False
         return evaluator(*arguments)
 
+    def finished(*arguments: Any) -> Any:
+        trap.armed = False
+        return curve(*arguments)
+
+    curve = repair._curve
     monkeypatch.setattr(input_detector, "suspicion", suspicion)
+    monkeypatch.setattr(repair, "_curve", finished)
     defenses = given.spec.make_defenses()
     assert defenses
     base.defend(defenses, closed, planted)

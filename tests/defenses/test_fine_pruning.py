@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -8,7 +9,8 @@ import torch
 from backdoored_digits import Scene
 from torch import nn
 
-from sidedoor.data.base import ArrayDataset, Dataset
+from sidedoor.data.base import ArrayDataset, Dataset, Subset
+from sidedoor.defenses.repair.base import Step
 from sidedoor.defenses.repair.fine_pruning import FinePruning
 from sidedoor.engine import Recipe, Run
 from sidedoor.models.base import head, penultimate
@@ -50,49 +52,67 @@ def test_the_model_given_is_left_alone(world: World) -> None:
     assert world.repaired is not world.model
 
 
+def units(model: nn.Module) -> torch.Tensor:
+    """Which inputs of the head any logit depends on."""
+    return (head(model).weight.detach() != 0).any(0).flatten()
+
+
 def test_pruned_units_stay_pruned_and_the_result_is_plain(world: World) -> None:
-    kept = METHOD.kept(copy.deepcopy(world.model), world.clean, TASK, RUN)
-    weight = head(world.repaired).weight
+    step = METHOD.chosen(METHOD.steps(world.model, world.clean, TASK, RUN))
+    kept = units(step.model)
     assert 0 < kept.sum() < len(kept)
-    assert (weight[:, ~kept] == 0).all()
-    assert (weight[:, kept] != 0).any(0).all()
+    assert step.strength == pytest.approx(1 - kept.float().mean().item())
+    weight = head(world.repaired).weight
+    assert torch.equal(units(world.repaired), kept)
     assert (weight[:, kept] != head(world.model).weight[:, kept]).any()
     assert world.repaired.state_dict().keys() == world.state.keys()
 
 
-def test_the_most_dormant_units_go_first_and_as_many_as_accuracy_allows(world: World) -> None:
-    model = copy.deepcopy(world.model).eval()
+def test_the_most_dormant_units_go_first_in_equal_shares(world: World) -> None:
     x, y, _ = world.clean.fetch(torch.arange(len(world.clean)))
+    model = copy.deepcopy(world.model).eval()
     with torch.no_grad():
         logits, features = penultimate(model, x)
-    kept = METHOD.kept(model, world.clean, TASK, RUN)
-    activation = features.mean(0)
-    assert activation[~kept].max() <= activation[kept].min()
-
-    def accuracy(pruned: torch.Tensor) -> float:
-        masked = copy.deepcopy(model)
+    activation, strengths = features.mean(0), []
+    for step in FinePruning(grid=4).steps(world.model, world.clean, TASK, RUN):
+        kept = units(step.model)
+        strengths.append(step.strength)
+        assert (~kept).sum() == round(len(kept) * step.strength)
+        if kept.any() and not kept.all():
+            assert activation[~kept].max() <= activation[kept].min()
         with torch.no_grad():
-            head(masked).weight[:, pruned] = 0
-            return (masked(x).argmax(1) == y).float().mean().item()
+            assert step.accuracy == pytest.approx((step.model.eval()(x).argmax(1) == y).float().mean().item())
+    most = 1 - 1 / features.shape[1]  # one unit stays
+    assert strengths == pytest.approx([0, 0.25, 0.5, 0.75, most], abs=0.02)
+    first = next(FinePruning().path(world.model, world.clean, TASK, RUN))[1]
+    with torch.no_grad():
+        assert torch.allclose(first.eval()(x), logits, atol=1e-5)
 
-    before = (logits.argmax(1) == y).float().mean().item()
-    following = activation.masked_fill(~kept, torch.inf).argmin()
-    assert accuracy(~kept) >= before - METHOD.largest_drop
-    assert accuracy(~kept | (torch.arange(len(kept)) == following)) < before - METHOD.largest_drop
+
+@pytest.mark.parametrize(("accuracies", "largest_drop", "expected"), [
+    ([0.9, 0.85, 0.79, 0.81, 0.5], 0.1, 3), ([0.9, 0.85, 0.79, 0.81, 0.5], 0.0, 0), ([0.5, 0.4, 0.6], 0.05, 2),
+    ([0.5, 0.1, 0.1], 0.2, 0),
+])
+def test_the_strongest_step_within_the_drop_is_chosen(accuracies: list[float], largest_drop: float,
+                                                     expected: int) -> None:
+    changing = nn.Linear(1, 1, bias=False)
+
+    def steps() -> Iterator[Step]:
+        for n, accuracy in enumerate(accuracies):
+            nn.init.constant_(changing.weight, n)
+            yield Step(n / 10, changing, accuracy)
+
+    step = FinePruning(largest_drop=largest_drop).chosen(steps())
+    assert step.strength == expected / 10
+    assert step.model.weight.item() == expected  # type: ignore[operator, union-attr]
 
 
-def test_no_drop_allowed_prunes_only_what_costs_nothing() -> None:
-    logits = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-    features = torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
-    weight = torch.tensor([[5.0, 1.0, 0.0], [5.0, 0.0, 1.0]])
-    y = torch.tensor([0, 1])
-    task = Classification(2)
-    # Without the second unit the first image is a tie, which goes to class 0; without the third unit nothing is left.
-    assert FinePruning(largest_drop=0.0).count(logits, features, weight, y, task) == 2
-    assert FinePruning(largest_drop=0.0).count(logits.flip(0), features.flip(0), weight, y.flip(0), task) == 2
-    flipped = features[:, [0, 2, 1]], weight[:, [0, 2, 1]]
-    assert FinePruning(largest_drop=0.0).count(logits, *flipped, y, task) == 1
-    assert FinePruning(largest_drop=1.0).count(logits, *flipped, y, task) == 2
+def test_few_clean_samples_are_named(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    next(METHOD.steps(world.model, Subset(world.clean, torch.arange(20)), TASK, RUN))
+    assert "20 clean samples choose the strength of FinePruning" in caplog.text
+    caplog.clear()
+    next(METHOD.steps(world.model, world.clean, TASK, RUN))
+    assert caplog.text == ""
 
 
 class _Convolutional(nn.Module):
@@ -114,8 +134,10 @@ def test_a_convolutional_head_is_pruned_as_its_logits_say() -> None:
     model = _Convolutional()
     x = images.float() / 255
     clean = ArrayDataset(images, model(x).argmax(1), 4)
-    kept = FinePruning(largest_drop=0.3).kept(model, clean, Classification(4), RUN)
+    step = FinePruning(largest_drop=0.3).chosen(FinePruning().steps(model, clean, Classification(4), RUN))
+    kept = units(step.model)
+    assert 0 < kept.sum() < 12
     with torch.no_grad():
         model.classify.weight[:, ~kept] = 0
-    assert 0 < kept.sum() < 12
+        assert torch.allclose(model(x), step.model(x), atol=1e-5)
     assert (model(x).argmax(1) == clean.targets).float().mean() >= 0.7

@@ -64,7 +64,7 @@ def _run(case: Case) -> Record:
         scores = evaluate(outcome.finished, case.test, case.task, trained.doors, case.run, outcome.purify)
     record = _scored(case, trained, scores)
     record = replace(record, undefended=trained.scores.means() if defenses else None,
-                     columns=record.columns | accepted(scores, outcome.alarms),
+                     columns=record.columns | outcome.columns | accepted(scores, outcome.alarms),
                      clean_key=clean.key if clean else None, evidence=outcome.evidence,
                      timing=timing | (outcome.seconds if len(defenses) > 1 else {}),
                      given="; then ".join(str(defense.needs) for defense in defenses),

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from sidedoor import registry
 from sidedoor.backdoor.dataset import PoisonedDataset, seal
 from sidedoor.bench.case import Case, TrainedModel
+from sidedoor.bench.record import Means
 from sidedoor.data.base import Dataset
 from sidedoor.defenses.base import Defense
 from sidedoor.errors import ConfigError
@@ -37,6 +38,7 @@ class Delivered:
         truth: for the evaluator alone: of each row of `train`, as `PoisonedDataset.is_poisoned` has it.
         purifiers: fitted ones, in the order in which an input passes them.
         alarms: of each input detector, whether it raises an alarm at each eligible triggered test input.
+        columns: further figures of defences, by name.
         seconds: of each defence, by its name.
     """
 
@@ -47,6 +49,7 @@ class Delivered:
     alarms: tuple[Bool[Tensor, "p"], ...] = ()
     evidence: tuple[Evidence, ...] = ()
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    columns: Means = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
