@@ -10,13 +10,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, final
 
-from torch import nn
+from torch import Tensor, nn
 
 from sidedoor.data.base import Dataset
 from sidedoor.defenses.base import Defense, Needs, Stage
 from sidedoor.engine import Run
 from sidedoor.method import Share
 from sidedoor.tasks.task import Task
+from sidedoor.types import Batch
 
 log = logging.getLogger("sidedoor")
 
@@ -83,9 +84,7 @@ class TunedRepair(Repair, ABC):
             _warn_once(f"{len(clean)} clean samples choose the strength of {type(self).__name__}; a drop of "
                        f"{self.largest_drop:.0%} is hard to tell with fewer than {FEW}")
         for strength, repaired in self.path(model, clean, task, run):
-            agreed = run.per_sample(repaired, clean, lambda batch, repaired=repaired: {
-                "agree": task.agree(task.predict(repaired, batch.x), batch.y)})["agree"]
-            yield Step(strength, repaired, agreed.mean().item())
+            yield Step(strength, repaired, _agreement(repaired, clean, task, run))
 
     @final
     def chosen(self, steps: Iterable[Step]) -> Step:
@@ -97,6 +96,13 @@ class TunedRepair(Repair, ABC):
             if step.accuracy >= first - self.largest_drop:
                 found = [step._replace(model=copy.deepcopy(step.model))]
         return found[0]
+
+
+def _agreement(model: nn.Module, clean: Dataset, task: Task, run: Run) -> float:
+    def rows(batch: Batch) -> dict[str, Tensor]:
+        return {"agree": task.agree(task.predict(model, batch.x), batch.y)}
+
+    return run.per_sample(model, clean, rows)["agree"].mean().item()
 
 
 @functools.cache
