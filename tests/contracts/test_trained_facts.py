@@ -41,6 +41,8 @@ ATTACKS: dict[str, tuple[Any, dict[str, Any]]] = {
 NOT_LEARNED = {
     "lsb": "a change of one level in 255, which networks learn in longer training on larger images",
     "sleeper_agent": "its gradients match those of one network, and hardly those of the next; no setup is known here",
+    "physical": "turned and shrunk digits are others: the trigger works, but a quarter of the accuracy is lost",
+    "trigger_first": "training on the clean data for as long as the recipe says undoes the trigger here",
     "label_consistent": "the patch is learned where the class's own signs are gone, which costs accuracy here",
 }
 """Attacks that do not take in a setup of a minute, and why; what they do to images has tests of its own."""
@@ -73,8 +75,8 @@ SETUPS: dict[str, tuple[dict[str, Any], dict[str, Any], float]] = {
         {"goal": {"name": "add_pattern", "pattern": "signs", "strength": 48.0}, "surrogate_epochs": 15,
          "surrogate_lr": 4e-3, "samples": 60, "passes": 8, **ON_BOTH_TASKS}, 0.15),
 }
-"""Attacks that need more than other data: the setup, the attack's parameters, and the least clean number that shows that
-the clean network has learned the task."""
+"""Attacks that need more than other data: the setup, the attack's parameters, and the least clean number that shows
+that the clean network has learned the task."""
 DEFENSES: dict[str, tuple[Any, dict[str, Any]]] = {
     # It needs poison that is learned before anything else, so classes that are not too easy and not too hard.
     "abl": (DIGITS, {"isolation_epochs": 10, "finetune_epochs": 15, "unlearn_epochs": 10, "isolation_rate": 0.05}),
