@@ -109,7 +109,10 @@ def report(
     directory: Results,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Where to write the page.")] = None,
 ) -> None:
-    """Write one self-contained HTML page from a folder of results, or its table as Markdown (`-o NAME.md`)."""
+    """Write an HTML page from a folder of results, or its table as Markdown (`-o NAME.md`).
+
+    Up to 60 runs are one self-contained page; of more, the details of each model are pages in a folder beside it.
+    """
     from sidedoor.bench.store import Store
 
     say(_report(Store(directory), output))
@@ -167,8 +170,11 @@ def _finish(records: list[Record], store: Store, as_json: bool) -> None:
 
 def _report(store: Store, output: Path | None) -> Path:
     from sidedoor.core.files import write_text
-    from sidedoor.report import html, markdown
+    from sidedoor.report import markdown, pages
 
     path = output or store.root / "report.html"
-    write_text(path, markdown.table(store.lenient().records()) if path.suffix == ".md" else html.build(store))
+    if path.suffix == ".md":
+        write_text(path, markdown.table(store.lenient().records()))
+    else:
+        pages.write(store, path)
     return path

@@ -1,14 +1,16 @@
-"""One HTML page of a store: tables, figures and how to repeat each run, readable offline, on paper and in the dark."""
+"""An HTML page of runs: tables, figures and how to repeat each run, readable offline, on paper and in the dark."""
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
+import jinja2
 import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup
@@ -110,14 +112,19 @@ class Run:
 
 @dataclass(frozen=True)
 class Model:
-    """A trained model and all runs on it; `lead` is the run without a defence, or else the first."""
+    """A trained model and all runs on it; `lead` is the run without a defence, or else the first.
+
+    Args:
+        page: where its details are, if they are on a page of their own.
+    """
 
     lead: Row
     rows: tuple[Row, ...]
-    grid: tuple[Column, ...]
-    per_class: PerClass | None
-    drawings: tuple[Figure, ...]
-    runs: tuple[Run, ...]
+    grid: tuple[Column, ...] = ()
+    per_class: PerClass | None = None
+    drawings: tuple[Figure, ...] = ()
+    runs: tuple[Run, ...] = ()
+    page: str = ""
 
 
 def build(store: Store, keys: list[str] | None = None) -> str:
@@ -132,25 +139,54 @@ def build(store: Store, keys: list[str] | None = None) -> str:
         CannotComplete: there is nothing to report, or a key is unknown.
     """
     store = store.lenient()
-    records = _chosen(store, keys)
-    groups, rows, terms = tables.aggregate(records), tables.summary_rows(records), terms_of(records)
+    rows = tables.summary_rows(chosen(store, keys))
+    return render(store, rows, [detailed(store, key, members) for key, members in by_model(rows).items()])
+
+
+def by_model(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """The rows of each trained model, by its key."""
     models: dict[str, list[Row]] = {}
     for row in rows:
         models.setdefault(row.model, []).append(row)
-    written = {"four": terms.written, "percent": tables.percent, "decimal": tables.decimal}
-    page = template("sidedoor.report", "page.html.jinja", duration=tables.duration, **written)
-    written_page = page.render(
-        style=Markup((files("sidedoor.report") / "page.css").read_text(encoding="utf-8")),
-        head=overview.head(records, _known_classes(store, records), _dates(store, records)),
-        rows=rows, groups=groups, models=[_model(store, key, members) for key, members in models.items()],
+    return models
+
+
+def render(store: Store, rows: Sequence[Row], models: Sequence[Model], back: str = "", made_from: str = "") -> str:
+    """A page of rows and of the models that they are of.
+
+    Args:
+        back: where all runs are, if this page is of some.
+        made_from: a mark that the page carries.
+    """
+    records = sorted((row.record for row in rows), key=lambda record: record.key)
+    groups, terms = tables.grouped(rows), terms_of(records)
+    written_page = _template(terms).render(
+        style=Markup(_style()), head=overview.head(records, _known_classes(store, records), _dates(store, records)),
+        rows=rows, groups=groups, models=models, pages={row.model: model.page for model in models for row in model.rows},
         matrix=overview.matrix(groups), tradeoff=_tradeoff(rows, terms), strengths=_strengths(rows, terms),
         damaged=store.left_out, left_out=[row for row in rows if row.record.status != "done"],
         seeds=any(len(group.done) + len(group.left_out) > 1 for group in groups),
-        terms=terms, written_as=written, bracketed=tables.bracketed, note_on_seeds=tables.note_on_seeds(groups),
-        spreadsheet=spreadsheet, removed=_removed, amplification=images.AMPLIFICATION,
+        terms=terms, written_as=_written(terms), bracketed=tables.bracketed, back=back, made_from=made_from,
+        note_on_seeds=tables.note_on_seeds(groups), spreadsheet=spreadsheet, removed=_removed,
+        amplification=images.AMPLIFICATION,
     )
     # Names of files may hold bytes that are no UTF-8, which arrive here as lone surrogates.
     return written_page.encode("utf-8", "backslashreplace").decode()
+
+
+def _written(terms: Terms) -> dict[str, Callable[..., str]]:
+    return {"four": terms.written, "percent": tables.percent, "decimal": tables.decimal}
+
+
+@functools.lru_cache(maxsize=8)
+def _template(terms: Terms) -> jinja2.Template:
+    """Compiled once: a large store has hundreds of pages."""
+    return template("sidedoor.report", "page.html.jinja", duration=tables.duration, **_written(terms))
+
+
+@functools.cache
+def _style() -> str:
+    return (files("sidedoor.report") / "page.css").read_text(encoding="utf-8")
 
 
 def _strengths(rows: Sequence[Row], terms: Terms) -> list[Figure]:
@@ -182,22 +218,34 @@ def _dates(store: Store, records: Sequence[Record]) -> list[str]:
     return [datetime.fromtimestamp(moment, UTC).date().isoformat() for moment in moments]
 
 
-def _chosen(store: Store, keys: list[str] | None) -> list[Record]:
+def chosen(store: Store, keys: list[str] | None = None) -> list[Record]:
+    """The records of some keys, or all.
+
+    Raises:
+        CannotComplete: as `build`.
+    """
     records = store.records()
-    missing = sorted(set(keys or ()) - {record.key for record in records})
+    wanted = set(keys or ())
+    missing = sorted(wanted - {record.key for record in records})
     if missing:
         raise CannotComplete(f"no record {', '.join(missing)} in {store.root}; it holds {len(records)}: "
                              f"{', '.join(record.key for record in records[:5])}{' ...' if len(records) > 5 else ''}")
-    chosen = [record for record in records if keys is None or record.key in keys]
-    if not chosen:
+    found = [record for record in records if keys is None or record.key in wanted]
+    if not found:
         raise CannotComplete(f"no results in {store.root}; run `sidedoor run` or `sweep` first")
-    return chosen
+    return found
 
 
-def _model(store: Store, trained: str, rows: list[Row]) -> Model:
+def lead(rows: Sequence[Row]) -> Row:
+    """The run without a defence, or else the first."""
+    return next((row for row in rows if row.label.defense == "none"), rows[0])
+
+
+def detailed(store: Store, trained: str, rows: Sequence[Row]) -> Model:
+    """A model with what is known of it and of each run on it."""
     arrays = {row.record.key: store.arrays(row.record.key) for row in rows}
     history = store.history(trained)
-    lead = next((row for row in rows if row.label.defense == "none"), rows[0])
+    first = lead(rows)
     drawings = []
     if history:
         drawings.append(Figure(figures.training(history, f"{trained}-training"),
@@ -208,8 +256,8 @@ def _model(store: Store, trained: str, rows: list[Row]) -> Model:
                                "ROC of detectors and filters, on a linear and a logarithmic axis. Dots: where the "
                                "thresholds for 1 % and 5 % false positives land (dotted lines: their nominal "
                                "rates). Thin line: chance."))
-    return Model(lead, tuple(rows), _grid([arrays[row.record.key] for row in (lead, *rows)]),
-                 _per_class(lead, rows, arrays), tuple(drawings),
+    return Model(first, tuple(rows), _grid([arrays[row.record.key] for row in (first, *rows)]),
+                 _per_class(first, rows, arrays), tuple(drawings),
                  tuple(_run(store, row, arrays[row.record.key], history) for row in rows))
 
 
