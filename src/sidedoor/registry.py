@@ -302,6 +302,7 @@ def load(kind: str, name: str) -> Any:
     return classes[0]
 
 
+@functools.cache
 def _base(kind: Kind) -> type | None:
     if kind.base is None:
         return None
@@ -311,18 +312,27 @@ def _base(kind: Kind) -> type | None:
 
 def parameters(kind: str, name: str) -> dict[str, tuple[Any, Any]]:
     """Parameter -> (declared type, default or `inspect.Parameter.empty`)."""
-    subject, leading = load(kind, name), kind_of(kind).leading
+    return _parameters(load(kind, name), kind)
+
+
+@functools.cache
+def _parameters(subject: Any, kind: str) -> dict[str, tuple[Any, Any]]:
+    """Once for each class: annotations are text, and compiled to be resolved."""
+    leading = kind_of(kind).leading
     hints = typing.get_type_hints(subject if _is_function(kind) or hasattr(subject, "__dataclass_fields__")
                                   else subject.__init__, include_extras=True)
     made = {f.name: f.default_factory() for f in fields(subject) if f.default_factory is not MISSING} \
         if hasattr(subject, "__dataclass_fields__") else {}
     return {p.name: (hints.get(p.name, Any), made.get(p.name, p.default))
-            for p in inspect.signature(subject).parameters.values() if p.name not in leading}
+            for p in _signature(subject).parameters.values() if p.name not in leading}
+
+
+_signature = functools.cache(inspect.signature)
 
 
 def leading(kind: str, name: str) -> frozenset[str]:
     """Which of the arguments that the house passes itself the method takes."""
-    return frozenset(inspect.signature(load(kind, name)).parameters) & frozenset(kind_of(kind).leading)
+    return frozenset(_signature(load(kind, name)).parameters) & frozenset(kind_of(kind).leading)
 
 
 def _is_function(kind: str) -> bool:
@@ -373,7 +383,7 @@ def make(kind: str, given: str | Mapping[str, Any], **leading: Any) -> Any:
     subject = load(kind, name)
     known = parameters(kind, name)
     values = {k: convert(known[k][0], v, f"{name}.{k}") for k, v in full.items()}
-    accepted = inspect.signature(subject).parameters
+    accepted = _signature(subject).parameters
     values |= {k: v for k, v in leading.items() if k in accepted}
     if _is_function(kind):
         return functools.partial(typing.cast(Callable[..., Any], subject), **values)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
 from dataclasses import make_dataclass, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, Any
 
 import pytest
@@ -14,8 +16,10 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
+from sidedoor import registry
 from sidedoor.attacks.poisoning import badnets
 from sidedoor.attacks.poisoning.badnets import BadNets
+from sidedoor.bench import spec as spec_module
 from sidedoor.bench.spec import Refused, Spec, cells, grid, read
 from sidedoor.bench.store import Store
 from sidedoor.bench.sweep import sweep
@@ -73,12 +77,29 @@ def test_the_key_changes_with_the_data_and_the_version_of_a_method(monkeypatch: 
     assert key(attack=None) == undefended
 
 
-def test_a_parameter_that_came_later_leaves_the_keys_of_before_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def upgrade(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Put something else under a name of a module, as an upgrade does between two processes."""
+    def upgraded(module: ModuleType, name: str, value: Any) -> None:
+        monkeypatch.setattr(module, name, value)
+        forget()
+
+    yield upgraded
+    forget()
+
+
+def forget() -> None:
+    """What one process remembers of references."""
+    spec_module._filled_text.cache_clear()
+    spec_module._method.cache_clear()
+
+
+def test_a_parameter_that_came_later_leaves_the_keys_of_before_as_they_are(upgrade: Callable[..., None]) -> None:
     around = {"name": "physical", "attack": "badnets"}
     before, nested = key(), key(attack=around)
     grown = make_dataclass("BadNets", [("slant", Annotated[float, LATER], 0.0)], bases=(BadNets,), frozen=True,
                            namespace={"__module__": badnets.__name__})
-    monkeypatch.setattr(badnets, "BadNets", grown)
+    upgrade(badnets, "BadNets", grown)
     assert spec().to_json()["attack"]["slant"] == 0.0
     assert key() == key(attack={"name": "badnets", "slant": 0.0}) == before
     assert key(attack={"name": "badnets", "slant": 1.0}) != before
@@ -86,13 +107,13 @@ def test_a_parameter_that_came_later_leaves_the_keys_of_before_as_they_are(monke
     assert key(attack=around | {"attack": {"name": "badnets", "slant": 1.0}}) != nested
 
 
-def test_a_parameter_that_a_network_got_later_leaves_keys_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_parameter_that_a_network_got_later_leaves_keys_as_they_are(upgrade: Callable[..., None]) -> None:
     def small_cnn(classes: int, shape: tuple[int, int, int], width: int = 32,
                   slant: Annotated[int, LATER] = 0) -> nn.Module:
         return built(classes, shape, width)
 
     built, before, surrogate = plain_cnn.small_cnn, key(), key(surrogate="small_cnn")
-    monkeypatch.setattr(plain_cnn, "small_cnn", small_cnn)
+    upgrade(plain_cnn, "small_cnn", small_cnn)
     assert key() == key(model={"name": "small_cnn", "slant": 0}) == before
     assert key(surrogate="small_cnn") == surrogate
     assert len({before, surrogate, key(model={"name": "small_cnn", "slant": 1}),
@@ -355,3 +376,30 @@ def test_several_devices_lead_to_another_model_and_one_is_in_no_key_and_no_recor
 def test_a_sweep_computes_on_one_device_a_cell(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="devices = 2 given; a sweep computes each cell on one device"):
         sweep([spec(devices=2)], Store(tmp_path))
+
+
+def test_a_grid_fills_in_and_checks_each_reference_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred cells have two attacks and two defences; keys make no method anew."""
+    forget()
+    made: list[str] = []
+    make = registry.make
+
+    def counted(kind: str, given: Any, **leading: Any) -> Any:
+        made.append(kind)
+        return make(kind, given, **leading)
+
+    monkeypatch.setattr(registry, "make", counted)
+    specs = grid({"data": "digits", "model": "small_cnn", "defenses": ["strip"],
+                  "grid": {"attack": ["badnets", "blended"], "seed": list(range(25))}})
+    keys = {each.key("data") for each in specs}
+    assert len(keys) == len(specs) == 100
+    assert made.count("attack") + made.count("defense") <= 20
+
+
+def test_what_a_specification_is_told_of_a_reference_is_its_own() -> None:
+    first, second = spec(), spec()
+    assert first.attack is not None
+    first.attack["goal"]["target_class"] = 7
+    assert second.attack is not None
+    assert spec().attack == second.attack
+    assert second.attack["goal"]["target_class"] == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import hashlib
 import itertools
 import json
@@ -177,6 +178,12 @@ class Spec:
     def make_defenses(self) -> tuple[Defense, ...]:
         return tuple(registry.make("defense", reference) for reference in self._defenses)
 
+    @property
+    def _methods(self) -> tuple[Attack | Defense, ...]:
+        """The attack, if any, and the defences, to read parameters from."""
+        given = [("attack", self.attack)] * bool(self.attack) + [("defense", each) for each in self._defenses]
+        return tuple(_method(kind, json.dumps(reference)) for kind, reference in given)
+
     def make_task(self, classes: int) -> Task:
         return registry.make("task", self.task, classes=classes)  # type: ignore[no-any-return]
 
@@ -216,8 +223,8 @@ class Spec:
         Raises:
             CannotComplete: a file that a parameter names is not there or cannot be read.
         """
-        attack, *defenses = (registry.plain(method, lasting, registry.key_name_of)
-                             for method in (self.make_attack(), *self.make_defenses()))
+        plain = [registry.plain(method, lasting, registry.key_name_of) for method in self._methods]
+        attack, defenses = (plain[0], plain[1:]) if self.attack else (None, plain)
         spec = self.to_json() | {"attack": attack, "recipe": lasting(self.recipe),
                                  "defense": defenses if len(defenses) > 1 else defenses[0] if defenses else None}
         # The data's fingerprint and the hash of the weights stand for the files.
@@ -230,7 +237,7 @@ class Spec:
     def _contents(self, root: Path | None) -> dict[str, str]:
         """Of the files that parameters of the methods and the task name."""
         known = registry.parameters("task", self.task["name"])
-        given = [(method, type(method)) for method in (self.make_attack(), *self.make_defenses()) if method]
+        given: list[tuple[Any, Any]] = [(method, type(method)) for method in self._methods]
         given += [(value, known[name][0]) for name, value in self.task.items() if name in known]
         return {text: content for value, hint in given for text, content in contents(value, hint, root).items()}
 
@@ -244,9 +251,8 @@ class Spec:
         Raises:
             CannotComplete: a file that a parameter names is not there or cannot be read.
         """
-        methods = [m for m in (self.make_attack(), *self.make_defenses()) if m is not None]
         content: dict[str, Any] = {"spec": self.deciding(root), "data": fingerprint,
-                                   "versions": [v for m in methods for v in versions(m)]}
+                                   "versions": [v for method in self._methods for v in versions(method)]}
         if (self._compared and not self.attack) or ("weights" in self.model and (self._compared or self.attack)):
             content["clean_models"] = 2  # 1 compared with the audited model itself, or with one from the same weights
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
@@ -289,11 +295,31 @@ def _full(kind: str, given: Any) -> Reference:
     if kind == "model" and isinstance(given, dict):
         given, weights = zoo.separate(given)
         extra = weights.plain() if weights else {}
-    full = registry.reference(kind, given) | extra
+    try:
+        written = json.dumps(given)
+    except (TypeError, ValueError):  # instances of methods, or what no specification can hold
+        return _filled(kind, given) | extra
+    return json.loads(_filled_text(kind, written)) | extra  # type: ignore[no-any-return]
+
+
+def _filled(kind: str, given: Any) -> Reference:
+    full = registry.reference(kind, given)
     # Bounds and goals are checked by the constructor; a task's classes are known only with the data.
     if kind in ("attack", "defense"):
         registry.make(kind, full)
     return full
+
+
+@functools.lru_cache(maxsize=4096)
+def _filled_text(kind: str, given: str) -> str:
+    """A reference in full, as text: a grid has few in very many cells."""
+    return json.dumps(_filled(kind, json.loads(given)))
+
+
+@functools.lru_cache(maxsize=4096)
+def _method(kind: str, reference: str) -> Any:
+    """A method to read parameters from; those that are run are made anew."""
+    return registry.make(kind, json.loads(reference))
 
 
 def read(path: Path, settings: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Iterator
 from dataclasses import fields
@@ -25,12 +26,17 @@ def versions(method: Any) -> list[int]:
 
 def _raised(cls: type) -> list[int]:
     """Versions above 1 of the algorithms that a class and its bases are made of, by the algorithms' names."""
+    return [version for module in _algorithms(cls) if (version := getattr(module, "VERSION", 1)) > 1]
+
+
+@functools.cache
+def _algorithms(cls: type) -> tuple[ModuleType, ...]:
+    """Modules of the algorithms that a class and its bases are made of, by name."""
     used: dict[str, ModuleType] = {}
     for base in cls.__mro__:
         if base.__module__.startswith("sidedoor."):
             _reach(sys.modules[base.__module__], used)
-    found = [getattr(used[name], "VERSION", 1) for name in sorted(used) if name.startswith(ALGORITHMS)]
-    return [version for version in found if version > 1]
+    return tuple(used[name] for name in sorted(used) if name.startswith(ALGORITHMS))
 
 
 def _reach(module: ModuleType, seen: dict[str, ModuleType]) -> None:

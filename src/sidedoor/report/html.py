@@ -162,7 +162,7 @@ def render(store: Store, rows: Sequence[Row], models: Sequence[Model], back: str
     groups, terms = tables.grouped(rows), terms_of(records)
     written_page = _template(terms).render(
         style=Markup(_style()), head=overview.head(records, _known_classes(store, records), _dates(store, records)),
-        rows=rows, groups=groups, models=models, pages={row.model: model.page for model in models for row in model.rows},
+        rows=rows, groups=groups, models=models, pages={model.lead.model: model.page for model in models},
         matrix=overview.matrix(groups), tradeoff=_tradeoff(rows, terms), strengths=_strengths(rows, terms),
         damaged=store.left_out, left_out=[row for row in rows if row.record.status != "done"],
         seeds=any(len(group.done) + len(group.left_out) > 1 for group in groups),
