@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import tempfile
 from pathlib import Path
 from typing import Literal
 
@@ -26,10 +26,10 @@ def export_poisoned(spec: Spec, directory: Path, form: Literal["folder", "npz"],
     attack = spec.make_attack()
     if attack is None or attack.access is not Access.DATA:
         raise ConfigError(f"attack {spec.attack_name} poisons no data; choose one whose access is data")
-    case = load(spec, Store(directory.parent), machine)
-    # Without a folder of its own the plan leaves no checkpoints beside the exported data.
-    run = replace(case.attacker(), checkpoints=None).within("plan")
-    backdoor = attack.plan(case.train, case.task, case.surrogate, run)
+    # What planning keeps, such as networks of the shelf, does not belong beside the exported data.
+    with tempfile.TemporaryDirectory(prefix="sidedoor-") as folder:
+        case = load(spec, Store(Path(folder)), machine)
+        backdoor = attack.plan(case.train, case.task, case.surrogate, case.attacker().within("plan"))
     poison = backdoor.poison
     data = PoisonedDataset(case.train, backdoor, case.task)
     manifest = {
