@@ -33,7 +33,8 @@ def test_readme_specification_is_valid(tmp_path: Path) -> None:
 
     file = tmp_path / "spec.toml"
     file.write_text(block("README.md", "toml"))
-    assert [spec.defense_name for spec in cells(read(file))] == ["none", "fine_pruning", "strip"]
+    assert [spec.defense_name for spec in cells(read(file))] == [
+        "none", "fine_pruning", "strip", "spectral_signatures+fine_pruning+strip"]
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "experiments").rglob("*.toml")), ids=lambda f: f.stem)
