@@ -5,6 +5,7 @@ Only this side knows triggers, targets and poisoned rows.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,6 +27,8 @@ from sidedoor.types import Batch, Purify
 
 FPRS = (0.01, 0.05)
 STEALTH_SAMPLES = 1000
+STEALTH_VALUES = 2**22
+"""Of the images that are compared at a time."""
 AGAIN = 64
 """Inputs that a detector is asked about a second time."""
 
@@ -72,8 +75,9 @@ def stealth(test: Dataset, doors: Sequence[Door], run: Run) -> dict[str, float |
     count = min(len(test), STEALTH_SAMPLES)
     index = torch.arange(count) * len(test) // count
     parts: dict[str, list[Tensor | None]] = {"psnr": [], "ssim": [], "lpips": []}
+    at_once = max(1, min(250, STEALTH_VALUES // math.prod(test.shape)))
     for door in _scored(doors, run):
-        for chunk in torch.split(index, 250):
+        for chunk in torch.split(index, at_once):
             x, _, position = test.fetch(chunk, run.device)
             with torch.no_grad():
                 stamped = stamp(door.trigger, x, position, test.space)

@@ -66,6 +66,31 @@ def test_ssim_counts_the_border_with_mirrored_images(pair: tuple[torch.Tensor, t
     assert np.abs(found - expected[..., 5:-5, 5:-5].mean((1, 2, 3))).max() > 1e-4
 
 
+def test_ssim_of_flat_regions_in_single_precision_is_that_of_double() -> None:
+    """Away from the border as scikit-image has it in double precision, where single precision is worst: flat and light,
+    a level apart."""
+    rng = torch.Generator().manual_seed(0)
+    a = torch.full((3, 1, 48, 40), 250 / 255)
+    a[1], a[2, :, :, 20:] = 1.0, 0.0
+    b = (a + torch.randint(-1, 2, a.shape, generator=rng) / 255).clamp(0, 1)
+    for x, y, found in zip(a, b, image_quality.ssim(a, b), strict=True):
+        double = [part[0].double().numpy() for part in (x, y)]
+        local = structural_similarity(*double, gaussian_weights=True, sigma=1.5, use_sample_covariance=False,
+                                      data_range=1.0, full=True)[1]
+        # scikit-image mirrors with the outermost pixel repeated, so that maps agree within the border.
+        whole = torch.nn.functional.pad(torch.stack([x, y]), (5, 5, 5, 5), mode="reflect").double().numpy()
+        beyond = structural_similarity(*whole[:, 0], gaussian_weights=True, sigma=1.5, use_sample_covariance=False,
+                                       data_range=1.0, full=True)[1][5:-5, 5:-5]
+        np.testing.assert_allclose(beyond[5:-5, 5:-5], local[5:-5, 5:-5], atol=1e-9)
+        assert found.item() == pytest.approx(beyond.mean(), abs=2e-5)
+
+
+def test_ssim_of_images_smaller_than_the_window() -> None:
+    a = torch.rand(2, 1, 1, 3, generator=torch.Generator().manual_seed(0))
+    assert image_quality.ssim(a, a).tolist() == pytest.approx([1.0, 1.0])
+    assert image_quality.ssim(a, 1 - a).max() < 1
+
+
 def test_ssim_away_from_the_border_is_that_of_piq(pair: tuple[torch.Tensor, torch.Tensor]) -> None:
     piq = pytest.importorskip("piq")
     a, b = pair
