@@ -1,0 +1,286 @@
+"""Trigger inversion with a mask and a pattern: what, put into part of every image, sends all of them to a class.
+
+Paper: Wang, Yao, Shan, Li, Viswanath, Zheng, Zhao, "Neural Cleanse: Identifying and Mitigating Backdoor Attacks in
+Neural Networks", IEEE Symposium on Security and Privacy 2019; other penalties make other methods of it.
+
+All classes are optimised at once on the same images; in evaluation mode they do not influence each other, and a class
+that has converged is dropped. Where the data have fewer than `samples` images, an epoch is one pass over them.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sidedoor.data.base import Dataset
+from sidedoor.engine import Run
+from sidedoor.errors import ConfigError, NotApplicable
+from sidedoor.types import Images, Space
+
+VALUES = {"cpu": 2**17}
+"""Most pixel values in one forward pass by kind of device, 2**20 on others; one class's batch may have more."""
+
+TINY = 1e-3
+"""The least size of a mask in pixels that others are compared with: where a model gives one class for everything, its
+mask vanishes."""
+
+TRAVEL = 6.0
+"""How far Adam must be able to move a parameter of a mask before masks are compared: from 0.95 to 0.05 it is 3, and
+these start anywhere and turn back. With half of it masks of digits still look alike when one will be a fifth of the
+others; with more of it little time is saved."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """The masks and patterns of g labels as the penalties see them, with their graph; the second axis is of images.
+
+    Args:
+        model: images to logits.
+        labels: the class that each mask and pattern is to lead to.
+        space: that of the images.
+    """
+
+    mask: Float[Tensor, "g 1 1 h w"]
+    pattern: Float[Tensor, "g 1 c h w"]
+    labels: Int[Tensor, "g"]
+    model: Callable[[Images], Float[Tensor, "b k"]]
+    space: Space
+
+    def values(self, unit: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Values in [0, 1] in the space of the images."""
+        return unit * (self.space.high - self.space.low) + self.space.low
+
+
+Penalty = Callable[[Candidate], Float[Tensor, "g"]]
+
+
+def mask_norm(candidate: Candidate) -> Float[Tensor, "g"]:
+    """The L1 norm of the masks, in pixels."""
+    norm: Tensor = candidate.mask.sum((1, 2, 3, 4))
+    return norm
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How the cost of the penalties follows success, and when a label is finished.
+
+    The cost starts at 0. After `patience` epochs of success it becomes `cost`, and after every further `patience`
+    epochs of success it is multiplied by `raising`; after `patience` epochs without success it is divided by
+    `lowering`.
+
+    Args:
+        success: share of an epoch's images that a mask must lead to its class to count.
+        stopping: epochs without a smaller mask before a label is finished, once its cost went up and down.
+        margin: a label is left once its mask is this many times as large as the smallest was by then; 0: never.
+
+    Raises:
+        ConfigError: `raising` or `lowering` is not above 1, or `margin` is neither 0 nor above 1.
+    """
+
+    cost: float
+    raising: float
+    lowering: float
+    success: float
+    patience: int
+    stopping: int
+    margin: float = 0.0
+
+    def __post_init__(self) -> None:
+        if min(self.raising, self.lowering) <= 1:
+            raise ConfigError(f"raising = {self.raising} and lowering = {self.lowering} given; expected both above 1")
+        if 0 < self.margin <= 1:
+            raise ConfigError(f"margin = {self.margin} given; expected above 1, or 0 to leave no class")
+
+
+@dataclass
+class Recovered:
+    """Masks and patterns of k labels, in [0, 1]. Without success the mask is the whole image.
+
+    Attributes:
+        behind: of labels that were left early, how many times as large as the smallest their mask was; else 0.
+    """
+
+    mask: Float[Tensor, "k 1 h w"]
+    pattern: Float[Tensor, "k c h w"]
+    success: Bool[Tensor, "k"]
+    behind: Float[Tensor, "k"]
+
+    @property
+    def norm(self) -> Float[Tensor, "k"]:
+        """L1 norm of each mask, in pixels.
+
+        A mask that was left early would have shrunk like the smallest one, so its norm is estimated as being as many
+        times that of the smallest as it was then.
+        """
+        norm: Tensor = self.mask.double().sum((1, 2, 3))
+        return torch.where(self.behind > 0, self.behind * norm[self.behind == 0].min(), norm)
+
+
+@dataclass(frozen=True)
+class Inversion:
+    """Minimise cross-entropy towards a class plus a cost times the sum of the penalties, for every class.
+
+    Args:
+        epochs: most epochs per class.
+        samples: images per epoch.
+        batch: images per step; every class sees all of them.
+        lr: of Adam with betas (0.5, 0.9).
+    """
+
+    penalties: tuple[Penalty, ...]
+    schedule: Schedule
+    epochs: int
+    samples: int
+    batch: int
+    lr: float
+
+    def recover(self, model: nn.Module, clean: Dataset, labels: Sequence[int], run: Run) -> Recovered:
+        """The smallest successful mask and its pattern for each of the labels, on the CPU.
+
+        Without a `margin`, what is found for one label does not depend on the others.
+
+        Raises:
+            NotApplicable: the images have no bounded range.
+        """
+        if not math.isfinite(clean.space.high - clean.space.low):
+            raise NotApplicable(f"images in the space {tuple(clean.space)} given; trigger inversion needs a bounded "
+                                "range")
+        # A copy, so that the model's mode, gradients and statistics stay as they are whatever happens.
+        frozen = run.placed(copy.deepcopy(model)).eval().requires_grad_(False)
+        search = _Search(self, frozen, clean.staged(run.device), labels, run)
+        with run.progress.task("trigger inversion", self.epochs * len(labels)) as advance:
+            for epoch in range(self.epochs):
+                rows = search.active()
+                if not rows:
+                    break
+                search.train_epoch(rows, epoch)
+                finished = len(rows) - len(search.active())
+                advance(len(rows) + finished * (self.epochs - epoch - 1), f"{len(rows) - finished} classes left")
+        return search.found
+
+
+class _Search:
+    """Masks and patterns under optimisation, one parameter a label: (1 + c, h, w), the mask first."""
+
+    def __init__(self, method: Inversion, model: nn.Module, clean: Dataset, labels: Sequence[int], run: Run):
+        self.method, self.model, self.clean, self.run = method, model, clean, run
+        self.labels = torch.tensor(labels, device=run.device)
+        channels, height, width = clean.shape
+        start = [torch.rand(1 + channels, height, width, generator=run.rng(f"label {label}")) for label in labels]
+        # tanh, as in the paper; the interval is cut a little so that its inverse is finite.
+        self.raw = [torch.atanh((2 * u - 1) * (1 - 1e-6)).to(run.device).requires_grad_() for u in start]
+        self.optimiser = torch.optim.Adam(self.raw, lr=method.lr, betas=(0.5, 0.9))
+        steps = math.ceil(min(method.samples, len(clean)) / method.batch)
+        self.costs = _Costs(method.schedule, len(labels), math.ceil(TRAVEL / method.lr / steps))
+        self.found = Recovered(torch.ones(len(labels), 1, height, width),
+                               torch.zeros(len(labels), channels, height, width),
+                               torch.zeros(len(labels), dtype=torch.bool), self.costs.behind)
+
+    def active(self) -> list[int]:
+        """The rows of labels that are not finished."""
+        return torch.nonzero(~self.costs.done)[:, 0].tolist()
+
+    def train_epoch(self, rows: list[int], epoch: int) -> None:
+        order = torch.randperm(len(self.clean), generator=self.run.rng(f"order/{epoch}"))[: self.method.samples]
+        hits = torch.zeros(len(self.labels), device=self.run.device)
+        for index in torch.split(order, self.method.batch):
+            x = self.clean.fetch(index, self.run.device).x
+            for group in self.groups(rows, x):
+                hits[group] += self.set_gradients(group, x)
+            self.optimiser.step()
+        images = torch.stack([self.raw[k].detach().tanh() / 2 + 0.5 for k in rows]).cpu()
+        self.keep(rows, images[:, :1], images[:, 1:], hits.cpu()[rows] / len(order))
+
+    def groups(self, rows: list[int], x: Images) -> Iterator[list[int]]:
+        """As many labels at a time as fit one forward pass."""
+        size = max(1, VALUES.get(x.device.type, 2**20) // x.numel())
+        for start in range(0, len(rows), size):
+            yield rows[start : start + size]
+
+    def logits(self, x: Images) -> Float[Tensor, "b k"]:
+        with self.run.autocast():
+            answer: Tensor = self.model(x).float()
+        return answer
+
+    def set_gradients(self, group: list[int], x: Images) -> Float[Tensor, "g"]:
+        """The gradients of a group of labels; how many of the images each led to its label."""
+        raw = [self.raw[k] for k in group]
+        unit = torch.stack(raw).tanh() / 2 + 0.5
+        mask, pattern = unit[:, None, :1], unit[:, None, 1:]
+        trial = Candidate(mask, pattern, self.labels[group], self.logits, self.clean.space)
+        logits = self.logits(((1 - mask) * x + mask * trial.values(pattern)).flatten(0, 1))
+        target = trial.labels.repeat_interleave(len(x))
+        loss = functional.cross_entropy(logits, target, reduction="sum") / len(x)
+        penalty = torch.stack([penalty(trial) for penalty in self.method.penalties]).sum(0)
+        loss = loss + (self.costs.cost[group].to(x.device) * penalty).sum()
+        for parameter, gradient in zip(raw, torch.autograd.grad(loss, raw), strict=True):
+            parameter.grad = gradient
+        won = (logits.argmax(1) == target) & logits.isfinite().all(1)
+        hits: Tensor = won.float().view(len(group), -1).sum(1)
+        return hits
+
+    def keep(self, rows: list[int], mask: Tensor, pattern: Tensor, success: Float[Tensor, "r"]) -> None:
+        """Note the masks that are the smallest successful ones so far, and stop the labels that are finished."""
+        better = self.costs.update(rows, success >= self.method.schedule.success, mask.sum((1, 2, 3)))
+        at = torch.tensor(rows)[better]
+        self.found.mask[at], self.found.pattern[at], self.found.success[at] = mask[better], pattern[better], True
+        for k in rows:
+            if self.costs.done[k]:
+                self.raw[k].grad = None  # the optimiser skips it from here on
+
+
+class _Costs:
+    """What the penalties of each label cost, and which labels are finished; (k,) tensors on the CPU."""
+
+    def __init__(self, schedule: Schedule, labels: int, settling: int):
+        self.schedule, self.settling = schedule, settling
+        self.cost, self.behind = torch.zeros(2, labels)
+        self.best = torch.full((labels,), torch.inf)
+        self.trail: list[list[float]] = [[] for _ in range(labels)]  # `best` after each epoch with a cost
+        self.stale, self.won, self.lost = torch.zeros(3, labels, dtype=torch.int64)
+        self.raised, self.lowered, self.done = torch.zeros(3, labels, dtype=torch.bool)
+
+    def update(self, rows: list[int], success: Bool[Tensor, "r"], norm: Float[Tensor, "r"]) -> Bool[Tensor, "r"]:
+        """Enter the result of an epoch; which of the rows have a new smallest successful mask."""
+        better = success & (norm < self.best[rows])
+        self.best[rows] = torch.where(better, norm, self.best[rows])
+        self.stale[rows] = torch.where(better | self.best[rows].isinf(), 0, self.stale[rows] + 1)
+        self.press(rows, success)
+        self.done |= self.raised & self.lowered & (self.stale >= self.schedule.stopping)
+        if self.schedule.margin:
+            self.leave(rows)
+        return better
+
+    def press(self, rows: list[int], success: Bool[Tensor, "r"]) -> None:
+        """Raise or lower the costs of labels that have had, or missed, success for long enough."""
+        schedule, cost = self.schedule, self.cost[rows]
+        won = torch.where(success, self.won[rows] + 1, 0)
+        lost = torch.where(success, 0, self.lost[rows] + 1)
+        up, down = won >= schedule.patience, lost >= schedule.patience
+        self.raised[rows] |= up & (cost > 0)
+        self.lowered[rows] |= down & (cost > 0)
+        higher = torch.where(cost > 0, cost * schedule.raising, schedule.cost)
+        self.cost[rows] = torch.where(up, higher, torch.where(down, cost / schedule.lowering, cost))
+        self.won[rows], self.lost[rows] = won.masked_fill(up, 0), lost.masked_fill(down, 0)
+
+    def leave(self, rows: list[int]) -> None:
+        """Finish those of the rows whose masks are too large to become the smallest.
+
+        One that was successful later has been pressed for less long and may still overtake, so each is compared with
+        what the smallest was after as many epochs with a cost, once these let pixels go that are of no use.
+        """
+        leader = self.trail[int(self.best.argmin())]
+        for k in rows:
+            self.trail[k] += [self.best[k].item()] if self.cost[k] > 0 else []
+        settled = [k for k in rows if self.raised[k] and not self.done[k] and len(self.trail[k]) >= self.settling]
+        for k in settled if leader else ():
+            ratio = self.best[k].item() / max(leader[min(len(self.trail[k]), len(leader)) - 1], TINY)
+            if ratio > self.schedule.margin:
+                self.behind[k], self.done[k] = ratio, True
