@@ -5,12 +5,14 @@ from __future__ import annotations
 import pickle
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from sidedoor.backdoor import dataset
 from sidedoor.backdoor.base import Backdoor, Poison
 from sidedoor.backdoor.dataset import PoisonedDataset, Sealed, seal
 from sidedoor.core import random
@@ -152,6 +154,40 @@ def test_only_poisoned_rows_are_kept_in_memory() -> None:
     assert data.images.dtype == torch.uint8
     own = {k: v for k, v in vars(data).items() if isinstance(v, Tensor) and k != "targets"}
     assert sum(tensor.nbytes for tensor in own.values()) == 2 * 12 + 2 * 8
+
+
+@pytest.mark.parametrize("append", [False, True])
+def test_rows_beyond_the_limit_lie_on_the_disk_and_are_the_same(monkeypatch: pytest.MonkeyPatch, append: bool) -> None:
+    made = Backdoor((Door(ByIndex(), AllToOne(4)),), poison([2, 3, 11], append=append))
+    inside = PoisonedDataset(base_set(), made, TASK)
+    asked: list[tuple[int, ...]] = []
+    storage = dataset.storage
+
+    def counted(shape: tuple[int, ...], limit: int) -> np.ndarray:
+        place = storage(shape, limit)
+        asked.append((isinstance(place, np.memmap), *shape))
+        return place
+
+    monkeypatch.setattr(dataset, "storage", counted)
+    monkeypatch.setattr(dataset, "MEMORY_LIMIT", 35)
+    outside = PoisonedDataset(base_set(), made, TASK)
+    assert asked == [(True, 3, 1, 3, 4)]
+    assert torch.equal(everything(outside), everything(inside))
+    assert outside.fingerprint() == inside.fingerprint()
+    assert torch.equal(seal(outside)[1], seal(inside)[1])
+
+
+def test_measurements_beyond_the_limit_lie_on_the_disk_as_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = base_set()
+    data.space = MEASUREMENT
+    data.images = data.images.float() / 7  # type: ignore[union-attr]
+    made = Backdoor((Door(Add(0.123), AllToOne(4)),), poison([1, 5]))
+    inside = PoisonedDataset(data, made, TASK)
+    monkeypatch.setattr(dataset, "MEMORY_LIMIT", 0)
+    outside = PoisonedDataset(data, made, TASK)
+    assert inside.images.dtype == outside.images.dtype == torch.float32
+    assert torch.equal(inside.images, outside.images)
+    assert torch.equal(outside.images, data.images[torch.tensor([1, 5])] + 0.123)
 
 
 def test_no_poison_is_the_base_set() -> None:

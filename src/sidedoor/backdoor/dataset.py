@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sidedoor.backdoor.base import Backdoor
-from sidedoor.data.base import Dataset, Subset
+from sidedoor.data.base import MEMORY_LIMIT, Dataset, Subset, storage
 from sidedoor.errors import ConfigError
 from sidedoor.goals.base import Door
 from sidedoor.tasks.task import Task
@@ -102,7 +103,7 @@ class PoisonedDataset(Dataset):
     def fingerprint(self) -> str:
         digest = hashlib.sha256(self.base.fingerprint().encode())
         for tensor in (self.rows_at, self.targets, self.images, self.truths):
-            digest.update(b"" if tensor is None else tensor.cpu().numpy().tobytes())
+            digest.update(b"" if tensor is None else _content(tensor))
         return digest.hexdigest()
 
 
@@ -121,10 +122,22 @@ def seal(data: Dataset) -> tuple[Sealed, Int[Tensor, "n"]]:
     """
     order = torch.arange(len(data))
     if isinstance(data, PoisonedDataset) and data.poison.append:
-        secret = hashlib.sha256(data.poison.index.numpy().tobytes() + data.images.numpy().tobytes()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(secret[:7], "big"))
+        secret = hashlib.sha256(_content(data.poison.index))
+        secret.update(_content(data.images))
+        generator = torch.Generator().manual_seed(int.from_bytes(secret.digest()[:7], "big"))
         order = torch.randperm(len(data), generator=generator)
     return Sealed(data, order), order
+
+
+def _content(tensor: Tensor) -> np.ndarray:
+    """What a hash takes in without a copy, which of rows on the disk would not fit into memory."""
+    return np.ascontiguousarray(tensor.cpu().numpy())
+
+
+def _place(shape: tuple[int, ...], dtype: Any) -> Tensor:
+    """An uninitialised tensor: in memory, or beyond the limit of a data set in a file that goes with the process."""
+    size = np.dtype(dtype).itemsize
+    return torch.from_numpy(storage((*shape[:-1], shape[-1] * size), MEMORY_LIMIT).view(dtype))
 
 
 def _check(backdoor: Backdoor, base: Dataset) -> None:
@@ -164,7 +177,7 @@ def _labels(base: Dataset, backdoor: Backdoor, task: Task) -> Tensor:
 def _stamped(base: Dataset, backdoor: Backdoor) -> Tensor:
     """The poisoned rows as the door of each stamps them, in 8 bits where the space has levels."""
     stored = base.space.levels is not None
-    images = torch.empty((len(backdoor.poison.index), *base.shape), dtype=torch.uint8 if stored else torch.float32)
+    images = _place((len(backdoor.poison.index), *base.shape), np.uint8 if stored else np.float32)
     with torch.no_grad():
         for door, slots, (x, _, index) in _by_door(base, backdoor):
             trigger = door.trigger.cpu()
@@ -175,13 +188,12 @@ def _stamped(base: Dataset, backdoor: Backdoor) -> Tensor:
 
 def _truths(base: Dataset, backdoor: Backdoor, task: Task) -> Float[Tensor, "k c h w"]:
     """The target images of the poisoned rows: those of each row's door; cover rows keep their own."""
-    cover, parts = backdoor.poison.cover, []
-    order = [torch.zeros(0, dtype=torch.int64)]
+    cover = backdoor.poison.cover
+    shape = base.fetch(torch.zeros(0, dtype=torch.int64)).y.shape[1:]
+    truths = _place((len(cover), *shape), np.float32)
     for door, slots, (_, y, index) in _by_door(base, backdoor):
-        covered = cover[slots][:, None, None, None]
-        parts.append(torch.where(covered, y, door.goal.target(task, y, index)))
-        order.append(slots)
-    return torch.cat(parts)[torch.cat(order).argsort()] if parts else base.fetch(order[0]).y
+        truths[slots] = torch.where(cover[slots][:, None, None, None], y, door.goal.target(task, y, index))
+    return truths
 
 
 def _by_door(base: Dataset, backdoor: Backdoor, batch: int = 256) -> Iterator[tuple[Door, Tensor, Batch]]:
