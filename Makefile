@@ -4,7 +4,7 @@ BIN := .venv/bin
 # One thread a process: tests and sweeps run side by side.
 ONE := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: demo test test-slow corpus check bench study clean
+.PHONY: demo test test-slow corpus mutants check bench study clean
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -28,6 +28,9 @@ test-slow: .venv/installed-dev  ## trained facts that take minutes
 corpus: .venv/installed-dev  ## hostile and odd files, read in processes with limits, and commands that are killed
 	$(ONE) $(BIN)/python -m tests.corpus
 	$(ONE) $(BIN)/python -m tests.corpus.kills
+
+mutants: .venv/installed-dev  ## plant faults in a copy of the package and say which the tests do not notice; minutes
+	$(ONE) $(BIN)/python -m tests.mutants
 
 check: .venv/installed-dev  ## lint and types
 	$(BIN)/ruff check .

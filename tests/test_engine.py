@@ -319,6 +319,27 @@ def test_patience_stops_and_gives_back_the_best_weights() -> None:
     assert not all(torch.equal(value, states[-1][key]) for key, value in model.state_dict().items())
 
 
+def test_augmentation_and_what_a_loss_draws_differ_from_epoch_to_epoch() -> None:
+    drawn: list[list[float]] = []
+
+    class Drawing(Supervised):
+        def losses(self, model: nn.Module, batch: Batch) -> Tensor:
+            drawn.append([torch.rand(()).item()])
+            return super().losses(model, batch)
+
+    def augment(batch: Batch) -> Batch:
+        orders.append(batch.index.tolist())
+        drawn.append([torch.rand(()).item()])
+        return batch
+
+    orders: list[list[int]] = []
+    run = replace(run_of(Recipe(epochs=3, batch=30)), augment=augment)
+    run.fit(run.build(build), data(30), Drawing(TASK), name="a")
+    assert len({tuple(value) for value in drawn}) == len(drawn) == 6
+    assert len({tuple(order) for order in orders}) == 3
+    assert {tuple(sorted(order)) for order in orders} == {tuple(range(30))}
+
+
 def test_validation_without_patience_keeps_the_best_and_does_not_stop() -> None:
     noise = ArrayDataset(data(30).images, (data(30).targets + 1) % 3, 3)
     run = run_of(Recipe(epochs=6, batch=8))

@@ -33,6 +33,7 @@ from sidedoor.errors import ConfigError
 from sidedoor.goals.all_to_all import AllToAll
 from sidedoor.goals.all_to_one import AllToOne
 from sidedoor.goals.base import Door
+from sidedoor.goals.from_classes import FromClasses
 from sidedoor.goals.multi_target import MultiTarget
 from sidedoor.goals.untargeted import Untargeted
 from sidedoor.models.base import head, penultimate
@@ -129,6 +130,34 @@ def test_wanet_attacks_and_disturbs_the_promised_shares_and_leaves_the_rest() ->
     assert (changed & ~relabelled).float().mean() == pytest.approx(0.2, abs=0.08)
     warped = (door.trigger(before.x, before.index).clamp(0, 1) * 255).round()
     torch.testing.assert_close((after.x * 255)[relabelled], warped[relabelled], atol=1e-3, rtol=0)
+
+
+def test_only_samples_of_the_source_classes_are_attacked() -> None:
+    door = plan(WaNet(FromClasses(0, (1,)))).doors[0]
+    before, after = mixed(door, 1.0, 0.0)
+    assert torch.equal(after.y, torch.where(before.y == 1, 0, before.y))
+    changed = (before.x != after.x).flatten(1).any(1)
+    assert not changed[before.y != 1].any()
+    assert changed[before.y == 1].all()
+
+
+def test_input_aware_leaves_samples_of_the_target_class_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Batch] = []
+    loss = Classification.loss
+
+    def kept(self: Classification, model: nn.Module, batch: Batch) -> Tensor:
+        seen.append(batch)
+        return loss(self, model, batch)
+
+    monkeypatch.setattr(Classification, "loss", kept)
+    trained(InputAware(AllToOne(0), rate=0.9, cross_rate=0.0, mask_epochs=1), TOY, TASK, local(), 4)
+    attacked = 0
+    for batch in seen:
+        x, y, _ = TOY.train.fetch(batch.index)
+        changed = (batch.x != x).flatten(1).any(1)
+        assert not changed[y == 0].any()
+        attacked += int(changed.sum())
+    assert attacked > 0.2 * (TOY.train.targets != 0).sum()
 
 
 def test_wanet_attacks_nothing_at_rate_zero_and_everything_eligible_at_one() -> None:

@@ -178,6 +178,15 @@ def test_filters_work_one_behind_the_other_and_a_training_defence_on_what_they_l
     assert len(found.truth) == len(last)
 
 
+def test_a_training_defence_gets_a_sealed_view(given: tuple[Case, TrainedModel], trainings: Trainings) -> None:
+    case, trained = given
+    trainer = Trainer()
+    found = defend((trainer,), case, trained)
+    assert [type(train) for train, _ in trainer.seen] == [Sealed]
+    assert found.model is not trained.model
+    assert trainings.asked == []
+
+
 def test_after_filters_a_model_is_trained_once_before_the_first_defence_that_looks_at_one(
         given: tuple[Case, TrainedModel], trainings: Trainings) -> None:
     case, trained = given
@@ -224,6 +233,9 @@ def test_what_is_accepted_is_what_raises_no_alarm_and_reaches_the_goal(given: tu
     assert len(found.arrays["calibration"]) <= 20  # so few that a rate of 5 % is the largest of them
     assert torch.equal(alarms, torch.from_numpy(found.arrays["suspicious"]) > threshold)
     assert alarms.float().mean() > 0.5
+    reached = trained.scores.attack[~trained.scores.attack.isnan()]
+    assert 0 < reached.sum() < len(reached)
+    assert torch.equal(torch.from_numpy(found.arrays["worked"]), reached == 1)
     nan = torch.nan
     scores = Scores(torch.ones(5), torch.tensor([1.0, nan, 1, 0, 1]), torch.ones(5), torch.ones(5))
     one, other = torch.tensor([True, False, False, False]), torch.tensor([False, False, True, False])
@@ -288,6 +300,13 @@ def test_a_pipelines_record_says_what_each_was_given_and_what_is_left(tiny: Tiny
     assert record.columns["accepted"] <= record.attack
     assert [value.method for value in record.evidence] == ["strip"]
     assert record == Store(tmp_path).record(record.key)
+
+
+def test_an_attack_has_failed_by_the_undefended_model_alone(tiny: Tiny, tmp_path: Path) -> None:
+    record = run(tiny(defense="flip"), Store(tmp_path), CPU)  # the trigger is in a corner
+    assert record.attack is not None
+    assert record.attack < 0.5
+    assert record.status == "done"
 
 
 def test_a_repairs_strength_is_the_defenders_choice_and_the_oracles_stands_apart(tiny: Tiny, tmp_path: Path) -> None:

@@ -1,0 +1,153 @@
+"""Plant faults in a copy of the package, one at a time, and say which the tests do not notice.
+
+    python -m tests.mutants [--only WORD]
+
+Each fault names the tests that are run on it: a narrow choice, so that all of them take minutes. Exit code 1 if a fault
+survives, or if its place in the code is gone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+STAGES, GIVEN, ENGINE = "tests/bench/test_stages.py", "tests/bench/test_given_models.py", "tests/test_engine.py"
+EXAMINE = "bench/examine"
+
+
+class Fault(NamedTuple):
+    """A change of one place of the package that no test may pass.
+
+    Args:
+        what: in words.
+        file: below the package.
+        old: what is there, once.
+        new: what is planted.
+        tests: that are run, as pytest names them.
+    """
+
+    what: str
+    file: str
+    old: str
+    new: str
+    tests: str
+
+
+FAULTS = (
+    Fault("a filter gets unsealed data", f"{EXAMINE}/base.py", "return sealed, poisoned.is_poisoned()[order]",
+          "return poisoned, poisoned.is_poisoned()", STAGES),
+    Fault("a training defence gets unsealed data", f"{EXAMINE}/training.py",
+          "    sealed, _ = with_data(delivered, case, trained)\n",
+          "    from sidedoor.backdoor.dataset import PoisonedDataset\n\n"
+          "    sealed = PoisonedDataset(case.train, trained.backdoor, case.task)\n", STAGES),
+    Fault("a filter removes the least suspicious rows", f"{EXAMINE}/filter.py", "keep = score.argsort()[",
+          "keep = score.argsort(descending=True)[", STAGES),
+    Fault("nothing is trained after a filter", f"{EXAMINE}/base.py",
+          "if delivered.model is not None or delivered.train is None:", "if True:", STAGES),
+    Fault("audit references are all of one seed", "bench/spec.py", "replace(clean, seed=seed) for seed",
+          "replace(clean, seed=self.seed + 0 * seed) for seed", GIVEN),
+    Fault("the audited model is its own reference", "bench/spec.py", "for spec in seeds if spec != half)",
+          "for spec in seeds)", GIVEN),
+    Fault("references start from given weights", "bench/spec.py", "model=zoo.fresh(self.model))", "model=self.model)",
+          GIVEN),
+    Fault("the clean sibling has another seed", "bench/spec.py", "itertools.count(self.seed)",
+          "itertools.count(self.seed + 1)", f"{GIVEN} tests/bench/test_spec.py"),
+    Fault("a frozen model is trained", "bench/case.py", "if case.spec.frozen:", "if False:", GIVEN),
+    Fault("`flagged` is inverted", "evidence.py", "return self.value > self.threshold",
+          "return self.value <= self.threshold", "tests/test_evidence.py"),
+    Fault("a p-value counts references that score higher only", "evidence.py",
+          "sum(score >= self.finding.score for", "sum(score > self.finding.score for", "tests/test_evidence.py"),
+    Fault("\"worked\" is inverted", f"{EXAMINE}/input_detector.py", "] > 0.5\n", "] <= 0.5\n", STAGES),
+    Fault("a detector is calibrated on what it was fitted on", f"{EXAMINE}/input_detector.py",
+          "fitting, calibrating = halves(case.clean, case.spec.defender_seed)", "fitting = calibrating = case.clean",
+          "tests/bench/test_bench_run.py -k half"),
+    Fault("an alarm of any detector does not count", "bench/run.py", "torch.stack(list(alarms)).any(0)",
+          "torch.stack(list(alarms)).all(0)", STAGES),
+    Fault("purifiers are undone in the order in which they work", f"{EXAMINE}/base.py", "in reversed(undone)",
+          "in undone", STAGES),
+    Fault("an attack has failed by the defended model", "bench/run.py",
+          "case.task.failed(trained.scores.means(),", "case.task.failed(means,", STAGES),
+    Fault("the oracle's choice is delivered", f"{EXAMINE}/repair.py", "columns = {\"strength\": step.strength} |",
+          "columns = {\"strength\": float(curve[-1, 0])} |", STAGES),
+    Fault("the first strength that fails ends the choice", "defenses/repair/base.py",
+          "                found = [step._replace(model=copy.deepcopy(step.model))]\n",
+          "                found = [step._replace(model=copy.deepcopy(step.model))]\n            else:\n"
+          "                break\n", "tests/defenses/test_fine_pruning.py"),
+    Fault("augmentation and draws repeat every epoch", "engine.py", "f\"{self.name}/{epoch}/{self.run.fabric",
+          "f\"{self.name}/0/{self.run.fabric", ENGINE + " -k epoch"),
+    Fault("the order of samples repeats every epoch", "engine.py", "f\"{self.name}/order/{epoch}\"",
+          "f\"{self.name}/order/0\"", ENGINE + " -k epoch"),
+    Fault("training attackers relabel ineligible rows", "attacks/training_controlled/_objectives.py",
+          " & door.goal.eligible(self.task, batch.y)", "", "tests/attacks/test_training_attacks.py -k source_classes"),
+    Fault("input-aware stamps ineligible rows", "attacks/training_controlled/input_aware.py",
+          "(draw < self.attack.rate) & eligible)", "draw < self.attack.rate)",
+          "tests/attacks/test_training_attacks.py -k leaves_samples"),
+    Fault("a target is eligible for itself", "goals/all_to_one.py", "return y != self.target_class",
+          "return y >= 0 * self.target_class", "tests/goals"),
+    Fault("splits of photographs overlap", "data/base.py",
+          "return Subset(data, torch.nonzero(~chosen)[:, 0]), Subset(data, torch.nonzero(chosen)[:, 0])",
+          "return Subset(data, torch.arange(len(data))), Subset(data, torch.nonzero(chosen)[:, 0])",
+          "tests/data/test_degraded.py tests/data/test_data_base.py"),
+    Fault("splits of classes overlap", "data/base.py", "    rest[chosen] = False\n", "    rest[chosen[1:]] = False\n",
+          "tests/data/test_data_base.py"),
+    Fault("stamped images are not rounded", "triggers/base.py", "else levels.round_()", "else levels",
+          "tests/triggers"),
+    Fault("appended rows keep their places", "backdoor/dataset.py",
+          "if isinstance(data, PoisonedDataset) and data.poison.append:", "if False:",
+          "tests/contracts/test_cheats.py"),
+    Fault("keys leave versions out", "bench/spec.py", "[v for m in methods for v in versions(m)]",
+          "[]", "tests/bench/test_spec.py tests/bench/test_versions.py"),
+    Fault("a threshold flags what equals it", "metrics/statistics.py", "return float((given > threshold).mean())",
+          "return float((given >= threshold).mean())", "tests/metrics"),
+    Fault("the defender's clean part is ignored", "bench/case.py", "if splits.clean is not None else", "if False else",
+          "tests/apps/test_export_poisoned.py"),
+)
+
+
+def outcome(fault: Fault, folder: Path) -> str:
+    """What the tests say of a fault: "noticed", "SURVIVES", or why neither."""
+    file = folder / "src" / "sidedoor" / fault.file
+    before = file.read_text(encoding="utf-8")
+    if before.count(fault.old) != 1:
+        return f"its place is there {before.count(fault.old)} times"
+    file.write_text(before.replace(fault.old, fault.new), encoding="utf-8")
+    try:
+        done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider",
+                               *fault.tests.split()], cwd=folder, capture_output=True, text=True, timeout=900,
+                              env=os.environ | {"PYTHONPATH": str(folder / "src")})
+    finally:
+        file.write_text(before, encoding="utf-8")
+    said = {0: "SURVIVES", 1: "noticed"}
+    return said.get(done.returncode, f"pytest ended with {done.returncode}: {done.stdout[-300:]}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=str(__doc__).partition("\n")[0])
+    parser.add_argument("--only", default="", help="faults whose words contain this")
+    only = parser.parse_args().only
+    found = []
+    with tempfile.TemporaryDirectory(prefix="mutants-") as name:
+        folder = Path(name)
+        for part in ("src", "tests"):
+            shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(ROOT / "pyproject.toml", folder)
+        for fault in FAULTS:
+            if only in fault.what:
+                start = time.monotonic()
+                found.append(outcome(fault, folder))
+                print(f"{found[-1]:10} {time.monotonic() - start:6.1f} s  {fault.what}", flush=True)
+    noticed = found.count("noticed")
+    print(f"{len(found)} faults planted, {noticed} noticed, {len(found) - noticed} not")
+    return int(noticed < len(found))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
