@@ -16,16 +16,17 @@ from typing import Any
 
 import pytest
 
-from sidedoor import registry
+from sidedoor import registry, zoo
 from sidedoor.bench.executors.processes import Processes
 from sidedoor.bench.machine import Machine
-from sidedoor.bench.plan import planned
+from sidedoor.bench.plan import check_networks, planned
 from sidedoor.bench.record import Record
 from sidedoor.bench.spec import Spec, grid, read
 from sidedoor.bench.store import Store
 from sidedoor.bench.sweep import _Queue, sweep
 from sidedoor.core.checkpoint import load_state
 from sidedoor.core.progress import Lines
+from sidedoor.data.base import Splits
 from sidedoor.engine import Recipe
 from sidedoor.errors import CannotComplete, ConfigError
 
@@ -336,3 +337,23 @@ def test_a_training_that_is_killed_goes_on_from_its_checkpoint(tiny: Tiny, plugi
     assert numbers(sweep([spec], whole, CPU, workers=0)) == numbers(resumed)
     one, other = (load_state(s.model(planted))["model"] for s in (store, whole))
     assert all(value.equal(other[name]) for name, value in one.items())
+
+
+def test_cells_over_seeds_and_data_load_each_set_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cells by seed and then by data would load all of them for each seed, where fewer are held than there are."""
+    loaded: list[int] = []
+    load = zoo.load
+
+    def counted(reference: dict[str, Any], *given: Any, **more: Any) -> Splits:
+        loaded.append(reference["train"])
+        return load(reference, *given, **more)
+
+    monkeypatch.setattr(zoo, "load", counted)
+    sizes = [50, 51, 52, 53, 54, 55]
+    specs = grid({"data": {"name": "toy", "test": 20}, "model": "small_cnn", "attack": "badnets",
+                  "grid": {"seed": [0, 1, 2], "data.train": sizes}})
+    cells = planned(specs, Machine())
+    assert [cell.spec for cell in cells] == specs
+    check_networks(cells, Machine())
+    assert loaded[:6] == sorted(loaded[:6])
+    assert all(loaded.count(size) <= 2 for size in sizes)  # to plan, and to show the networks an image

@@ -31,9 +31,16 @@ def planned(specs: Iterable[Spec], machine: Machine) -> list[Cell]:
     """
     specs = list(specs)
     machine.check(max((spec.devices for spec in specs), default=1))
-    cells = list({cell.key: cell for cell in (_cell(spec, machine) for spec in specs)}.values())
+    # Only few data sets are held at a time: cells of the same are looked at together, and stay in the order given.
+    order = sorted(range(len(specs)), key=lambda n: _data_of(specs[n]))
+    made = {n: _cell(specs[n], machine) for n in order}
+    cells = list({made[n].key: made[n] for n in range(len(specs))}.values())
     called = names([cell.spec.to_json() for cell in cells])
     return [replace(cell, name=name) for cell, name in zip(cells, called, strict=True)]
+
+
+def _data_of(spec: Spec) -> str:
+    return json.dumps([spec.data, spec.train_samples, spec.test_samples], sort_keys=True)
 
 
 def _cell(spec: Spec, machine: Machine) -> Cell:
@@ -51,7 +58,7 @@ def check_networks(cells: Iterable[Cell], machine: Machine) -> None:
         CannotComplete: weights are missing or do not fit.
     """
     seen = set()
-    for spec in (cell.spec for cell in cells):
+    for spec in sorted((cell.spec for cell in cells), key=_data_of):
         if registry.load("task", spec.task["name"]).output == "labels" and spec.refusal() is None:
             data = load_data(spec, machine)[0].train
             builds = makers(spec, spec.make_task(len(data.classes)), data, machine.download)
