@@ -83,6 +83,7 @@ DEFENSES: dict[str, tuple[Any, dict[str, Any]]] = {
     # At the default rate it leaves the backdoor where it is.
     "fine_tuning": (HARD, {"epochs": 30, "lr": 0.1}),
     "neural_cleanse": (HARD, {"epochs": 100, "samples": 200}),
+    "tabor": (HARD, {"epochs": 100, "samples": 200}),
 }
 
 SURVIVED = {"bit_depth", "cutmix", "cutout", "edge_replacement", "flip", "gaussian_noise", "jpeg", "mixup"}
