@@ -24,7 +24,7 @@ from sidedoor.bench.store import Store
 from sidedoor.core.files import write_json
 from sidedoor.core.terms import Terms
 from sidedoor.errors import CannotComplete
-from sidedoor.evidence import Localisation, Separation, Verdict
+from sidedoor.evidence import Calibrated, Finding, Localisation, Rule, Separation, Verdict
 from sidedoor.report.html import build
 
 VOID = {"meta", "img", "br", "hr", "link", "input", "col"}
@@ -104,7 +104,7 @@ def test_every_section_is_there(html: str) -> None:
     roc = next(text for text in page.texts["svg"] if "true positive rate" in text)
     assert "strip" in roc
     assert "spectral_signatures" in roc
-    audit = next(text for text in page.texts["svg"] if "index" in text)
+    audit = next(text for text in page.texts["svg"] if "suspicion" in text)
     assert "threshold (2)" in audit
     # Neither mathematics nor letters that the measuring font lacks are lost.
     assert "$dog" in audit
@@ -380,3 +380,13 @@ def test_a_browser_renders_it(store: Store, tmp_path: Path) -> None:
     assert shot.shape == (3000, 1280)
     # Ink in every part of the window, so neither the figures nor the end of the page are missing.
     assert all(part.std() > 5 for part in np.array_split(shot, 5))
+
+
+def test_a_threshold_is_drawn_among_scores_of_its_own_scale_only(bare: Store, records: list[Record]) -> None:
+    for score, drawn in ((3.25, True), (5.5, False)):
+        finding = Finding(score, Rule(3.25, 2.0), (), (score, 0.1))
+        bare.put(replace(records[0], evidence=(Calibrated(finding, (0.5, 1.25), method="neural_cleanse"),)))
+        page = Page(build(bare, ["seed0"]))
+        shown = next(text for text in page.texts["svg"] if "suspicion" in text)
+        assert ("threshold (2)" in shown) == drawn
+        assert "3.250 against a threshold of 2.000: flagged" in " ".join(page.texts["p"])

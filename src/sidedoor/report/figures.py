@@ -102,7 +102,7 @@ def histogram(groups: dict[str, Scores], name: str, label: str) -> Markup:
 
 def indices(per_class: Scores, classes: Sequence[str], threshold: float | None, references: Scores,
             name: str) -> Markup:
-    """The suspicion of each class, the paper's threshold, and the scores of clean reference models."""
+    """The suspicion of each class, the paper's threshold if it is on that scale, and the scores of clean models."""
     with _canvas(name, 2.3, 1) as canvas:
         (axes,) = canvas.axes
         top = int(np.nanargmax(per_class)) if np.isfinite(per_class).any() else -1
@@ -114,7 +114,7 @@ def indices(per_class: Scores, classes: Sequence[str], threshold: float | None, 
         if threshold is not None:
             axes.axhline(threshold, color=INK, lw=0.9, ls="--", label=f"the paper's threshold ({threshold:g})")
         _name_classes(axes, classes, len(per_class))
-        axes.set(ylabel="index")
+        axes.set(ylabel="suspicion")
         if axes.get_legend_handles_labels()[0]:
             axes.figure.legend(loc="outside upper left", ncols=2)
     return canvas.svg

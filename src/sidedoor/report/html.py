@@ -294,7 +294,9 @@ def _suspicion(key: str, audit: Calibrated, arrays: Arrays) -> list[Figure]:
     per_class = np.asarray(audit.finding.per_class or arrays.get("audit_per_class", ()))
     if not per_class.size:
         return []
-    threshold = audit.finding.paper.threshold if audit.finding.paper else None
+    paper = audit.finding.paper
+    # A paper's statistic may be another one than the score, and so on another scale than the bars.
+    threshold = paper.threshold if paper and paper.value == audit.finding.score else None
     drawn = figures.indices(per_class, _class_names(arrays), threshold, np.asarray(audit.references), f"{key}-audit")
     return [Figure(drawn, "Suspicion of each class, the highest marked, beside the scores of clean models trained the "
                           "same way.")]
