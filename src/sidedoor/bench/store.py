@@ -43,7 +43,7 @@ _FORMS = {
     "calibration": ("f", "r"), "audit_per_class": ("f", "s"), "grid_clean": ("u", "gchw"),
     "grid_stamped": ("u", "gchw"), "grid_label": ("iu", "g"), "grid_door": ("iu", "g"), "images_truth": ("u", "iABC"),
     "images_input": ("u", "iDEF"), "images_stamped": ("u", "iDEF"), "images_output": ("u", "iGHJ"),
-    "images_triggered": ("u", "iKLM"), "images_target": ("u", "iNOP"),
+    "strength_curve": ("f", "zv"), "images_triggered": ("u", "iKLM"), "images_target": ("u", "iNOP"),
 }
 """Of arrays that reports draw: kinds of numbers, and axes, which have one length wherever they have one letter."""
 _NEEDS = {"suspicious": "innocent", "filter_score": "filter_truth", "images_stamped": "images_input"}
