@@ -68,7 +68,7 @@ FAULTS = (
     Fault("\"worked\" is inverted", f"{EXAMINE}/input_detector.py", "] > 0.5\n", "] <= 0.5\n", STAGES),
     Fault("a detector is calibrated on what it was fitted on", f"{EXAMINE}/input_detector.py",
           "fitting, calibrating = halves(case.clean, case.spec.defender_seed)", "fitting = calibrating = case.clean",
-          "tests/bench/test_bench_run.py -k half"),
+          "tests/bench/test_bench_run.py -k share_one_trained"),
     Fault("an alarm of any detector does not count", "bench/run.py", "torch.stack(list(alarms)).any(0)",
           "torch.stack(list(alarms)).all(0)", STAGES),
     Fault("purifiers are undone in the order in which they work", f"{EXAMINE}/base.py", "in reversed(undone)",
