@@ -192,17 +192,16 @@ def _style() -> str:
 def _strengths(rows: Sequence[Row], terms: Terms) -> list[Figure]:
     headings = {name: terms.heading(name) for name in ("clean", "attack")}
     unit = 100 if terms.shares else 1
-    return [Figure(figures.strengths(chart.lines, chart.title, headings, unit, f"strength-{n}"),
+    return [Figure(figures.strengths(chart.lines, chart.title, headings, unit),
                    f"{chart.title}: means over seeds, bars from the lowest to the highest; cells whose attack failed "
-                   "are drawn too.") for n, chart in enumerate(series.charts(rows))]
+                   "are drawn too.") for chart in series.charts(rows)]
 
 
 def _tradeoff(rows: Sequence[Row], terms: Terms) -> Figure | None:
     dots = overview.dots(rows)
     if not dots:
         return None
-    drawn = figures.tradeoff(dots, terms.heading("attack"), terms.heading("clean"), 100 if terms.shares else 1,
-                             "tradeoff")
+    drawn = figures.tradeoff(dots, terms.heading("attack"), terms.heading("clean"), 100 if terms.shares else 1)
     return Figure(drawn, f"{terms.clean} against {terms.attack} of every finished run, one dot a seed; rings: no "
                          "defence. A defence should lead to the upper left.")
 
@@ -248,11 +247,11 @@ def detailed(store: Store, trained: str, rows: Sequence[Row]) -> Model:
     first = lead(rows)
     drawings = []
     if history:
-        drawings.append(Figure(figures.training(history, f"{trained}-training"),
+        drawings.append(Figure(figures.training(history),
                                "Training of the delivered model: loss (dashed: on validation data) and learning rate."))
     curves = [curve for row in rows if (curve := _curve(row, arrays[row.record.key]))]
     if curves:
-        drawings.append(Figure(figures.roc(curves, f"{trained}-roc"),
+        drawings.append(Figure(figures.roc(curves),
                                "ROC of detectors and filters, on a linear and a logarithmic axis. Dots: where the "
                                "thresholds for 1 % and 5 % false positives land (dotted lines: their nominal "
                                "rates). Thin line: chance."))
@@ -266,15 +265,15 @@ def _run(store: Store, row: Row, arrays: Arrays, trained: History) -> Run:
     drawings = []
     # The run that happened to train the model lists that phase again.
     history = {name: epochs for name, epochs in store.history(key).items() if trained.get(name) != epochs}
-    training = Figure(figures.training(history, f"{key}-training"), "Training within the defence.") if history else None
+    training = Figure(figures.training(history), "Training within the defence.") if history else None
     groups = _score_groups(arrays)
     if groups:
-        drawings.append(Figure(figures.histogram(groups, f"{key}-scores", "score (higher: more suspicious)"),
+        drawings.append(Figure(figures.histogram(groups, "score (higher: more suspicious)"),
                                "Scores, each group as shares of its own size."))
     if row.record.audit:
-        drawings += _suspicion(key, row.record.audit, arrays)
+        drawings += _suspicion(row.record.audit, arrays)
     shown = [e for e in _exhibits(row.record) if _drawable(e, arrays.get(e.name))]
-    drawings += [Figure(figures.curve(arrays[e.name], f"{key}-{e.name}"), e.caption)
+    drawings += [Figure(figures.curve(arrays[e.name]), e.caption)
                  for e in shown if e.kind == "curve"]
     pictures = tuple(Picture(images.data_uri(images.stored(arrays[e.name])), e.caption)
                      for e in shown if e.kind != "curve")
@@ -289,7 +288,7 @@ def _removed(found: Separation, names: Sequence[str]) -> tuple[Removed, ...]:
     return tuple(sorted(rows, key=lambda row: row.poisoned is None)[:CLASS_ROWS] if len(rows) > CLASS_ROWS else rows)
 
 
-def _suspicion(key: str, audit: Calibrated, arrays: Arrays) -> list[Figure]:
+def _suspicion(audit: Calibrated, arrays: Arrays) -> list[Figure]:
     """The suspicion of each class, which earlier versions kept as an array; nothing if the audit looks at none."""
     per_class = np.asarray(audit.finding.per_class or arrays.get("audit_per_class", ()))
     if not per_class.size:
@@ -297,7 +296,7 @@ def _suspicion(key: str, audit: Calibrated, arrays: Arrays) -> list[Figure]:
     paper = audit.finding.paper
     # A paper's statistic may be another one than the score, and so on another scale than the bars.
     threshold = paper.threshold if paper and paper.value == audit.finding.score else None
-    drawn = figures.indices(per_class, _class_names(arrays), threshold, np.asarray(audit.references), f"{key}-audit")
+    drawn = figures.indices(per_class, _class_names(arrays), threshold, np.asarray(audit.references))
     return [Figure(drawn, "Suspicion of each class, the highest marked, beside the scores of clean models trained the "
                           "same way.")]
 
