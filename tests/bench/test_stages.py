@@ -17,7 +17,7 @@ from sidedoor.bench.case import Case, TrainedModel, load
 from sidedoor.bench.examine.base import Delivered, composed, defend
 from sidedoor.bench.labels import labels
 from sidedoor.bench.machine import Machine
-from sidedoor.bench.run import accepted, run
+from sidedoor.bench.run import accepted, nothing_learned, run
 from sidedoor.bench.spec import Spec, cells
 from sidedoor.bench.store import Store
 from sidedoor.data.base import Dataset
@@ -300,6 +300,29 @@ def test_a_pipelines_record_says_what_each_was_given_and_what_is_left(tiny: Tiny
     assert record.columns["accepted"] <= record.attack
     assert [value.method for value in record.evidence] == ["strip"]
     assert record == Store(tmp_path).record(record.key)
+
+
+@pytest.mark.parametrize(("right", "learned"), [(20, False), (21, False), (22, True)])
+def test_a_model_that_is_no_better_than_a_guess_has_learned_nothing(given: tuple[Case, TrainedModel], right: int,
+                                                                    learned: bool) -> None:
+    case, trained = given
+    assert torch.bincount(case.test.targets).tolist() == [20] * 4
+    scores = replace(trained.scores, clean=(torch.arange(80) < right).float())
+    reason = nothing_learned(case, replace(trained, scores=scores))
+    assert reason == (None if learned else f"the model has learned nothing: it is right on {right / 80:.1%} of test "
+                                           "images, of which 25.0% are one class")
+
+
+@pytest.mark.parametrize("attack", [None, "badnets"])
+def test_what_has_learned_nothing_is_named(tiny: Tiny, tmp_path: Path, attack: str | None,
+                                           monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    assert run(tiny(attack=attack), Store(tmp_path / "as it is"), CPU).status == "done"
+    assert caplog.text == ""
+    monkeypatch.setattr("sidedoor.bench.run.GUESSED", 5)
+    record = run(tiny(attack=attack), Store(tmp_path), CPU)
+    said = "the model has learned nothing"
+    assert (record.status, said in str(record.error), said in caplog.text) == (
+        ("failed", True, False) if attack else ("done", False, True))
 
 
 def test_an_attack_has_failed_by_the_undefended_model_alone(tiny: Tiny, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import platform
 import time
 import traceback
@@ -31,6 +32,10 @@ from sidedoor.goals.base import Door, Goal
 from sidedoor.tasks.task import Scores
 from sidedoor.triggers.base import stamp
 from sidedoor.types import PHOTO, Images, Index
+
+log = logging.getLogger("sidedoor")
+GUESSED = 1.05
+"""How many times the share of the most frequent class a model's accuracy is at least, if it has learned something."""
 
 
 def run(spec: Spec, store: Store, machine: Machine | None = None) -> Record:
@@ -87,7 +92,10 @@ def accepted(scores: Scores, alarms: Sequence[Bool[Tensor, "p"]]) -> Means:
 def _scored(case: Case, trained: TrainedModel, scores: Scores) -> Record:
     """The record of a delivered system by its scores."""
     means, attacked = scores.means(), case.spec.attack is not None
-    reason = case.task.failed(trained.scores.means(), trained.clean_means) if attacked else None
+    untaught = nothing_learned(case, trained)
+    reason = untaught or case.task.failed(trained.scores.means(), trained.clean_means) if attacked else None
+    if untaught and not attacked:
+        log.warning("%s: %s", case.spec.model["name"], untaught)
     return Record(
         key=case.key, planted=trained.key, data=case.fingerprint, spec=case.spec.to_json(),
         status="failed" if reason else "done", error=reason, terms=case.task.terms,
@@ -96,6 +104,16 @@ def _scored(case: Case, trained: TrainedModel, scores: Scores) -> Record:
         clean_means=trained.clean_means if attacked else None,
         columns=_columns(trained, {name: means[name] for name in scores.columns}), samples=_samples(case, trained),
     )
+
+
+def nothing_learned(case: Case, trained: TrainedModel) -> str | None:
+    """Why the trained model is no better than a guess; None if it is."""
+    accuracy = trained.scores.means()["clean"]
+    if case.task.output != "labels" or accuracy is None:
+        return None
+    guess = torch.bincount(case.test.targets).max().item() / len(case.test)
+    return None if accuracy > GUESSED * guess else \
+        f"the model has learned nothing: it is right on {accuracy:.1%} of test images, of which {guess:.1%} are one class"
 
 
 def _keep(case: Case, record: Record, arrays: dict[str, np.ndarray]) -> None:
