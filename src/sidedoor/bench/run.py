@@ -112,8 +112,10 @@ def nothing_learned(case: Case, trained: TrainedModel) -> str | None:
     if case.task.output != "labels" or accuracy is None:
         return None
     guess = torch.bincount(case.test.targets).max().item() / len(case.test)
-    return None if accuracy > GUESSED * guess else \
-        f"the model has learned nothing: it is right on {accuracy:.1%} of test images, of which {guess:.1%} are one class"
+    if accuracy > GUESSED * guess:
+        return None
+    return (f"the model has learned nothing: it is right on {accuracy:.1%} of test images, of which {guess:.1%} are one "
+            "class")
 
 
 def _keep(case: Case, record: Record, arrays: dict[str, np.ndarray]) -> None:
