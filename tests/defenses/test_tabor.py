@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from sidedoor.algorithms.inversion.mask_pattern import Candidate, Recovered
 from sidedoor.defenses.audits import tabor
-from sidedoor.defenses.audits._mask_inversion import anomaly_index
+from sidedoor.defenses.audits._mask_inversion import TINY, anomaly_index
 from sidedoor.defenses.audits.neural_cleanse import NeuralCleanse
 from sidedoor.defenses.audits.tabor import TABOR
 from sidedoor.engine import Recipe, Run
@@ -89,3 +89,11 @@ def test_the_size_is_sparsity_times_smoothness_and_the_index_looks_at_its_logari
     assert TABOR().size(found).tolist() == pytest.approx([whole, whole / 1e3, whole])
     assert TABOR().scale(torch.tensor([1.0, torch.e])).tolist() == pytest.approx([0, 1])
     assert anomaly_index(TABOR().scale(TABOR().size(found)))[1] > 0
+
+
+def test_a_trigger_of_one_pixel_in_a_photograph_keeps_its_size() -> None:
+    mask = torch.zeros(1, 1, 224, 224)
+    mask[0, 0, 100, 100] = 1
+    found = Recovered(mask, torch.zeros(1, 3, 224, 224), torch.ones(1, dtype=torch.bool), torch.zeros(1))
+    assert TABOR().size(found).item() == pytest.approx(1 / 224**2 * 4 / (2 * 224 * 223))
+    assert TABOR().size(found).item() > 100 * TINY

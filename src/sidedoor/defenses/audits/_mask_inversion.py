@@ -20,8 +20,9 @@ from sidedoor.evidence import Exhibit, Finding, Rule
 from sidedoor.method import LATER, Count, NonNegative, Positive, Share
 from sidedoor.tasks.task import Task
 
-TINY = 1e-6
-"""The least size of a trigger: where a model gives one class for everything, a mask may vanish."""
+TINY = 1e-12
+"""The least size of a trigger, far below that of one pixel in a photograph: where a model gives one class for
+everything, a mask may vanish."""
 
 
 @dataclass(frozen=True)

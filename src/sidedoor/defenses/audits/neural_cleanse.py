@@ -14,6 +14,10 @@ classes or more have no mask, the median, or the deviation from it, is the size 
 then has the index K / 1.25, however large it is. The score tells these masks apart: of two it is half of one more than
 their ratio, and where most classes have none it is the size of the image over that of the smallest mask. Without any
 mask nothing can be said.
+
+With a `margin` a class is left once its mask is too large to become the smallest, and its norm is estimated as being as
+many times the smallest as it was then. On digits that takes a third of the steps; the smallest mask is the same, and
+the score 4.8 instead of 5.8 with a backdoor, 1.3 without, so it is to be compared with scores of the same margin.
 """
 
 from __future__ import annotations
