@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from sidedoor.data.base import ArrayDataset
+from sidedoor.data.base import ArrayDataset, Subset
 from sidedoor.data.formats import images
 from sidedoor.data.formats.images import FolderDataset, Frame, Limits, Unreadable, class_files, gather, pixels
 from sidedoor.errors import CannotComplete, ConfigError
@@ -259,9 +259,16 @@ def test_a_file_that_is_changed_after_it_was_hashed_is_not_shown(tmp_path: Path)
 
 def test_sizes_that_differ_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     files = build(tmp_path)
+    assert FolderDataset(tmp_path, files, ("c0", "c1")).resized == ""
+    assert FolderDataset(tmp_path, files, ("c0", "c1"), Frame(8)).resized == ""
+    assert FolderDataset(tmp_path, files, ("c0", "c1"), Frame(16)).resized == "8×8"
     save(tmp_path / "c0" / "0.png", picture(0, 20, 30))
-    assert FolderDataset(tmp_path, files, ("c0", "c1")).shape == (3, 32, 32)
-    assert "2 different sizes, from 8×8 to 20×30 pixels" in caplog.text
+    data = FolderDataset(tmp_path, files, ("c0", "c1"))
+    assert data.shape == (3, 32, 32)
+    said = "2 different sizes, from 8×8 to 20×30 pixels (height × width)"
+    assert Subset(data, torch.arange(2)).resized == data.resized == said
+    assert said in caplog.text
+    assert FolderDataset(tmp_path, files, ("c0", "c1"), Frame(16)).resized == said
 
 
 def test_no_pixels_are_held(tmp_path: Path) -> None:

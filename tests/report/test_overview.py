@@ -62,6 +62,14 @@ def test_a_head_of_records_that_say_little() -> None:
     assert head([replace(make_record("a"), spec={"attack": SPEC["attack"]})], (), []).title == "target class 0"
 
 
+def test_images_that_were_resized_are_said() -> None:
+    one = make_record("a")
+    assert "Images" not in dict(head([one], (), []).facts)
+    other = replace(one, resized="8×8")
+    assert dict(head([one, other], (), []).facts)["Images"] == "resized from 8×8"
+    assert Record.from_json(other.to_json()).resized == "8×8"
+
+
 def test_a_head_names_a_few_and_counts_many() -> None:
     folders = [{"seed": n, "data": {"name": "folder", "path": f"/x/set{n}"}} for n in range(4)]
     records = [replace(make_record(f"{n}"), spec=SPEC | folder) for n, folder in enumerate(folders)]

@@ -61,6 +61,7 @@ class Record:
         status: "done"; "failed": the attack did not succeed, so the cell stays out of averages; "not applicable": a
             method has nothing to work on here, or the methods do not suit each other; "error" or "timeout".
         data: fingerprint of the data, which with the specification and the code gives the key.
+        resized: from what the images were brought to one shape, in words; empty if they were not.
         error: why, for a person, unless done.
         clean, attack, recovered, idle: of the delivered system: defended, if there is a defence.
         intervals: 95 % Wilson intervals of the same.
@@ -87,6 +88,7 @@ class Record:
     spec: dict[str, Any]
     status: str
     data: str = ""
+    resized: str = ""
     error: str | None = None
     clean: float | None = None
     attack: float | None = None

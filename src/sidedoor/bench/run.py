@@ -97,7 +97,8 @@ def _scored(case: Case, trained: TrainedModel, scores: Scores) -> Record:
     if untaught and not attacked:
         log.warning("%s: %s", case.spec.model["name"], untaught)
     return Record(
-        key=case.key, planted=trained.key, data=case.fingerprint, spec=case.spec.to_json(),
+        key=case.key, planted=trained.key, data=case.fingerprint, resized=case.train.resized,
+        spec=case.spec.to_json(),
         status="failed" if reason else "done", error=reason, terms=case.task.terms,
         clean=means["clean"], attack=means["attack"], recovered=means["recovered"], idle=means["idle"],
         intervals=intervals(scores, case.task, case.test.groups),
@@ -114,8 +115,8 @@ def nothing_learned(case: Case, trained: TrainedModel) -> str | None:
     guess = torch.bincount(case.test.targets).max().item() / len(case.test)
     if accuracy > GUESSED * guess:
         return None
-    return (f"the model has learned nothing: it is right on {accuracy:.1%} of test images, of which {guess:.1%} are one "
-            "class")
+    return (f"the model has learned nothing: it is right on {accuracy:.1%} of test images, of which {guess:.1%} are "
+            "one class")
 
 
 def _keep(case: Case, record: Record, arrays: dict[str, np.ndarray]) -> None:

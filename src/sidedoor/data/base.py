@@ -49,6 +49,7 @@ class Dataset(torch_data.Dataset[tuple[Tensor, Any]], ABC):
             group are never split, and count as one observation in intervals.
         boxes: (n, k, 5), the objects in each image as (class, left, top, right, bottom) in pixels, -1 in every column
             where an image has fewer than k; None where images as a whole are labelled.
+        resized: from what the images were brought to one shape, in words; empty if they have it by themselves.
     """
 
     shape: tuple[int, int, int]
@@ -58,6 +59,7 @@ class Dataset(torch_data.Dataset[tuple[Tensor, Any]], ABC):
     lazy: bool = False
     groups: Int[Tensor, "n"] | None = None
     boxes: Float[Tensor, "n k 5"] | None = None
+    resized: str = ""
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -179,7 +181,7 @@ class Subset(Dataset):
 
     def __init__(self, base: Dataset, index: Int[Tensor, "k"]):
         self.shape, self.classes, self.space, self.lazy = base.shape, base.classes, base.space, base.lazy
-        self.targets = base.targets[index]
+        self.targets, self.resized = base.targets[index], base.resized
         self.groups = None if base.groups is None else base.groups[index]
         self.boxes = None if base.boxes is None else base.boxes[index]
         self._rows: Callable[[Tensor], Tensor] = lambda at: base.rows(index[at.cpu()])

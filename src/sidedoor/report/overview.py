@@ -52,7 +52,8 @@ def head(records: Sequence[Record], classes: Sequence[str], dates: Iterable[str]
         ([_target(spec.get("attack"), classes if one_set else ()) for spec in specs], "targets"),
     ))
     written = sorted(dates)
-    facts = {"Data": data, "Network": network, "Target": target,
+    resized = _listed((record.resized and f"resized from {record.resized}" for record in records), "sizes")
+    facts = {"Data": data, "Images": resized, "Network": network, "Target": target,
              "Seeds": _listed(map(str, sorted({spec["seed"] for spec in specs if "seed" in spec})), "seeds"),
              "Dates": " to ".join(dict.fromkeys((written[0], written[-1]))) if written else ""}
     title = ", ".join(filter(None, (" on ".join(filter(None, (network, data))), target and f"target {target}")))

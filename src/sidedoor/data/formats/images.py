@@ -246,18 +246,21 @@ class Frame(NamedTuple):
     size: int | None = None
     channels: int | None = None
 
-    def shape(self, headers: Sequence[Header]) -> tuple[int, int, int]:
-        """(channels, height, width) for images with these headers."""
+    def shape(self, headers: Sequence[Header]) -> tuple[tuple[int, int, int], str]:
+        """(channels, height, width) for images with these headers, and what they are resized from; empty if nothing
+        is.
+        """
         channels = self.channels or max(header.channels for header in headers)
-        if self.size:
-            return channels, self.size, self.size
         sizes = {(header.height, header.width) for header in headers}
-        if len(sizes) == 1:
-            return channels, *sizes.pop()
         least, most = (f"{height}×{width}" for height, width in (min(sizes), max(sizes)))
-        log.warning("the images have %d different sizes, from %s to %s pixels (height × width), and are resized to "
-                    "32×32; `size = PIXELS` chooses another size", len(sizes), least, most)
-        return channels, 32, 32
+        several = f"{len(sizes)} different sizes, from {least} to {most} pixels (height × width)"
+        if self.size:
+            same = sizes == {(self.size, self.size)}
+            return (channels, self.size, self.size), "" if same else least if len(sizes) == 1 else several
+        if len(sizes) == 1:
+            return (channels, *sizes.pop()), ""
+        log.warning("the images have %s, and are resized to 32×32; `size = PIXELS` chooses another size", several)
+        return (channels, 32, 32), several
 
 
 class Limits(NamedTuple):
@@ -306,7 +309,7 @@ class FolderDataset(Dataset):
         self.files = tuple(name for name, _, _ in kept)
         self.targets = torch.tensor([label for _, label, _ in kept], dtype=torch.int64)
         self._check_classes()
-        self.shape = frame.shape([header for _, _, header in kept])
+        self.shape, self.resized = frame.shape([header for _, _, header in kept])
         self._fingerprint: str | None = None
         self._hashed: dict[str, tuple[int, int, int]] = {}
 
