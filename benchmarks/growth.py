@@ -1,9 +1,9 @@
-"""What a report, an expansion of a grid and the making of keys cost as a folder of results grows.
+"""What reports, grids and keys cost as a folder of results grows, and what stealth costs beside evaluating.
 
-`python benchmarks/growth.py [--records N] [--cells N] [--json]` fabricates a folder of N finished runs, a third of them
-with scores to draw and a training curve, and writes its report three times: from nothing, with one run more, and again
-without any. Then a grid of cells is expanded and keyed, and the last of the figures is a finished sweep. Processor
-seconds are printed, which other work on the machine does not change.
+`python benchmarks/growth.py [--records N] [--cells N] [--json]` fabricates a folder of N finished runs, some of them
+with scores to draw or a training curve, and writes its report three times: from nothing, with one run more, and again
+without any. Then a grid of cells is expanded, keyed and planned, and a sweep is run of which every cell is there.
+Seconds are those of a processor, which other work on the machine hardly changes.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "report"))
 from fabricated import SPEC, make_record
@@ -30,8 +31,16 @@ from sidedoor.bench.spec import Spec, grid
 from sidedoor.bench.store import Store
 from sidedoor.bench.sweep import sweep
 from sidedoor.core.system import processor
+from sidedoor.data.base import ArrayDataset
+from sidedoor.engine import Run
+from sidedoor.evaluation import evaluate, stealth
 from sidedoor.evidence import Separation
+from sidedoor.goals.all_to_one import AllToOne
+from sidedoor.goals.base import Door
+from sidedoor.models.small_cnn import small_cnn
 from sidedoor.report import pages
+from sidedoor.tasks.classification import Classification
+from sidedoor.triggers.patch import Patch, checkerboard
 
 DEFENSES = (None, "fine_pruning", "strip", "spectral_signatures", "neural_cleanse")
 EPOCHS = [{"epoch": n, "loss": 1.0 / n, "lr": 0.1, "seconds": 1.0} for n in range(1, 21)]
@@ -109,6 +118,17 @@ def finished_sweep(count: int, folder: Path) -> float:
     return 1e3 * seconds(lambda: sweep(specs, store, machine)) / count
 
 
+def stamping(images: int, size: int, doors: int = 3) -> dict[str, float]:
+    """Seconds of evaluating a small network through doors, and of saying how visible their triggers are."""
+    rng = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (images, 3, size, size), generator=rng, dtype=torch.uint8)
+    test, task, run = ArrayDataset(pixels, torch.arange(images) % 10, 10), Classification(10), Run.local(device="cpu")
+    model = run.placed(small_cnn(10, test.shape))
+    made = tuple(Door(Patch(checkerboard(3)), AllToOne(n)) for n in range(doors))
+    return {f"{what}, {doors} doors, {images} images of {size}": seconds(work) for what, work in (
+        ("evaluating", lambda: evaluate(model, test, task, made, run)), ("stealth", lambda: stealth(test, made, run)))}
+
+
 def main() -> None:
     """Print the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -121,6 +141,7 @@ def main() -> None:
                  for name, value in reports(given.records, Path(folder) / "report").items()}
         found |= {f"{name}, ms a cell of {given.cells}": value for name, value in cells(given.cells).items()}
         found[f"finished sweep, ms a cell of {given.records}"] = finished_sweep(given.records, Path(folder) / "sweep")
+    found |= stamping(1000, 32)
     print(json.dumps(found, indent=1) if given.json else "\n".join(
         [f"{processor()}, {os.cpu_count()} cores", *(f"{name:48} {value:10.3f}" for name, value in found.items())]))
 

@@ -115,3 +115,24 @@ def test_archives_are_opened_if_they_are_packed_as_usual(tmp_path: Path) -> None
     (tmp_path / "e").write_bytes(b"PK\3\4 and no more")
     with pytest.raises(zipfile.BadZipFile):
         names(tmp_path / "e")
+
+
+def test_a_settled_file_is_hashed_once_until_it_is_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, hashed = tmp_path / "weights", list[str]()
+    path.write_bytes(b"first")
+    digest = opening.digest
+
+    def counted(path: str, limit: int) -> str:
+        hashed.append(path)
+        return digest(path, limit)
+
+    monkeypatch.setattr(opening, "digest", counted)
+    # Written just now: its times might not change with another write.
+    assert len({opening.digest_once(path, 100) for _ in range(3)}) == 1
+    assert len(hashed) == 3
+    monkeypatch.setattr(opening, "_SETTLED", -1.0)
+    first = {opening.digest_once(path, 100) for _ in range(3)}
+    assert len(hashed) == 4
+    path.write_bytes(b"second")
+    assert opening.digest_once(path, 100) not in first
+    assert opening.digest_once(path, 100) == hashlib.sha256(b"second").hexdigest()

@@ -129,9 +129,9 @@ def seal(data: Dataset) -> tuple[Sealed, Int[Tensor, "n"]]:
     return Sealed(data, order), order
 
 
-def _content(tensor: Tensor) -> np.ndarray:
+def _content(tensor: Tensor) -> memoryview:
     """What a hash takes in without a copy, which of rows on the disk would not fit into memory."""
-    return np.ascontiguousarray(tensor.cpu().numpy())
+    return np.ascontiguousarray(tensor.cpu().numpy()).data
 
 
 def _place(shape: tuple[int, ...], dtype: Any) -> Tensor:

@@ -92,7 +92,7 @@ def identify(path: Path) -> str:
         CannotComplete: no such file, or no weights.
     """
     try:
-        actual = opening.digest(path, LIMIT)
+        actual = opening.digest_once(path, LIMIT)
         _kind(path)
     except FileNotFoundError as error:
         raise CannotComplete(f"no weights at {path}") from error

@@ -9,6 +9,7 @@ import functools
 import hashlib
 import os
 import stat
+import time
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,8 @@ RATIO, SLACK = 100, 2**26
 _IDENTIFIED = 16 * 2**30
 _IDENTITIES: dict[str, str] = {}
 """Files whose content has entered the key of a result in this process."""
+_SETTLED = 2.0
+"""Seconds since it was touched after which a file's times say whether it is the same."""
 DIRECTORY, ENTRIES = 2**24, 20_000
 """The most bytes and entries of an archive's directory."""
 
@@ -122,6 +125,22 @@ def digest(path: str | os.PathLike[str], limit: int) -> str:
         for chunk in _chunks(file):
             found.update(chunk)
     return found.hexdigest()
+
+
+def digest_once(path: str | os.PathLike[str], limit: int) -> str:
+    """As `digest`, of a file that has not been touched for a while no more than once in a process: a grid names the
+    same weights in each of its cells.
+    """
+    found = os.stat(path)
+    settled = max(found.st_mtime, found.st_ctime) < time.time() - _SETTLED  # a clock may not tell two writes apart
+    if not settled:
+        return digest(path, limit)
+    return _settled(os.path.realpath(path), limit, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+@functools.lru_cache(maxsize=256)
+def _settled(path: str, limit: int, *state: int) -> str:
+    return digest(path, limit)
 
 
 def copied(path: str | os.PathLike[str], target: Path, limit: int) -> str:
