@@ -32,7 +32,9 @@ def records() -> list[Record]:
         make_record("seed0"),
         make_record("seed1", 1, clean=0.8, attack=1.0),
         make_record("seed2", 2, status="failed", error="ASR is 12 %, below 50 %", attack=0.12),
-        make_record("repair", 0, "fine_pruning", undefended=before, clean=0.88, attack=0.05, recovered=0.85),
+        make_record("repair", 0, "fine_pruning", undefended=before, clean=0.88, attack=0.05, recovered=0.85,
+                    columns={"psnr": 21.5, "ssim": 0.95, "strength": 0.25, "oracle_strength": 0.5,
+                             "oracle_clean": 0.812, "oracle_attack": 0.034}),
         make_record("detector", 0, "strip", undefended=before, evidence=(separation,),
                     columns={"psnr": 21.5, "ssim": 0.95, "accepted": 0.375}),
         make_record("filter", 0, "spectral_signatures", undefended=before, clean=0.87,
@@ -94,7 +96,8 @@ def furnish(store: Store) -> Store:
                 "filter_truth": np.array([1.0] * 10 + [0.0] * 85 + [np.nan] * 5)}
     audit = {"audit_trigger": rng.random((3, 16, 16)), "audit_mask": rng.random((16, 16)),
              "audit_gains": rng.random(9)}
-    for key, own in (("seed0", {}), ("repair", {}), ("detector", detector), ("filter", filtered), ("audit", audit)):
+    repair = {"strength_curve": np.array([[0, 0.9, 0.9, 0.8], [0.25, 0.85, 0.86, 0.4], [0.5, 0.7, 0.82, 0.1]])}
+    for key, own in (("seed0", {}), ("repair", repair), ("detector", detector), ("filter", filtered), ("audit", audit)):
         store.put_arrays(key, shared | own)
     epochs = [{"epoch": n, "loss": 1.0 / n, "lr": 0.1, "seconds": 1.0, "valid": 1.1 / n} for n in (1, 2, 3)]
     for key, phase in (("planted0", "victim"), ("repair", "fine-tune")):

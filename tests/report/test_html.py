@@ -98,9 +98,13 @@ def test_every_section_is_there(html: str) -> None:
                     "What the trigger does to an image", "Training and detection", "Without a defence",
                     "Defence: strip", "Defence: neural_cleanse", "Defence: abl error"):
         assert heading in headings
-    # Accuracy against success, training and ROC of the model, training of the repair, histograms of detector and
-    # filter, indices and a curve of the audit.
-    assert len(page.texts["svg"]) == 8
+    # Accuracy against success, training and ROC of the model, training and strengths of the repair, histograms of
+    # detector and filter, indices and a curve of the audit.
+    assert len(page.texts["svg"]) == 9
+    path = next(text for text in page.texts["svg"] if "oracle's choice" in text)
+    assert "C-Acc on the defender's samples" in path
+    assert any("once finished it has C-Acc % 81.2 and ASR % 3.4, which is no result" in text
+               for text in page.texts["figcaption"])
     roc = next(text for text in page.texts["svg"] if "true positive rate" in text)
     assert "strip" in roc
     assert "spectral_signatures" in roc
@@ -186,7 +190,7 @@ def test_many_classes_show_first_where_a_filter_met_poison(bare: Store, records:
 
 
 def test_figures_say_what_they_show_to_those_who_do_not_see_them(html: str) -> None:
-    assert html.count("<svg ") == html.count('<svg role="img" aria-label="') == 8
+    assert html.count("<svg ") == html.count('<svg role="img" aria-label="') == 9
 
 
 def test_names_of_any_bytes_do_not_break_the_page(store: Store, records: list[Record]) -> None:
@@ -281,7 +285,7 @@ def test_scores_that_are_not_finite_do_not_break_the_page(store: Store) -> None:
     store.put_arrays("filter", filtered | {"filter_score": np.full(100, np.nan)})
     page = Page(build(store))
     # The filter has neither a curve nor a histogram left.
-    assert len(page.texts["svg"]) == 7
+    assert len(page.texts["svg"]) == 8
     assert "spectral_signatures" not in next(text for text in page.texts["svg"] if "true positive rate" in text)
 
 
@@ -374,7 +378,7 @@ def test_a_browser_renders_it(store: Store, tmp_path: Path) -> None:
     dom = Page(browse(page, "--dump-dom").strip())
     # The browser's own tree, after its repairs, holds the same table.
     assert dom.row("", "fine_pruning")[2:4] == ["90.0 → 88.0[85.0, 93.0]", "80.0 → 5.0[75.0, 85.0]"]
-    assert len(dom.texts["svg"]) == 8
+    assert len(dom.texts["svg"]) == 9
     browse(page, f"--screenshot={tmp_path / 'shot.png'}")
     shot = np.asarray(Image.open(tmp_path / "shot.png").convert("L")).astype(float)
     assert shot.shape == (3000, 1280)

@@ -272,6 +272,7 @@ def _run(store: Store, row: Row, arrays: Arrays, trained: History) -> Run:
                                "Scores, each group as shares of its own size."))
     if row.record.audit:
         drawings += _suspicion(row.record.audit, arrays)
+    drawings += _path(row.record, arrays)
     shown = [e for e in _exhibits(row.record) if _drawable(e, arrays.get(e.name))]
     drawings += [Figure(figures.curve(arrays[e.name]), e.caption)
                  for e in shown if e.kind == "curve"]
@@ -279,6 +280,22 @@ def _run(store: Store, row: Row, arrays: Arrays, trained: History) -> Run:
                      for e in shown if e.kind != "curve")
     return Run(row, training, tuple(drawings), pictures, tuple(_class_names(arrays)),
                toml.dumps(row.record.spec))
+
+
+def _path(record: Record, arrays: Arrays) -> list[Figure]:
+    """What a repair of each strength does, where a strength was chosen."""
+    steps, strength = arrays.get("strength_curve"), record.columns.get("strength")
+    if steps is None or steps.ndim != 2 or steps.shape[1] != 4 or not len(steps) or strength is None:
+        return []
+    terms, oracle = terms_of([record]), record.columns.get("oracle_strength")
+    marks = {"chosen": strength} | ({} if oracle is None else {"oracle's choice": oracle})
+    names = (f"{terms.clean} on the defender's samples", terms.clean, terms.attack)
+    caption = "The repair at every strength, before it is finished. The defender chooses by its own samples (dashed)."
+    if oracle is not None:
+        least, kept = (terms.written(record.columns.get(f"oracle_{name}")) for name in ("attack", "clean"))
+        caption += (f" An oracle that sees test data would choose by the lowest {terms.attack}; once finished it has "
+                    f"{terms.heading('clean')} {kept} and {terms.heading('attack')} {least}, which is no result.")
+    return [Figure(figures.path(steps, names, marks, 100 if terms.shares else 1), caption)]
 
 
 def _removed(found: Separation, names: Sequence[str]) -> tuple[Removed, ...]:
