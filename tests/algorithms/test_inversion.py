@@ -124,13 +124,20 @@ def test_the_cost_follows_success() -> None:
 
 def test_a_margin_leaves_classes_that_are_so_much_larger_after_as_many_epochs_with_a_cost() -> None:
     costs = mask_pattern._Costs(dataclasses.replace(SCHEDULE, margin=1.5), 4, 2)
-    costs.trail[0] = [50.0, 10.0]
-    costs.best[:] = torch.tensor([10.0, 14.0, 16.0, 60.0])
-    costs.cost[:], costs.raised[:] = 1e-3, True
-    costs.trail[1:3] = [[60.0, 14.0, 14.0], [60.0]]
+    costs.best[:], costs.cost[:] = torch.tensor([10.0, 14.0, 16.0, 60.0]), 1e-3
+    costs.raised[:] = torch.tensor([True, True, True, False])
+    costs.trail = [[70.0, 50.0, 10.0], [60.0, 14.0, 14.0], [60.0, 16.0, 16.0], [60.0]]
     costs.leave([1, 2, 3])
-    assert costs.done.tolist() == [False, False, True, False], "the last was successful later, and may still overtake"
+    assert costs.done.tolist() == [False, False, True, False]
     assert costs.behind.tolist() == pytest.approx([0, 0, 1.6, 0])
+    costs.raised[3] = True
+    costs.trail[3] = [60.0]
+    costs.leave([1, 3])
+    assert not costs.done[3], "it was successful later, and after two epochs it is 1.2 times as large"
+    costs.trail[3], costs.raised[3] = [60.0, 60.0], False
+    costs.leave([1, 3])
+    assert not costs.done[3], "its cost has not risen yet"
+    costs.raised[3] = True
     costs.leave([1, 3])
     assert costs.done.tolist() == [False, False, True, True]
     assert costs.behind.tolist() == pytest.approx([0, 0, 1.6, 6.0])

@@ -120,7 +120,7 @@ class Recovered:
         times that of the smallest as it was then.
         """
         norm: Tensor = self.mask.double().sum((1, 2, 3))
-        return torch.where(self.behind > 0, self.behind * norm[self.behind == 0].min(), norm)
+        return torch.where(self.behind > 0, self.behind * norm.min(), norm)
 
 
 @dataclass(frozen=True)
