@@ -35,9 +35,10 @@ def ssim(a: Images, b: Images) -> Float[Tensor, "b"]:
     down, across = _blur(a.shape[-2], a.device), _blur(a.shape[-1], a.device).T
     mean, apart, squares, apart_squares = down @ torch.stack([x, x - y, x * x + y * y, (x - y) ** 2]) @ across
     other = mean - apart
-    luminance: Tensor = 1 - apart**2 / ((mean + 0.5) ** 2 + (other + 0.5) ** 2 + _C1)
+    luminance = 1 - apart**2 / ((mean + 0.5) ** 2 + (other + 0.5) ** 2 + _C1)
     structure = 1 - (apart_squares - apart**2) / (squares - mean**2 - other**2 + _C2)
-    return (luminance * structure).flatten(1).mean(1)
+    found: Tensor = (luminance * structure).flatten(1).mean(1)
+    return found
 
 
 def _blur(size: int, device: torch.device) -> Float[Tensor, "size size"]:
