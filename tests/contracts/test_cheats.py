@@ -118,6 +118,7 @@ def test_the_order_of_appended_rows_cannot_be_guessed_from_their_number() -> Non
     _, order = seal(data)
     guessed = torch.randperm(len(data), generator=torch.Generator().manual_seed(len(data)))
     assert not torch.equal(order, guessed)
+    assert not torch.equal(order, torch.arange(N + 4))
     assert torch.equal(order.sort().values, torch.arange(N + 4))
 
 
