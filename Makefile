@@ -37,7 +37,7 @@ check: .venv/installed-dev  ## lint and types
 	$(BIN)/mypy
 
 # full.toml needs a GPU: run it by hand.
-study: .venv/installed  ## the figures of docs/results; data sets are looked for in SIDEDOOR_DATA
+study: .venv/installed-dev  ## the figures of docs/results; data sets are looked for in SIDEDOOR_DATA
 	$(BIN)/sidedoor sweep experiments/digits.toml --workers 2 --out runs/digits
 	$(BIN)/sidedoor sweep experiments/attacks.toml --workers 2 --out runs/attacks
 	$(BIN)/sidedoor run experiments/fashion.toml --out runs/fashion

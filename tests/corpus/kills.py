@@ -25,7 +25,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib.figure  # noqa: F401 - in this process rather than in each fork
 import numpy as np
 import pyarrow.parquet  # noqa: F401
 import sklearn.metrics  # noqa: F401

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import matplotlib.figure  # noqa: F401 - once, here, rather than in each of the processes
 import numpy as np
 import torch
 from rich.console import Console
