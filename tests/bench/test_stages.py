@@ -227,6 +227,9 @@ def test_purifiers_work_in_order_and_are_undone_in_the_opposite_one(given: tuple
 
 def test_what_is_accepted_is_what_raises_no_alarm_and_reaches_the_goal(given: tuple[Case, TrainedModel]) -> None:
     case, trained = given
+    missing = trained.scores.attack.isnan()
+    some = torch.where(missing, torch.nan, (torch.arange(len(missing)) % 3 == 0).float())
+    trained = replace(trained, scores=replace(trained.scores, attack=some))
     found = defend((Guard(),), case, trained)
     (alarms,) = found.alarms
     threshold = torch.from_numpy(found.arrays["calibration"]).sort().values[-1]

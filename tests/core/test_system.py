@@ -39,7 +39,7 @@ from sidedoor.engine import Recipe
 
 store = Store(Path("out"))
 spec = Spec(data={"name": "toy", "train": 60, "test": 20}, model={"name": "small_cnn", "width": 4},
-            recipe=Recipe(epochs=1), attack=None)
+            recipe=Recipe(epochs=6, batch=8), attack=None)
 record = run(spec, store, Machine(device="cpu"))
 assert record.peak_mb == system.peak_memory() == 0.0
 assert store.records() == [record]

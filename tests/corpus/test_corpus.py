@@ -34,8 +34,8 @@ def executes(path: Path) -> None:
 
 def takes(path: Path) -> None:
     # Far more than the bound: what a fork has from its parent shrinks when the system takes unused pages back.
-    held = bytearray(2**29)
-    held[:: 2**12] = b"x" * 2**17
+    held = bytearray(2**31)
+    held[:: 2**12] = b"x" * 2**19
 
 
 def spins(path: Path) -> None:

@@ -187,8 +187,8 @@ def _trained(channels: int) -> dict[str, Tensor]:
     return model.state_dict()
 
 
-_GIVEN = frozenset({"shape", "classes", "targets", "groups", "boxes", "space", "lazy", "rows", "fetch", "position",
-                    "staged", "at", "fingerprint", "__len__", "__class__"})
+_GIVEN = frozenset({"shape", "classes", "targets", "groups", "boxes", "space", "lazy", "resized", "rows", "fetch",
+                    "position", "staged", "at", "fingerprint", "__len__", "__class__"})
 
 
 class Guarded(Dataset):
@@ -202,7 +202,7 @@ class Guarded(Dataset):
 
     def __init__(self, data: Dataset, trespasses: list[str], given: frozenset[str] = _GIVEN):
         self.shape, self.classes, self.space, self.lazy = data.shape, data.classes, data.space, data.lazy
-        self.targets, self.groups, self.boxes = data.targets, data.groups, data.boxes
+        self.targets, self.groups, self.boxes, self.resized = data.targets, data.groups, data.boxes, data.resized
         self._data, self._trespasses, self._given = data, trespasses, given
 
     def __getattribute__(self, name: str) -> Any:
