@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from sidedoor.defenses.filters.base import GuidedFilter as GuidedFilter
     from sidedoor.defenses.purifiers.base import Purifier as Purifier
     from sidedoor.defenses.repair.base import Repair as Repair
+    from sidedoor.defenses.repair.base import TunedRepair as TunedRepair
     from sidedoor.defenses.training.base import AidedTraining as AidedTraining
     from sidedoor.defenses.training.base import TrainingDefense as TrainingDefense
     from sidedoor.engine import Objective as Objective
@@ -91,7 +92,7 @@ _HOMES = {
     "data.base": ("Dataset", "split", "wrap"), "data.root": ("self_contained",),
     "defenses.audits.base": ("ModelAudit",), "defenses.base": ("Needs",),
     "defenses.detectors.base": ("InputDetector",), "defenses.filters.base": ("DataFilter", "GuidedFilter"),
-    "defenses.purifiers.base": ("Purifier",), "defenses.repair.base": ("Repair",),
+    "defenses.purifiers.base": ("Purifier",), "defenses.repair.base": ("Repair", "TunedRepair"),
     "defenses.training.base": ("AidedTraining", "TrainingDefense"), "engine": ("Objective", "Player", "Recipe", "Run"),
     "errors": ("CannotComplete", "ConfigError", "NotApplicable"), "evaluation": ("evaluate",),
     "evidence": ("Exhibit", "Finding", "Localisation", "Rule", "Verdict"), "goals.all_to_one": ("AllToOne",),
