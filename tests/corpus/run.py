@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import pkgutil
@@ -10,6 +11,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 import traceback
 import warnings
@@ -128,6 +130,20 @@ def _peak(who: int) -> int:
     return resource.getrusage(who).ru_maxrss * 1024
 
 
+def _watch(process: int, most: list[int]) -> None:
+    """Keep the bytes that processes started by one had in memory at most. The system's own account of them begins with
+    what the process that starts them has, and so hides what they take themselves.
+    """
+    while True:
+        with contextlib.suppress(OSError, IndexError):  # they end in between
+            for child in Path(f"/proc/{process}/task/{process}/children").read_text().split():
+                status = Path(f"/proc/{child}/status").read_text()
+                program = Path(f"/proc/{child}/cmdline").read_bytes()
+                if program != Path(f"/proc/{process}/cmdline").read_bytes():  # it is itself by now
+                    most[0] = max(most[0], int(status.partition("VmHWM:")[2].split()[0]) * 1024)
+        time.sleep(0.002)
+
+
 def _number(file: Path) -> int:
     return int(file.read_text()) if file.exists() else 0
 
@@ -136,7 +152,7 @@ def _in_child(item: Item, path: Path, said: Path) -> None:
     """Never returns."""
     # What a fork has from its parent differs from one to the next: the system takes unused pages back. Where the peak
     # is inherited it counts from there.
-    code, start = 3, max(_resident(), _peak(resource.RUSAGE_SELF))
+    code, start, started = 3, max(_resident(), _peak(resource.RUSAGE_SELF)), [0]
     try:
         resource.setrlimit(resource.RLIMIT_AS, (ADDRESSES, ADDRESSES))
         resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
@@ -144,6 +160,7 @@ def _in_child(item: Item, path: Path, said: Path) -> None:
         os.chdir(path.parent)
         silent = os.open(os.devnull, os.O_WRONLY)
         os.dup2(silent, 2)
+        threading.Thread(target=_watch, args=(os.getpid(), started), daemon=True).start()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             item.read(path)
@@ -155,7 +172,7 @@ def _in_child(item: Item, path: Path, said: Path) -> None:
     except BaseException:
         said.write_text(traceback.format_exc()[-2000:], encoding="utf-8", errors="backslashreplace")
     finally:
-        used = max(_peak(resource.RUSAGE_SELF) - start, _peak(resource.RUSAGE_CHILDREN))
+        used = max(_peak(resource.RUSAGE_SELF) - start, started[0])
         said.with_suffix(".use").write_text(str(used))
         os._exit(code)
 
