@@ -186,7 +186,7 @@ class _Residual(nn.Module):
         self.widen = _conv(inputs, outputs, 1)
         self.body = nn.Sequential(_conv(outputs, outputs // 2, 1), _conv(outputs // 2, outputs))
 
-    def forward(self, x: Images) -> Images:
+    def forward(self, x: Images) -> Float[Tensor, "b outputs h w"]:
         x = self.widen(x)
         added: Tensor = x + self.body(x)
         return added
