@@ -22,6 +22,16 @@ from sidedoor.tasks.restored_detection import detector, recipe
 WEIGHTS = "weights/fastestdet/weight_AP05_0.253207_280-epoch.pth"
 
 
+@pytest.mark.parametrize("backbone", ["plain", "residual", "depthwise"])
+def test_each_backbone_of_the_small_yolo_has_a_loss_for_each_scene(backbone: str) -> None:
+    few, _ = scenes(Where(None), size=32, objects=2, train=4, test=2)
+    assert few.boxes is not None
+    model = zoo.detector({"name": "tiny_yolo", "backbone": backbone}, few)().train()
+    loss = model(few.fetch(torch.arange(4)).x, few.boxes)
+    assert loss.shape == (4,)
+    assert loss.isfinite().all()
+
+
 @pytest.mark.parametrize("name", ["ssdlite", "faster_rcnn", "fastestdet"])
 def test_steps_against_the_losses_lower_them(name: str) -> None:
     few, _ = scenes(Where(None), size=64, objects=2, train=8, test=2)
