@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from sidedoor import registry
 from sidedoor.core.checkpoint import differing, load_weights
 from sidedoor.core.foreign_weights import WRAPPERS, Table, identify, read_weights, unprefixed
+from sidedoor.core.logs import warn_once
 from sidedoor.core.opening import identified
 from sidedoor.data.base import Dataset, Splits
 from sidedoor.data.root import Where
@@ -269,10 +270,5 @@ def _say_default(weights: str, model: nn.Module) -> None:
     assert isinstance(model, Classifier)
     mean, std = (sorted(set(buffer.flatten().tolist())) for buffer in (model.normalize.mean, model.normalize.std))
     if (mean, std) == ([0.5], [0.25]):  # no statistics of data, so hardly those of published weights
-        _warn_once(f"{weights} does not say how its inputs were normalised; mean 0.5 and deviation 0.25 are taken: "
+        warn_once(f"{weights} does not say how its inputs were normalised; mean 0.5 and deviation 0.25 are taken: "
                    "give mean and std, or normalize = \"imagenet\", \"cifar10\" or \"none\", if that is wrong")
-
-
-@functools.cache
-def _warn_once(message: str) -> None:
-    log.warning(message)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
-import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -12,14 +10,13 @@ from typing import ClassVar, NamedTuple, final
 
 from torch import Tensor, nn
 
+from sidedoor.core.logs import warn_once
 from sidedoor.data.base import Dataset
 from sidedoor.defenses.base import Defense, Needs, Stage
 from sidedoor.engine import Run
 from sidedoor.method import Share
 from sidedoor.tasks.task import Task
 from sidedoor.types import Batch
-
-log = logging.getLogger("sidedoor")
 
 FEW = 100
 """Clean samples below which a drop in accuracy of a few points cannot be told from none."""
@@ -81,7 +78,7 @@ class TunedRepair(Repair, ABC):
     def steps(self, model: nn.Module, clean: Dataset, task: Task, run: Run) -> Iterator[Step]:
         """The path with the accuracy on the clean samples."""
         if len(clean) < FEW:
-            _warn_once(f"{len(clean)} clean samples choose the strength of {type(self).__name__}; a drop of "
+            warn_once(f"{len(clean)} clean samples choose the strength of {type(self).__name__}; a drop of "
                        f"{self.largest_drop:.0%} is hard to tell with fewer than {FEW}")
         for strength, repaired in self.path(model, clean, task, run):
             yield Step(strength, repaired, _agreement(repaired, clean, task, run))
@@ -103,8 +100,3 @@ def _agreement(model: nn.Module, clean: Dataset, task: Task, run: Run) -> float:
         return {"agree": task.agree(task.predict(model, batch.x), batch.y)}
 
     return run.per_sample(model, clean, rows)["agree"].mean().item()
-
-
-@functools.cache
-def _warn_once(message: str) -> None:
-    log.warning(message)
