@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,7 @@ from sidedoor.bench.case import Case, TrainedModel
 from sidedoor.bench.examine.base import Delivered
 from sidedoor.bench.record import Means
 from sidedoor.data.base import Subset
-from sidedoor.defenses.repair.base import Repair, TunedRepair
+from sidedoor.defenses.repair.base import Repair, Step, TunedRepair
 from sidedoor.evaluation import evaluate
 
 CURVE = ("strength", "accuracy", "clean", "attack")
@@ -32,32 +33,33 @@ def examine(defense: Repair, case: Case, trained: TrainedModel, delivered: Deliv
         return replace(delivered, model=defense.repair(*given))
     step = defense.chosen(defense.steps(*given))
     repaired = defense.finish(step.model, *given[1:])
-    curve = _curve(defense, case, trained, delivered)
-    columns = {"strength": step.strength} | _oracle(defense, case, trained, delivered, curve)
+    curve, best = _curve(defense, case, trained, delivered)
+    columns = {"strength": step.strength} | (_oracle(defense, case, trained, delivered, best) if best else {})
     return replace(delivered, model=repaired, columns=delivered.columns | columns,
                    arrays=delivered.arrays | {"strength_curve": curve})
 
 
-def _curve(defense: TunedRepair, case: Case, trained: TrainedModel, delivered: Delivered) -> np.ndarray:
-    """(strengths, CURVE), by going the path once more: phases that it has trained are found again."""
+def _curve(defense: TunedRepair, case: Case, trained: TrainedModel,
+           delivered: Delivered) -> tuple[np.ndarray, Step | None]:
+    """(strengths, CURVE) by going the path once more, where phases that it has trained are found again; and the step of
+    least attack success within `ORACLE_DROP`, None without an attack.
+    """
     count = min(len(case.test), CURVE_SAMPLES)
-    test, points = Subset(case.test, torch.arange(count) * len(case.test) // count), []
+    test, points = Subset(case.test, torch.arange(count) * len(case.test) // count), list[list[float | None]]()
+    best, least = None, math.inf
     for step in defense.steps(*case.given(defense, delivered.finished)):
         means = evaluate(step.model, test, case.task, trained.doors, case.run).means()
-        points.append([step.strength, step.accuracy, means["clean"], means["attack"]])
-    return np.array(points, dtype=np.float64)  # None becomes NaN
+        clean, attack = means["clean"], means["attack"]
+        points.append([step.strength, step.accuracy, clean, attack])
+        near = clean is not None and clean >= (points[0][2] or 0.0) - ORACLE_DROP
+        if near and attack is not None and attack < least:
+            best, least = step._replace(model=copy.deepcopy(step.model)), attack
+    return np.array(points, dtype=np.float64), best  # None becomes NaN
 
 
-def _oracle(defense: TunedRepair, case: Case, trained: TrainedModel, delivered: Delivered, curve: np.ndarray) -> Means:
-    """The strength of least attack success within `ORACLE_DROP`, and two of the four numbers once it is finished."""
-    strength, _, clean, attack = curve.T
-    near = clean >= clean[0] - ORACLE_DROP
-    if not (near & np.isfinite(attack)).any():
-        return {}
-    best = int(np.nanargmin(np.where(near, attack, np.nan)))
-    model, samples, task, run = case.given(defense, delivered.finished)
-    steps = enumerate(defense.steps(model, samples, task, run))
-    found = next(copy.deepcopy(step.model) for n, step in steps if n == best)
-    finished = defense.finish(found, samples, task, replace(run.within("oracle"), history={}))
+def _oracle(defense: TunedRepair, case: Case, trained: TrainedModel, delivered: Delivered, best: Step) -> Means:
+    """The strength that test data would choose, and two of the four numbers once it is finished."""
+    _, samples, task, run = case.given(defense, delivered.finished)
+    finished = defense.finish(best.model, samples, task, replace(run.within("oracle"), history={}))
     means = evaluate(finished, case.test, case.task, trained.doors, case.run).means()
-    return {"oracle_strength": float(strength[best]), "oracle_clean": means["clean"], "oracle_attack": means["attack"]}
+    return {"oracle_strength": best.strength, "oracle_clean": means["clean"], "oracle_attack": means["attack"]}
