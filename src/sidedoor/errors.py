@@ -6,6 +6,7 @@ Every error carries the exit code of the command line, so nothing above has to g
 from __future__ import annotations
 
 import difflib
+import traceback
 from collections.abc import Iterable
 
 
@@ -45,3 +46,9 @@ def unknown(what: str, given: str, known: Iterable[str]) -> ConfigError:
     shown = [*names[:30], f"... ({len(names)} in all)"] if len(names) > 40 else names
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(shown) or 'none'}"
     return ConfigError(f"unknown {what} {given!r}; {hint}")
+
+
+def located(error: BaseException) -> str:
+    """The type and message of an error nobody thought of, with its place in the program."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} (at {place.filename}:{place.lineno})"

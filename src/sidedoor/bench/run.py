@@ -6,7 +6,6 @@ import importlib.metadata
 import logging
 import platform
 import time
-import traceback
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -26,7 +25,7 @@ from sidedoor.core import system
 from sidedoor.core.files import write_json
 from sidedoor.data.base import stored
 from sidedoor.engine import memory_format_of
-from sidedoor.errors import ConfigError, NotApplicable, SidedoorError
+from sidedoor.errors import ConfigError, NotApplicable, SidedoorError, located
 from sidedoor.evaluation import evaluate, intervals
 from sidedoor.goals.base import Door, Goal
 from sidedoor.tasks.task import Scores
@@ -153,7 +152,7 @@ def attempt(spec: Spec, store: Store, machine: Machine, key: str) -> Record:
     except Exception as error:  # the whole point: one cell's fault leaves the others alone
         if spec.devices > 1:
             raise  # the other processes may wait for this one, and end with it
-        record = broken(spec, key, "error", explained(error))
+        record = broken(spec, key, "error", str(error) if isinstance(error, SidedoorError) else located(error))
         store.put(record)
         return record
 
@@ -167,14 +166,6 @@ def finished(store: Store, key: str) -> Record | None:
 def broken(spec: Spec, key: str, status: str, reason: str) -> Record:
     """The record of a cell without numbers."""
     return Record(key=key, planted="", spec=spec.to_json(), status=status, error=reason, **ambient("none"))
-
-
-def explained(error: Exception) -> str:
-    """The message of an error, with the place in the program unless it is one of our own."""
-    if isinstance(error, SidedoorError):
-        return str(error)
-    place = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {error} (at {place.filename}:{place.lineno})"
 
 
 def ambient(device: str, model: nn.Module | None = None) -> dict[str, Any]:

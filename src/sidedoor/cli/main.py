@@ -19,7 +19,7 @@ from sidedoor.cli import doctor, init, run, stego, study
 from sidedoor.cli import list as listing
 from sidedoor.cli._options import debugging, log, with_habits
 from sidedoor.core.printable import visible
-from sidedoor.errors import SidedoorError
+from sidedoor.errors import SidedoorError, located
 
 app = typer.Typer(
     help="Plant backdoors in vision models under a declared threat model, defend against them, and measure both.",
@@ -115,8 +115,7 @@ def _said(error: BaseException, code: int) -> int:
         typer.echo("".join(traceback.format_exception(error)), err=True, nl=False)
     text = str(error) or type(error).__name__
     if code == _FAULT:
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        text = (f"{type(error).__name__}: {error} (at {place.filename}:{place.lineno}); this is a fault of sidedoor, "
-                "please report it with what the same command prints with --debug")
+        text = (f"{located(error)}; this is a fault of sidedoor, please report it with what the same command prints "
+                "with --debug")
     typer.echo(f"sidedoor: {visible(text)}", err=True)
     return code
