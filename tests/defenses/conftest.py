@@ -1,3 +1,4 @@
 from backdoored_digits import scene
+from poisoned_digits import suspect
 
-__all__ = ["scene"]
+__all__ = ["scene", "suspect"]
