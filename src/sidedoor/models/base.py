@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parametrize
 
-from sidedoor.errors import ConfigError
+from sidedoor.errors import ConfigError, NotApplicable
 from sidedoor.types import Images
 
 Shape = tuple[int, int, int]
@@ -177,7 +177,7 @@ def head(model: nn.Module) -> Head:
     linear layer, else the last convolution.
 
     Raises:
-        ConfigError: there is no such layer.
+        NotApplicable: there is no such layer.
     """
     classes = next((m.classes for m in model.modules() if isinstance(m, Classifier)), None)
     linear = [m for m in model.modules() if isinstance(m, nn.Linear)]
@@ -188,8 +188,8 @@ def head(model: nn.Module) -> Head:
             return layer
     last: list[Head] = [*linear[-1:], *conv[-1:]]
     found = " and ".join(f"{type(layer).__name__} with {_outputs(layer)} outputs" for layer in last)
-    raise ConfigError(f"{type(model).__name__} has no head: found {found or 'no Linear or Conv2d'} last; "
-                      f"expected a Linear or Conv2d with {classes or 'any number of'} outputs")
+    raise NotApplicable(f"{type(model).__name__} has no head: found {found or 'no Linear or Conv2d'} last; "
+                        f"expected a Linear or Conv2d with {classes or 'any number of'} outputs")
 
 
 def head_names(model: nn.Module, target: nn.Module) -> set[str]:
@@ -209,7 +209,8 @@ def penultimate(model: nn.Module, x: Images) -> tuple[Float[Tensor, "b k"], Floa
     The maps before a convolutional head are averaged over space. Gradients flow through both where they are enabled.
 
     Raises:
-        ConfigError: the model has no head, does not call it, or feeds it something else than vectors or maps.
+        NotApplicable: the model has no head.
+        ConfigError: it does not call it, or feeds it something else than vectors or maps.
     """
     layer = head(model)
     inputs: list[Tensor] = []
