@@ -624,3 +624,21 @@ def test_two_processes_agree_bit_for_bit_and_score_every_sample_once(tmp_path: P
     assert second["loaded"]
     start = run_of().build(build).state_dict()
     assert any(start[k].double().flatten().tolist() != first["state"][k] for k in start)  # it was trained
+
+
+def test_a_frozen_model_is_a_copy_in_evaluation_mode() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).train()
+    frozen = Run.local(device="cpu").frozen(model)
+    assert not frozen.training
+    assert not any(parameter.requires_grad for parameter in frozen.parameters())
+    assert model.training
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert not {p.data_ptr() for p in frozen.parameters()} & {p.data_ptr() for p in model.parameters()}
+
+
+def test_chunks_cover_the_rows_and_hold_no_more_values_than_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "AT_ONCE", {"cpu": 10})
+    run = Run.local(device="cpu")
+    assert [list(range(7))[part] for part in run.chunks(7, 3)] == [[0, 1, 2], [3, 4, 5], [6]]
+    assert [part.stop - part.start for part in run.chunks(2, 11)] == [1, 1]  # a row is never cut
+    assert list(run.chunks(0, 3)) == []

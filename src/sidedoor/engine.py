@@ -11,6 +11,7 @@ module, so that hooks, several forward passes a step and per-task gradients work
 from __future__ import annotations
 
 import contextlib
+import copy
 import ctypes
 import functools
 import hashlib
@@ -44,6 +45,8 @@ CHECKPOINT_SECONDS = 20.0
 """A phase is checkpointed at the first epoch end after so many seconds, so short phases write only their end."""
 
 HELD_OUT = 1 / 7
+AT_ONCE = {"cpu": 2**17}
+"""Most input values in one forward pass by kind of device, 2**20 on others; a single row may have more."""
 KNOWN = frozenset({"sidedoor", "torch", "torchvision", "timm"})
 """Packages whose networks run in any memory format."""
 
@@ -217,6 +220,23 @@ class Run:
         model = model.to(self.device)
         fast = self.device.type in ("cpu", "cuda") or self.recipe.precision == "bf16"
         return model.to(memory_format=torch.channels_last) if fast and _known(model) else model
+
+    def frozen(self, model: nn.Module) -> nn.Module:
+        """A copy to look at, as `placed`, in evaluation mode, its parameters without gradients; the model's mode,
+        gradients and statistics stay as they are whatever happens.
+        """
+        # Batch normalisation is not folded into convolutions: that makes forward passes 0.8 to 1.06 times as fast, and
+        # gradients at the input 1.06 to 1.2. Nothing is compiled: that takes 25 to 60 s a network and batch size.
+        return self.placed(copy.deepcopy(model)).eval().requires_grad_(False)
+
+    def chunks(self, count: int, values: int) -> Iterator[slice]:
+        """Parts of `count` rows for one forward pass each, the one bound on its memory.
+
+        Args:
+            values: numbers in the input of a row.
+        """
+        size = max(1, AT_ONCE.get(self.device.type, 2**20) // values)
+        return (slice(start, min(start + size, count)) for start in range(0, count, size))
 
     def fit(self, model: nn.Module, data: Dataset, objective: Objective, *, name: str,
             recipe: Recipe | None = None, valid: Dataset | None = None) -> nn.Module:

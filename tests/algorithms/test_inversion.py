@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from sidedoor import engine
 from sidedoor.algorithms.inversion import mask_pattern
 from sidedoor.algorithms.inversion.mask_pattern import Candidate, Inversion, Recovered, Schedule, mask_norm
 from sidedoor.data.base import ArrayDataset, Dataset
@@ -64,7 +65,7 @@ def test_all_classes_at_once_equal_one_class_alone(monkeypatch: pytest.MonkeyPat
     model, clean = small_cnn(4, (1, 8, 8), width=8).double(), noise(_Double)
     together = INVERSION.recover(model, clean, range(4), RUN)
     assert together.success.any()
-    monkeypatch.setattr(mask_pattern, "VALUES", {"cpu": 3 * 20 * 64})
+    monkeypatch.setattr(engine, "AT_ONCE", {"cpu": 3 * 20 * 64})
     chunked = INVERSION.recover(model, clean, range(4), RUN)
     torch.testing.assert_close(chunked.mask, together.mask, rtol=0, atol=1e-4)
     for label in range(4):

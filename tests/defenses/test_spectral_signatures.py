@@ -14,7 +14,8 @@ from sidedoor.backdoor.dataset import PoisonedDataset, seal
 from sidedoor.data.base import ArrayDataset
 from sidedoor.data.root import Where
 from sidedoor.data.sets.digits import digits
-from sidedoor.defenses.filters.spectral_signatures import SpectralSignatures, signature, standardised
+from sidedoor.defenses.filters.base import standardised
+from sidedoor.defenses.filters.spectral_signatures import SpectralSignatures, signature
 from sidedoor.engine import Recipe, Run
 from sidedoor.method import lasting
 from sidedoor.models.small_cnn import small_cnn
@@ -81,19 +82,21 @@ def test_more_features_than_rows_is_no_obstacle() -> None:
 
 
 def test_classes_of_different_scale_are_pooled_on_one_scale() -> None:
-    scores = torch.rand(100, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    torch.testing.assert_close(standardised(scores), standardised(scores * 1000 + 5))
+    scores, labels = torch.rand(100, generator=torch.Generator().manual_seed(0), dtype=torch.float64), torch.arange(100)
+    both = standardised(torch.cat([scores, scores * 1000 + 5]), torch.cat([labels // 100, labels // 100 + 1]))
+    torch.testing.assert_close(both[:100], both[100:])
 
 
 def test_a_minority_far_out_scores_high_though_it_inflates_the_spread() -> None:
     rng = torch.Generator().manual_seed(0)
     features = torch.randn(100, 4, generator=rng, dtype=torch.float64)
     features[:20, 0] += 10
-    scores = standardised(signature(features))
+    scores = standardised(signature(features), torch.zeros(100, dtype=torch.int64))
     assert scores[:20].min() > scores[20:].max()
     assert scores[:20].mean() > 10  # a mean and standard deviation would give 2 at most
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3])
 def test_a_class_of_few_or_equal_rows_is_not_suspicious_and_not_nan(rows: int) -> None:
-    assert standardised(signature(torch.ones(rows, 3, dtype=torch.float64))).tolist() == [0.0] * rows
+    scores = signature(torch.ones(rows, 3, dtype=torch.float64))
+    assert standardised(scores, torch.zeros(rows, dtype=torch.int64)).tolist() == [0.0] * rows

@@ -10,8 +10,8 @@ from backdoored_digits import Scene
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
+from sidedoor import engine
 from sidedoor.data.base import ArrayDataset, Dataset
-from sidedoor.defenses.detectors import strip
 from sidedoor.defenses.detectors.strip import Strip, entropy
 from sidedoor.engine import Recipe, Run
 from sidedoor.tasks.classification import Classification
@@ -95,7 +95,7 @@ def test_inputs_are_added_and_saturate_and_weights_average(monkeypatch: pytest.M
 
 def test_no_forward_pass_exceeds_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_Record, "seen", [])
-    monkeypatch.setattr(strip, "VALUES", {"cpu": 5 * 72})
+    monkeypatch.setattr(engine, "AT_ONCE", {"cpu": 5 * 72})
     Strip(overlays=4).fit(_Record(), grey(10), Classification(5), RUN)(torch.rand(3, 3, 4, 6), torch.arange(3))
     assert [len(x) for x in _Record.seen] == [5, 5, 2]
 

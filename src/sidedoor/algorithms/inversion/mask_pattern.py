@@ -9,9 +9,8 @@ that has converged is dropped. Where the data have fewer than `samples` images, 
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,9 +22,6 @@ from sidedoor.data.base import Dataset
 from sidedoor.engine import Run
 from sidedoor.errors import ConfigError, NotApplicable
 from sidedoor.types import Images, Space
-
-VALUES = {"cpu": 2**17}
-"""Most pixel values in one forward pass by kind of device, 2**20 on others; one class's batch may have more."""
 
 TINY = 1e-3
 """The least size of a mask in pixels that others are compared with: where a model gives one class for everything, its
@@ -152,9 +148,7 @@ class Inversion:
         if not math.isfinite(clean.space.high - clean.space.low):
             raise NotApplicable(f"images in the space {tuple(clean.space)} given; trigger inversion needs a bounded "
                                 "range")
-        # A copy, so that the model's mode, gradients and statistics stay as they are whatever happens.
-        frozen = run.placed(copy.deepcopy(model)).eval().requires_grad_(False)
-        search = _Search(self, frozen, clean.staged(run.device), labels, run)
+        search = _Search(self, run.frozen(model), clean.staged(run.device), labels, run)
         with run.progress.task("trigger inversion", self.epochs * len(labels)) as advance:
             for epoch in range(self.epochs):
                 rows = search.active()
@@ -192,17 +186,11 @@ class _Search:
         hits = torch.zeros(len(self.labels), device=self.run.device)
         for index in torch.split(order, self.method.batch):
             x = self.clean.fetch(index, self.run.device).x
-            for group in self.groups(rows, x):
-                hits[group] += self.set_gradients(group, x)
+            for part in self.run.chunks(len(rows), x.numel()):
+                hits[rows[part]] += self.set_gradients(rows[part], x)
             self.optimiser.step()
         images = torch.stack([self.raw[k].detach().tanh() / 2 + 0.5 for k in rows]).cpu()
         self.keep(rows, images[:, :1], images[:, 1:], hits.cpu()[rows] / len(order))
-
-    def groups(self, rows: list[int], x: Images) -> Iterator[list[int]]:
-        """As many labels at a time as fit one forward pass."""
-        size = max(1, VALUES.get(x.device.type, 2**20) // x.numel())
-        for start in range(0, len(rows), size):
-            yield rows[start : start + size]
 
     def logits(self, x: Images) -> Float[Tensor, "b k"]:
         with self.run.autocast():

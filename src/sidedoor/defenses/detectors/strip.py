@@ -11,7 +11,6 @@ draws the overlays of an input by its index, so an image always gets the same sc
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -32,8 +31,6 @@ from sidedoor.types import PHOTO, Images, Index
 
 POOL = 1024
 """Most clean images that overlays are drawn from."""
-VALUES = {"cpu": 2**17}
-"""Most pixel values in one forward pass by kind of device, 2**20 on others; a single image may have more."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +60,7 @@ class Strip(InputDetector):
 
     def fit(self, model: nn.Module, clean: Dataset, task: Task, run: Run) -> Detect:
         """A function from inputs to minus their mean entropy in bits, in [-log2 classes, 0]."""
-        frozen = run.placed(copy.deepcopy(model)).eval()
+        frozen = run.frozen(model)
         blends = superimposed(clean, run, self.overlays, self.input_weight, self.overlay_weight)
 
         @torch.no_grad()
@@ -88,8 +85,8 @@ def superimposed(clean: Dataset, run: Run, overlays: int, input_weight: float, o
     def blends(x: Images, index: Index) -> Iterator[tuple[Images, Index]]:
         choice = random.integers(seed, index, len(pool), overlays).flatten()
         source = torch.arange(len(x), device=x.device).repeat_interleave(overlays)
-        size = max(1, VALUES.get(x.device.type, 2**20) // math.prod(x.shape[1:]))
-        for i, k in zip(torch.split(source, size), torch.split(choice, size), strict=True):
+        for part in run.chunks(len(source), math.prod(x.shape[1:])):
+            i, k = source[part], choice[part]
             blend = input_weight * x[i] + overlay_weight * unit(pool[k], clean.space)
             yield blend.clamp_(low, high), i
 

@@ -13,7 +13,6 @@ and the score points the wrong way.
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -56,7 +55,7 @@ class StripI2I(InputDetector):
     overlay_weight: NonNegative = 1.0
 
     def fit(self, model: nn.Module, clean: Dataset, task: Task, run: Run) -> Detect:
-        frozen = run.placed(copy.deepcopy(model)).eval()
+        frozen = run.frozen(model)
         blends = superimposed(clean, run, self.overlays, self.input_weight, self.overlay_weight)
 
         @torch.no_grad()

@@ -5,7 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from sidedoor.data.base import Dataset
@@ -39,3 +40,15 @@ class GuidedFilter(Defense, ABC):
     @abstractmethod
     def score(self, train: Dataset, clean: Dataset, task: Task, build: Build, run: Run) -> Float[Tensor, "n"]:
         """Suspicion of each row of the (sealed) training data, standardised within each class."""
+
+
+def standardised(scores: Float[Tensor, "n"], labels: Int[Tensor, "n"]) -> Float[Tensor, "n"]:
+    """Distance of each score from the median of its class in median absolute deviations, so that all classes can be
+    ranked together; all 0 in a class whose scores do not vary.
+    """
+    ranked = torch.empty_like(scores)
+    for label in torch.unique(labels):
+        members = labels == label
+        offset = scores[members] - scores[members].median()
+        ranked[members] = offset / offset.abs().median().clamp(min=1e-12)
+    return ranked

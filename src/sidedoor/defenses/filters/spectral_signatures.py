@@ -23,7 +23,7 @@ from torch import Tensor
 from sidedoor.algorithms.features.collect import collect
 from sidedoor.algorithms.inspection import inspection_model
 from sidedoor.data.base import Dataset
-from sidedoor.defenses.filters.base import DataFilter
+from sidedoor.defenses.filters.base import DataFilter, standardised
 from sidedoor.engine import Run
 from sidedoor.method import LATER
 from sidedoor.tasks.task import Task
@@ -48,12 +48,11 @@ class SpectralSignatures(DataFilter):
 
     def score(self, train: Dataset, task: Task, build: Build, run: Run) -> Float[Tensor, "n"]:
         features = collect(inspection_model(train, task, build, run), train, run).features
-        scores = torch.empty(len(train))
+        scores = torch.empty(len(train), dtype=torch.float64)
         for label in torch.unique(train.targets):
             members = train.targets == label
-            found = signature(features[members].double(), self.projection == "centred")
-            scores[members] = standardised(found).float()
-        return scores
+            scores[members] = signature(features[members].double(), self.projection == "centred")
+        return standardised(scores, train.targets).float()
 
 
 def signature(features: Float[Tensor, "k d"], centring: bool = True) -> Float[Tensor, "k"]:
@@ -65,10 +64,3 @@ def signature(features: Float[Tensor, "k d"], centring: bool = True) -> Float[Te
     centred = features - features.mean(0)
     top: Tensor = torch.linalg.eigh(centred.T @ centred).eigenvectors[:, -1]  # eigenvalues ascend
     return ((centred if centring else features) @ top).square()
-
-
-def standardised(scores: Float[Tensor, "k"]) -> Float[Tensor, "k"]:
-    """Distance from the median in median absolute deviations; all zero where the scores do not vary."""
-    offset = scores - scores.median()
-    spread: Tensor = offset.abs().median().clamp(min=1e-12)
-    return offset / spread

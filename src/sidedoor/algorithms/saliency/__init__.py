@@ -1,0 +1,1 @@
+"""Which pixels an output rests on."""
