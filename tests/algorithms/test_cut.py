@@ -21,7 +21,7 @@ SHAPE = (3, 32, 32)
 @pytest.mark.parametrize("reference", [
     {"name": "resnet18", "width": 4}, {"name": "preact_resnet18", "width": 4}, {"name": "vgg19_bn", "width": 4},
     {"name": "densenet", "depth": 10}, {"name": "cifar_resnet", "depth": 8}, {"name": "resnext29", "width": 4},
-    {"name": "torchvision", "arch": "squeezenet1_1"}], ids=lambda reference: reference["name"])
+    {"name": "torchvision", "architecture": "squeezenet1_1"}], ids=lambda reference: reference["name"])
 def test_both_parts_make_the_whole_behind_every_stage(reference: dict[str, Any]) -> None:
     model = registry.make("model", reference)(10, SHAPE).eval()
     x = torch.rand(3, *SHAPE, generator=torch.Generator().manual_seed(0))
