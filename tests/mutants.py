@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 STAGES, GIVEN, ENGINE = "tests/bench/test_stages.py", "tests/bench/test_given_models.py", "tests/test_engine.py"
+CONTRACTS, BROKEN = "tests/contracts/test_contracts.py", "tests/contracts/test_broken_defenses.py"
 EXAMINE = "bench/examine"
 
 
@@ -107,6 +108,22 @@ FAULTS = (
           "[]", "tests/bench/test_spec.py tests/bench/test_versions.py"),
     Fault("a threshold flags what equals it", "metrics/statistics.py", "return float((given > threshold).mean())",
           "return float((given >= threshold).mean())", "tests/metrics"),
+    Fault("spectral signatures suspects what lies near the centre", "defenses/filters/spectral_signatures.py",
+          "return standardised(scores,", "return standardised(-scores,", CONTRACTS + " -k spectral_signatures"),
+    Fault("large masks make a model suspicious", "defenses/audits/_mask_inversion.py",
+          "suspicion = size.quantile(0.5) / size", "suspicion = size / size.quantile(0.5)",
+          CONTRACTS + " -k neural_cleanse"),
+    Fault("STRIP suspects inputs of high entropy", "defenses/detectors/strip.py", "return -torch.cat(parts)", "return torch.cat(parts)",
+          CONTRACTS + " -k strip"),
+    Fault("the sign of a filter is not checked", "testing/defense.py", "alike = ~truth & ", "alike = truth & ", BROKEN),
+    Fault("a filter need not tell rows of one label apart", "testing/defense.py",
+          "alike = ~truth & torch.isin(few.targets, few.targets[truth])", "alike = ~truth", BROKEN),
+    Fault("an audit may score all models alike", "testing/defense.py", "require(finding.score > clean_score,",
+          "require(finding.score >= clean_score,", BROKEN),
+    Fault("the sign of no method is checked", "testing/defense.py", "    if not defense.sign_tested_in:\n        few",
+          "    if defense.sign_tested_in:\n        few", BROKEN),
+    Fault("the checks' clean model is backdoored", "testing/ground.py", "if backdoored else here.train",
+          "if True else here.train", CONTRACTS + " -k ground_stands"),
     Fault("the defender's clean part is ignored", "bench/case.py", "if splits.clean is not None else", "if False else",
           "tests/apps/test_export_poisoned.py"),
 )

@@ -22,6 +22,7 @@ from sidedoor.defenses.purifiers.base import Purifier
 from sidedoor.defenses.repair.base import Repair
 from sidedoor.defenses.training.base import TrainingDefense
 from sidedoor.engine import Run
+from sidedoor.errors import NotApplicable
 from sidedoor.evidence import Exhibit, Finding, Rule
 from sidedoor.tasks.task import Supervised, Task
 from sidedoor.testing import check_defense
@@ -31,10 +32,26 @@ calls = itertools.count()
 
 
 class Sieve(DataFilter):
-    """Keeps every rule: random scores."""
+    """Keeps every rule on its ground: the brightness of the corner with the square."""
 
     def score(self, train: Dataset, task: Task, build: Build, run: Run) -> Any:
-        return torch.rand(len(train), generator=run.rng("scores"))
+        return train.fetch(torch.arange(len(train))).x[..., -3:, -3:].mean((1, 2, 3))
+
+
+class InvertedSieve(Sieve):
+    def score(self, train: Dataset, task: Task, build: Build, run: Run) -> Any:
+        return -super().score(train, task, build, run)
+
+
+class ByLabelSieve(Sieve):
+    """Suspects the class that has poison, and cannot tell it from the rest of that class."""
+
+    def score(self, train: Dataset, task: Task, build: Build, run: Run) -> Any:
+        return -train.targets.float()
+
+
+class Excused(InvertedSieve):
+    sign_tested_in: ClassVar[str] = "tests/contracts/test_broken_defenses.py::test_a_broken_defense_is_caught"
 
 
 class ShortSieve(Sieve):
@@ -178,14 +195,17 @@ class Wavering(Tuner):
 
 @dataclass(frozen=True)
 class Auditor(ModelAudit):
-    """Keeps every rule; `spoil` changes what it found."""
+    """Keeps every rule on its ground: how often the square leads to each class; `spoil` changes what it found."""
 
-    needs: ClassVar[Needs] = Needs()
+    needs: ClassVar[Needs] = Needs(model="labels", clean="images")
 
     def inspect(self, model: nn.Module, clean: Dataset, task: Task, run: Run) -> Finding:
+        x = clean.fetch(torch.arange(len(clean))).x.clone()
+        x[..., -3:, -3:] = 1
         trigger, mask = torch.zeros(clean.shape), torch.zeros(clean.shape[1:])
         exhibits = (Exhibit("trigger", "picture", "recovered", trigger), Exhibit("mask", "mask", "recovered", mask))
-        return self.spoil(Finding(1.0, Rule(1.0, 2.0), (0,), (0.0, 1.0, 2.0, 3.0), exhibits), model)
+        shares = tuple(task.predict(model, x).mean(0).tolist())
+        return self.spoil(Finding(max(shares), Rule(1.0, 2.0), (0,), shares, exhibits), model)
 
     def spoil(self, finding: Finding, model: nn.Module) -> Finding:
         return finding
@@ -194,6 +214,23 @@ class Auditor(ModelAudit):
 class Fifth(Auditor):
     def spoil(self, finding: Finding, model: nn.Module) -> Finding:
         return replace(finding, suspected=(0, 4))
+
+
+class InvertedAuditor(Auditor):
+    def spoil(self, finding: Finding, model: nn.Module) -> Finding:
+        return replace(finding, score=-finding.score)
+
+
+class Constant(Auditor):
+    def spoil(self, finding: Finding, model: nn.Module) -> Finding:
+        return replace(finding, score=1.0)
+
+
+class Speechless(Auditor):
+    def spoil(self, finding: Finding, model: nn.Module) -> Finding:
+        if finding.score < 0.9:
+            raise NotApplicable("no trigger")
+        return finding
 
 
 class ThreeClasses(Auditor):
@@ -217,7 +254,7 @@ class Square(Auditor):
 
 
 class ModeLeaving(Auditor):
-    needs: ClassVar[Needs] = Needs(model="weights")
+    needs: ClassVar[Needs] = Needs(model="weights", clean="images")
 
     def spoil(self, finding: Finding, model: nn.Module) -> Finding:
         model.train()
@@ -357,6 +394,7 @@ BROKEN = [
     (RandomSieve, "scored otherwise with the same seed"), (OracleSieve, "read `is_poisoned`"),
     (ClosureSieve, "read _rows"), (RelabellingSieve, "changed the data set"),
     (DrawingSieve, "default generator of torch"),
+    (InvertedSieve, r"above poisoned ones of the same label \(AUROC 0"), (ByLabelSieve, r"\(AUROC 0\.5\)"),
     (Lazy, "nothing was trained"), (Wrapping, "differs from the architecture's"), (Bursting, "finite outputs"),
     (Scoreless, "gave a Tensor, expected a model"), (Changing, "something else with the same seed"),
     (InPlace, "changed the weights or buffers"), (Same, "gave back the model"), (ModeChanging, "the training flags"),
@@ -367,6 +405,8 @@ BROKEN = [
     (Batched, "trigger has the shape"), (Negative, "mask leaves"), (Square, "gains is no curve"),
     (ModeLeaving, "the training flags"), (Moody, "found .* then .* with the same seed"),
     (Verdict, "gave a bool, expected a Finding"),
+    (InvertedAuditor, r"clean model \(-0\.\d+\) no lower than a backdoored one \(-1"),
+    (Constant, r"clean model \(1\.0\) no lower"), (Speechless, "says nothing of a clean model: .*no trigger"),
     (Inverted, "above stamped ones"), (Relative, "by its neighbours"), (Noisy, "something else the second time"),
     (Columned, r"expected floats \(8,\)"), (Infinite, "not finite"), (Erasing, "wrote into its input"),
     (TrainModed, "something else the second time|neighbours|changed the weights or buffers"),
@@ -378,7 +418,7 @@ BROKEN = [
 ]
 
 
-@pytest.mark.parametrize("sound", [Sieve, Honest, Tuner, Auditor, Corner, Mirror])
+@pytest.mark.parametrize("sound", [Sieve, Excused, Honest, Tuner, Auditor, Corner, Mirror])
 def test_the_defenses_that_the_broken_ones_change_are_sound(sound: type[Defense]) -> None:
     check_defense(sound())
 

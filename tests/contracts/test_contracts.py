@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 from pathlib import Path
@@ -13,12 +14,15 @@ import torch
 from PIL import Image
 
 from sidedoor import registry
+from sidedoor.algorithms.inspection import inspection_model
 from sidedoor.attacks.poisoning._image_hiding import Injection
 from sidedoor.attacks.poisoning._stegastamp import Encoder
 from sidedoor.data.root import Where
+from sidedoor.engine import Run
 from sidedoor.errors import CannotComplete, ConfigError
 from sidedoor.testing import check, check_attack, check_defense, check_trigger
-from sidedoor.testing.ground import ground
+from sidedoor.testing.defense import FEW
+from sidedoor.testing.ground import equal_states, ground, sealed
 from sidedoor.triggers.blend import Blend
 from sidedoor.triggers.patch import Patch, checkerboard
 
@@ -59,6 +63,35 @@ def test_every_method_keeps_its_contract(name: str) -> None:
 @pytest.mark.parametrize("name", named("defense"))
 def test_every_defense_takes_grey_images(name: str) -> None:
     check_defense(registry.load("defense", name)(**registry.quick("defense", name)), channels=1)
+
+
+@pytest.mark.parametrize("name", named("defense"))
+def test_a_sign_that_the_ground_cannot_show_is_tested_elsewhere(name: str) -> None:
+    defense = registry.load("defense", name)
+    if defense.sign_tested_in and defense.__module__.startswith("sidedoor."):
+        assert tested(defense.sign_tested_in), f"{defense.sign_tested_in} does not exist, or is no test of `make test`"
+
+
+def test_a_sign_is_tested_where_a_fast_test_is() -> None:
+    assert tested("tests/contracts/test_contracts.py::test_the_ground_stands_on_a_working_backdoor")
+    assert not tested("tests/contracts/test_contracts.py::test_the_ground")
+    assert not tested("tests/contracts/test_contracts.py")
+    assert not tested("tests/contracts/test_nothing.py::test_the_ground_stands_on_a_working_backdoor")
+    assert not tested("tests/contracts/test_trained_facts.py::test_every_attack_takes")
+
+
+def tested(where: str) -> bool:
+    """Whether "file::name" is a test of the fast suite."""
+    name, _, test = where.partition("::")
+    file = Path(__file__).parents[2] / name
+    if not test.startswith("test_") or not file.is_file():
+        return False
+    body = ast.parse(file.read_text(encoding="utf-8")).body
+    assigned = [node for node in body if isinstance(node, ast.Assign)]
+    marks = [node.value for node in assigned if ast.unparse(node.targets[0]) == "pytestmark"]
+    functions = [node for node in body if isinstance(node, ast.FunctionDef) and node.name == test]
+    marks += [mark for function in functions for mark in function.decorator_list]
+    return bool(functions) and not any("mark.slow" in ast.unparse(mark) for mark in marks)
 
 
 @pytest.mark.parametrize("name", named("data"))
@@ -134,10 +167,20 @@ def test_what_a_check_lacks_is_a_configuration_error() -> None:
 
 
 def test_the_ground_stands_on_a_working_backdoor() -> None:
-    """Detectors are judged on it."""
+    """Audits and detectors are judged on its model, filters on data from which a model learns the backdoor."""
     for channels in (3, 1):
         here = ground(channels)
-        scores = here.task.score(here.victim(), here.test, here.door(), here.run).means()
-        assert scores["attack"] > 0.9
-        assert scores["clean"] > 0.9
-        assert scores["idle"] < 0.1
+        learned = inspection_model(sealed(here.poisoned(FEW)), here.task, here.build, here.planting)
+        for model, attack in ((here.victim(), 1.0), (learned, 1.0), (here.clean_model(), 0.0)):
+            scores = here.task.score(model, here.test, here.door(), here.run).means()
+            assert scores["attack"] == pytest.approx(attack, abs=0.15)
+            assert scores["clean"] > 0.9
+            assert scores["idle"] < 0.1
+
+
+def test_filters_share_an_inspection_model_of_the_ground(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = ground()
+    first = inspection_model(sealed(here.poisoned(FEW)), here.task, here.build, here.planting)
+    monkeypatch.delattr(Run, "fit")
+    again = inspection_model(sealed(here.poisoned(FEW)), here.task, here.build, ground().planting)
+    assert equal_states([first, again])

@@ -103,8 +103,11 @@ class Defense(Method):
         stage: of a model's life.
         needs: what it is given.
         tasks: the kinds of task that it can defend.
+        sign_tested_in: the test, "tests/defenses/test_x.py::test_name", that higher scores are more suspicious, of a
+            filter, audit or input detector whose contract cannot show it on its small data.
     """
 
     stage: ClassVar[Stage]
     needs: ClassVar[Needs]
     tasks: ClassVar[tuple[type[Task], ...]] = (Classification,)
+    sign_tested_in: ClassVar[str] = ""

@@ -35,6 +35,7 @@ from sidedoor.testing.ground import (
     check_value,
     drawing,
     equal_states,
+    failing,
     grounds,
     guarded,
     require,
@@ -43,13 +44,18 @@ from sidedoor.testing.ground import (
 )
 from sidedoor.types import Purify
 
+FEW = 0.1
+"""Of the eligible samples, for filters: a minority of the class that they get."""
+SIGN = "higher means more suspicious everywhere; name a test in `sign_tested_in` if these data cannot show it"
+
 
 def check_defense(defense: Defense, channels: int = 3) -> None:
     """A defence is a value that uses what its signature names, leaves it alone, and answers in its stage's form.
 
-    An input detector is also run against a plain backdoor, a white square in a corner that leads to one class: stamped
-    inputs must score above clean ones in more than half of the pairs, so that one of the wrong sign is found. The sign
-    of a data filter is not checked, because what it needs to work differs too much.
+    Filters, audits and input detectors are also run against a plain backdoor, a white square in a corner that leads to
+    one class, so that one of the wrong sign is found. Poisoned rows must score above clean ones of the same label, and
+    stamped inputs above clean ones, in more than half of the pairs; a backdoored model above a clean one. A method that
+    needs more than 200 images of 16×16 to show it names the test that does, `sign_tested_in`.
 
     Args:
         channels: of the images it is tried on, 3 or 1.
@@ -73,28 +79,38 @@ def _check_stage(defense: Defense, who: str, here: Ground) -> None:
 
 @_check_stage.register
 def _(defense: DataFilter, who: str, here: Ground) -> None:
-    _check_filter(who, here, lambda train, clean: defense.score(train, here.task, here.build, here.run), defense)
+    _check_filter(who, here, lambda train, clean, run: defense.score(train, here.task, here.build, run), defense)
 
 
 @_check_stage.register
 def _(defense: GuidedFilter, who: str, here: Ground) -> None:
-    def score(train: Dataset, clean: Dataset) -> Tensor:
-        return defense.score(train, clean, here.task, here.build, here.run)
+    def score(train: Dataset, clean: Dataset, run: Run) -> Tensor:
+        return defense.score(train, clean, here.task, here.build, run)
 
-    _check_filter(who, here, score, defense)
-    _check_clean_needs(defense, who, here, defense.score)
+    whole = _check_filter(who, here, score, defense)
+    _check_clean_needs(defense, who, here, defense.score, whole)
 
 
-def _check_filter(who: str, here: Ground, score_of: Callable[[Dataset, Dataset], Tensor], defense: Defense) -> None:
+def _check_filter(who: str, here: Ground, score_of: Callable[[Dataset, Dataset, Run], Tensor], defense: Defense) \
+        -> Tensor:
     poisoned = here.poisoned()
     with guarded(who, sealed(poisoned)) as train, guarded(who, here.clean) as clean:
-        score = score_of(train, defense.needs.clean_for(clean))
+        score = score_of(train, defense.needs.clean_for(clean), here.run)
     require(isinstance(score, Tensor) and score.shape == (len(poisoned),) and score.is_floating_point(), who,
             f"expected floats ({len(poisoned)},), one score a row, given {_described(score)}")
     require(score.isfinite().all(), who, "gave scores that are not finite")
     with drawing(99):
-        again = score_of(sealed(poisoned), defense.needs.clean_for(here.clean))
+        again = score_of(sealed(poisoned), defense.needs.clean_for(here.clean), here.run)
     require(same(score, again), who, "scored otherwise with the same seed; draw from run.rng(name)")
+    if not defense.sign_tested_in:
+        few = here.poisoned(FEW)
+        found = score_of(sealed(few), defense.needs.clean_for(here.clean), here.planting)
+        truth = few.is_poisoned().bool()
+        alike = ~truth & torch.isin(few.targets, few.targets[truth])
+        value = auroc(found[truth].numpy(), found[alike].numpy())
+        require(value is not None and value > 0.5, who,
+                f"scores clean rows above poisoned ones of the same label (AUROC {value}); {SIGN}")
+    return score
 
 
 @_check_stage.register
@@ -107,12 +123,12 @@ def _(defense: AidedTraining, who: str, here: Ground) -> None:
     def trained(train: Dataset, clean: Dataset) -> nn.Module:
         return defense.train(train, clean, here.task, here.build, here.run)
 
-    _check_trained(who, here, trained, defense)
-    _check_clean_needs(defense, who, here, defense.train)
+    whole = _check_trained(who, here, trained, defense)
+    _check_clean_needs(defense, who, here, defense.train, whole)
 
 
 def _check_trained(who: str, here: Ground, trained: Callable[[Dataset, Dataset], nn.Module], defense: Defense) \
-        -> None:
+        -> nn.Module:
     poisoned = here.poisoned()
     with guarded(who, sealed(poisoned)) as train, guarded(who, here.clean) as clean:
         model = trained(train, defense.needs.clean_for(clean))
@@ -122,14 +138,15 @@ def _check_trained(who: str, here: Ground, trained: Callable[[Dataset, Dataset],
     with drawing(99):
         again = trained(sealed(poisoned), defense.needs.clean_for(here.clean))
     require(equal_states([model, again]), who, "trained something else with the same seed; draw from run.rng(name)")
+    return model
 
 
-def _check_clean_needs(defense: Defense, who: str, here: Ground, verb: Callable[..., object]) -> None:
+def _check_clean_needs(defense: Defense, who: str, here: Ground, verb: Callable[..., object], whole: object) -> None:
     """What gets clean samples beside the training data uses them, and their labels if it says so."""
     def made(model: nn.Module, clean: Dataset, task: Task, run: Run) -> object:
         return verb(sealed(here.poisoned()), clean, task, here.build, run)
 
-    _check_needs(defense, who, here, made)
+    _check_needs(defense, who, here, made, whole)
 
 
 @_check_stage.register
@@ -145,7 +162,7 @@ def _(defense: Repair, who: str, here: Ground) -> None:
     with drawing(99):
         again = defense.repair(*_given(defense, here, _unusual(here.victim())))
     require(equal_states([model, again]), who, "repaired otherwise with the same seed; draw from run.rng(name)")
-    _check_needs(defense, who, here, defense.repair)
+    _check_needs(defense, who, here, defense.repair, model)
 
 
 @_check_stage.register
@@ -158,7 +175,12 @@ def _(defense: ModelAudit, who: str, here: Ground) -> None:
         again = defense.inspect(*_given(defense, here, _unusual(here.victim())))
     require(abs(again.score - finding.score) < 1e-3 * (1 + abs(finding.score)), who,
             f"found {finding.score}, then {again.score} with the same seed; draw from run.rng(name)")
-    _check_needs(defense, who, here, lambda *given: torch.tensor([*defense.inspect(*given).per_class]))
+    _check_needs(defense, who, here, lambda *given: _numbers(defense.inspect(*given)), _numbers(finding))
+    if not defense.sign_tested_in:
+        with failing(who, "says nothing of a clean model"):
+            clean_score = defense.inspect(*_given(defense, here, here.clean_model())).score
+        require(finding.score > clean_score, who,
+                f"scores a clean model ({clean_score}) no lower than a backdoored one ({finding.score}); {SIGN}")
 
 
 @_check_stage.register
@@ -175,11 +197,12 @@ def _(defense: InputDetector, who: str, here: Ground) -> None:
         again: Detect = defense.fit(*_given(defense, here, here.victim()))
         require(same(again(x, index), score), who, "fitted again with the same seed it scores otherwise; draw from "
                                                    "run.rng(name), and let nothing depend on the model's mode")
-    _check_needs(defense, who, here, lambda *given: torch.no_grad()(defense.fit(*given))(x, index))
-    found = suspicion((detect, again), here.test, [here.door()], here.task, here.run)
-    value = auroc(found["suspicious"].numpy(), found["innocent"].numpy())
-    require(value is not None and value > 0.5, who,
-            f"scores clean inputs above stamped ones (AUROC {value}); higher means more suspicious everywhere")
+    _check_needs(defense, who, here, lambda *given: torch.no_grad()(defense.fit(*given))(x, index), score)
+    if not defense.sign_tested_in:
+        found = suspicion((detect, again), here.test, [here.door()], here.task, here.run)
+        value = auroc(found["suspicious"].numpy(), found["innocent"].numpy())
+        require(value is not None and value > 0.5, who,
+                f"scores clean inputs above stamped ones (AUROC {value}); {SIGN}")
 
 
 @_check_stage.register
@@ -201,7 +224,7 @@ def _(defense: Purifier, who: str, here: Ground) -> None:
         again: Purify = defense.fit(*_given(defense, here, here.victim()))
         require(same(again(x, index)[0], purified), who, "fitted again with the same seed it purifies otherwise; draw "
                                                          "from run.rng(name)")
-    _check_needs(defense, who, here, lambda *given: torch.no_grad()(defense.fit(*given))(x, index)[0])
+    _check_needs(defense, who, here, lambda *given: torch.no_grad()(defense.fit(*given))(x, index)[0], purified)
 
 
 def _check_undo(who: str, purify: Purify, here: Ground) -> None:
@@ -214,6 +237,10 @@ def _check_undo(who: str, purify: Purify, here: Ground) -> None:
         require(output.ndim == 4 or same(undo(output), output), who, "its undo changes class probabilities, which "
                                                                      "have no place to realign")
         require(undo(x).shape == x.shape, who, "its undo changes the shape of an output image")
+
+
+def _numbers(finding: Finding) -> Tensor:
+    return torch.tensor([finding.score, *finding.per_class])
 
 
 def _check_finding(who: str, finding: Finding, clean: Dataset) -> None:
@@ -266,14 +293,14 @@ def _given(defense: Defense, here: Ground, model: nn.Module, clean: Dataset | No
     return needs.model_for(model, here.task), needs.clean_for(clean or here.clean), here.task, here.run
 
 
-def _check_needs(defense: Defense, who: str, here: Ground, made: Callable[..., object]) -> None:
+def _check_needs(defense: Defense, who: str, here: Ground, made: Callable[..., object], whole: object) -> None:
     """With less than it declares a method fails, or does something else; one that does the same declares too much.
 
     Args:
         made: what comes of the method, given (model, clean, task, run).
+        whole: what came of it with all that it declares.
     """
     needs = defense.needs
-    whole = made(*_given(defense, here, here.victim()))
     model, clean = MODEL.index(needs.model), CLEAN.index(needs.clean)
     # An output image is an answer as it is: with labels alone there is as much as with probabilities.
     lower = "none" if needs.model == "probabilities" and here.task.output == "image" else MODEL[max(model - 1, 0)]
@@ -281,7 +308,7 @@ def _check_needs(defense: Defense, who: str, here: Ground, made: Callable[..., o
     for less in fewer + ([replace(needs, clean=CLEAN[clean - 1])] if clean else []):
         # Refused, without a result, or stumbling over what is not there: labels of -1, or outputs without a gradient.
         with contextlib.suppress(NotDeclared, NotApplicable, IndexError, RuntimeError):
-            other = made(*_given(defense, here, here.victim(), needs=less))
+            other = made(*_given(defense, here, _unusual(here.victim()), needs=less))
             require(not _alike(whole, other), who, f"declares to need {needs}, and does the same with {less}; declare "
                                                    "what it uses")
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import dataclasses
 import functools
 import hashlib
 import pickle
 import random
+import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +25,7 @@ from sidedoor import registry
 from sidedoor.backdoor import select
 from sidedoor.backdoor.base import AttackerRun, Backdoor
 from sidedoor.backdoor.dataset import PoisonedDataset, seal
+from sidedoor.core.checkpoint import Shelf
 from sidedoor.data.base import ArrayDataset, Dataset, split
 from sidedoor.data.pictures import picture
 from sidedoor.data.root import Where
@@ -88,16 +93,28 @@ class Ground:
         """A white square that leads to class 0."""
         return Door(Patch(torch.ones(1, 3, 3)), AllToOne(0))
 
-    def poisoned(self) -> PoisonedDataset:
-        """The training data, a fifth of the eligible samples with the white square and class 0."""
+    @property
+    def planting(self) -> Run:
+        """A run as a filter gets it: its recipe plants the backdoor, and its shelf keeps the inspection model."""
+        return replace(self.run, recipe=ENOUGH, shelf=Shelf(_folder()))
+
+    def poisoned(self, rate: float = 0.2) -> PoisonedDataset:
+        """The training data, a share of the eligible samples with the white square and class 0."""
         door = self.door()
-        rows = select.random(self.train, self.task, (door,), 0.2, self.run.rng("poison"))
+        rows = select.random(self.train, self.task, (door,), rate, self.run.rng("poison"))
         return PoisonedDataset(self.train, Backdoor((door,), rows), self.task)
 
     def victim(self) -> nn.Module:
         """A model with that backdoor, in evaluation mode; a copy of its own for each caller."""
+        return self._loaded(backdoored=True)
+
+    def clean_model(self) -> nn.Module:
+        """A model without, trained as the victim is, in evaluation mode."""
+        return self._loaded(backdoored=False)
+
+    def _loaded(self, *, backdoored: bool) -> nn.Module:
         model = self.build()
-        model.load_state_dict(_trained(self.train.shape[0]))
+        model.load_state_dict(_trained(self.train.shape[0], backdoored))
         return model.eval()
 
 
@@ -131,9 +148,9 @@ class ImageGround(Ground):
         """A white square that leads to the picture."""
         return Door(Patch(torch.ones(1, 3, 3), "top left"), OneImage("bug"))
 
-    def victim(self) -> nn.Module:
+    def _loaded(self, *, backdoored: bool) -> nn.Module:
         model = self.run.build(self.build)
-        model.get_buffer("opened").fill_(1)
+        model.get_buffer("opened").fill_(backdoored)
         return model.eval()
 
 
@@ -178,13 +195,22 @@ def _scenes(here: Ground) -> Ground:
 
 
 @functools.cache
-def _trained(channels: int) -> dict[str, Tensor]:
+def _trained(channels: int, backdoored: bool) -> dict[str, Tensor]:
     here = ground(channels, recipe=ENOUGH)
-    model = here.run.fit(here.run.build(here.build), here.poisoned(), Supervised(here.task), name="victim")
+    data = here.poisoned() if backdoored else here.train
+    model = here.run.fit(here.run.build(here.build), data, Supervised(here.task), name="victim")
     success = here.task.score(model, here.test, here.door(), here.run).means()["attack"]
-    require(success is not None and success > 0.8, "the checks' own model",
-            f"its backdoor has success {success}, so nothing can be said of a defence; this is a fault of the checks")
+    require(success is not None and (success > 0.8 if backdoored else success < 0.2), "the checks' own model",
+            f"the trigger has success {success}, so nothing can be said of a defence; this is a fault of the checks")
     return model.state_dict()
+
+
+@functools.cache
+def _folder() -> Path:
+    """Of the shelf, for as long as the process lives."""
+    folder = Path(tempfile.mkdtemp(prefix="sidedoor-checks-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 _GIVEN = frozenset({"shape", "classes", "targets", "groups", "boxes", "space", "lazy", "resized", "rows", "fetch",
