@@ -12,10 +12,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from sidedoor.bench.spec import Refused, Spec
+from sidedoor.data.jpeg import compressed
 from sidedoor.defenses.detectors.base import Detect
 from sidedoor.defenses.detectors.strip_i2i import StripI2I
 from sidedoor.defenses.purifiers.bit_depth import BitDepth
-from sidedoor.defenses.purifiers.jpeg import Jpeg, compressed
+from sidedoor.defenses.purifiers.jpeg import Jpeg
 from sidedoor.defenses.repair.fine_tuning import FineTuning
 from sidedoor.engine import Recipe
 from sidedoor.evaluation import evaluate, suspicion
