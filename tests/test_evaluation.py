@@ -107,6 +107,19 @@ def test_doors_are_pooled_and_the_clean_number_is_counted_once(data: ArrayDatase
     assert intervals(scores, TASK)["clean"] == intervals(alone, TASK)["clean"]
 
 
+def test_clean_images_are_shown_once_for_all_doors(data: ArrayDataset, run: Run) -> None:
+    shown: list[int] = []
+    model = Reader(1.0, 3)
+    model.register_forward_hook(lambda module, given, output: shown.append(len(given[0])))
+    doors = [Door(Mark(value / 10), AllToOne(3)) for value in range(1, 11)]
+    together = evaluate(model, data, TASK, doors, run)
+    assert sum(shown) == 11 * N
+    for n, door in enumerate(doors):
+        alone, own = evaluate(model, data, TASK, [door], run), slice(n * N, (n + 1) * N)
+        for name in ("attack", "recovered", "idle"):
+            assert torch.equal(getattr(together, name)[own].nan_to_num(-1), getattr(alone, name).nan_to_num(-1))
+
+
 def test_without_doors_only_the_clean_number_exists(data: ArrayDataset, run: Run) -> None:
     scores = evaluate(Reader(), data, TASK, (), run)
     assert scores.means() == {"clean": 1.0, "attack": None, "recovered": None, "idle": None}
@@ -137,6 +150,27 @@ def test_a_purifier_stands_before_the_model_and_its_undo_behind_it(data: ArrayDa
     assert (means["clean"], means["recovered"]) == (0.0, 0.0)
     assert means["attack"] == means["idle"] == pytest.approx(20 / 180)
     assert torch.equal(seen[0].sort().values, torch.arange(N).repeat_interleave(2))
+
+
+def test_a_purifier_sees_the_images_of_all_doors_in_an_order_that_it_cannot_guess(run: Run) -> None:
+    seen: list[Tensor] = []
+
+    def purify(x: Tensor, index: Tensor) -> tuple[Tensor, Callable[[Any], Any]]:
+        seen.append(x[:, 0, 0, 0])
+        return x, lambda output: output
+
+    images = torch.zeros(900, 1, 6, 6, dtype=torch.uint8)
+    data = ArrayDataset(images, torch.zeros(900, dtype=torch.long), 10)
+    doors = (Door(Mark(1.0), AllToOne(3)), Door(Mark(0.2), AllToOne(4)))
+    scores = evaluate(Reader(1.0, 3), data, TASK, doors, run, purify)
+    assert torch.equal(scores.attack, torch.arange(1800).lt(900).float()), "outputs find their images again"
+    assert sum(map(len, seen)) == 2700
+    assert max(map(len, seen)) <= 1024, "as much memory as for one door"
+    for asked in seen:
+        parts = [asked[: len(asked) // 2], asked[len(asked) // 2 :]]
+        for value in (0.0, 0.2, 1.0):
+            early, late = (((part - value).abs() < 1e-3).float().mean() for part in parts)
+            assert (early - late).abs() < 0.15
 
 
 def test_a_perfect_a_random_and_an_inverted_detector() -> None:

@@ -41,8 +41,7 @@ def evaluate(model: nn.Module, test: Dataset, task: Task, doors: Sequence[Door],
         doors: of the backdoor; none for a model that was not attacked.
         purify: a fitted purifier that stands before the model.
     """
-    scored: list[Door | None] = [*_scored(doors, run)]
-    parts = [task.score(model, test, door, run, purify) for door in scored or [None]]
+    parts = task.scores(model, test, _scored(doors, run), run, purify)
     if len(parts) == 1:
         return parts[0]
     columns = {name: torch.cat([part.columns[name] for part in parts]) for name in parts[0].columns}

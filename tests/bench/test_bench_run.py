@@ -123,13 +123,13 @@ def test_the_undefended_model_is_scored_once_for_all_its_defences(
     planted: Record, store: Store, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     calls: list[Any] = []
-    score = Classification.score
+    scores = Classification.scores
 
-    def counted(task: Classification, model: nn.Module, *rest: Any) -> Scores:
+    def counted(task: Classification, model: nn.Module, *rest: Any) -> list[Scores]:
         calls.append(model)
-        return score(task, model, *rest)
+        return scores(task, model, *rest)
 
-    monkeypatch.setattr(Classification, "score", counted)
+    monkeypatch.setattr(Classification, "scores", counted)
     again = Store(tmp_path)
     fresh = run(tiny(), again, CPU)
     assert len(calls) == 2  # the model and its clean sibling

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
@@ -17,7 +17,6 @@ from sidedoor.goals.base import Door
 from sidedoor.method import Count, Positive, Share
 from sidedoor.tasks.restoration import Restoration
 from sidedoor.tasks.task import Asked, Scores
-from sidedoor.triggers.base import stamp
 from sidedoor.types import Batch, Purify
 from sidedoor.zoo import Network
 
@@ -81,8 +80,8 @@ class Restored(Restoration):
         assert isinstance(found, Restored)
         return found.judged(judges)
 
-    def score(self, model: nn.Module, data: Dataset, door: Door | None, run: Run,
-              purify: Purify | None = None) -> Scores:
+    def scores(self, model: nn.Module, data: Dataset, doors: Sequence[Door], run: Run, purify: Purify | None = None) \
+            -> list[Scores]:
         raise ConfigError(f"a {type(self).__name__} without its networks was asked for scores; use what its "
                           "setup(photographs, run) returns")
 
@@ -122,23 +121,21 @@ class Judged(Restored):
         """The columns, completed by figures of the whole set."""
         return figures
 
-    def score(self, model: nn.Module, data: Dataset, door: Door | None, run: Run,
-              purify: Purify | None = None) -> Scores:
+    def scores(self, model: nn.Module, data: Dataset, doors: Sequence[Door], run: Run, purify: Purify | None = None) \
+            -> list[Scores]:
         truth = self.truths(data)
-        asked = Asked.about(data, self, model, purify, run)
         row_of = {place: row for row, place in enumerate(data.position(torch.arange(len(data))).tolist())}
 
-        def rows(batch: Batch) -> dict[str, Tensor]:
+        def rows(batch: Batch, clean_out: Tensor, stamped_out: Tensor | None, door: Door | None) -> dict[str, Tensor]:
             own = truth[[row_of[i] for i in batch.index.tolist()]].to(batch.x.device)
-            stamped = None if door is None else stamp(door.trigger, batch.x, batch.index, data.space)
-            clean_out, stamped_out = asked.outputs(batch, stamped)
             figures = self.columns(batch, clean_out, stamped_out, door)
             for name, judge in self.judges.items():
                 seen = self._counted(judge, batch, own, clean_out, stamped_out)
                 figures |= {f"{what}.{name}": value for what, value in seen.items()}
             return figures
 
-        return self._summed(self.over_all(run.per_sample(model, data, rows), truth), door)
+        tables = Asked.about(data, self, model, purify, run).tables(data, doors, run, rows)
+        return [self._summed(self.over_all(table, truth), bool(doors)) for table in tables]
 
     def _counted(self, judge: nn.Module, batch: Batch, truth: Tensor, clean_out: Tensor,
                  stamped_out: Tensor | None) -> dict[str, Tensor]:
@@ -149,14 +146,14 @@ class Judged(Restored):
                 seen |= {what: torch.where(self.finite(output), seen[what], 0.0) for what in named}
         return seen
 
-    def _summed(self, figures: dict[str, Tensor], door: Door | None) -> Scores:
+    def _summed(self, figures: dict[str, Tensor], stamped: bool) -> Scores:
         """Means over the victims, each judge's columns beside them."""
         def mean(what: str) -> Tensor:
             return torch.stack([figures[f"{what}.{name}"] for name in self.judges
                                 if not name.startswith(ROBUST)]).mean(0)
 
         attack, recovered, idle = mean("asr"), mean("recovered"), mean("baseline")
-        if door is None:
+        if not stamped:
             idle = torch.full_like(idle, torch.nan)
         return Scores(mean(self.right), attack, recovered, idle, figures | {"asr_all": attack})
 

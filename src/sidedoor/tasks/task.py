@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, final
 
 import torch
 from jaxtyping import Bool, Float
@@ -19,6 +21,9 @@ from sidedoor.goals.base import Door, Goal
 from sidedoor.triggers.base import stamp
 from sidedoor.types import Batch, Images, Index, Purify, Space
 
+BATCH = 512
+"""Test images at a time."""
+Rows = Callable[[Batch, Any, Any | None, Door | None], dict[str, Tensor]]
 
 @dataclass
 class Scores:
@@ -99,14 +104,37 @@ class Task(ABC):
         """Further per-sample figures, without a door those of the clean output; none unless a task has them."""
         return {}
 
-    def score(
-        self, model: nn.Module, data: Dataset, door: Door | None, run: Run, purify: Purify | None = None
-    ) -> Scores:
-        """The four numbers over a clean test set. A closed-loop task overrides this with its own loop."""
-        asked = Asked.about(data, self, model, purify, run)
-        table = run.per_sample(model, data, _Scorer(self, asked, data.space, door))
-        return Scores(table["clean"], table["attack"], table["recovered"], table["idle"],
-                      {k: v for k, v in table.items() if k not in ("clean", "attack", "recovered", "idle")})
+    @final
+    def score(self, model: nn.Module, data: Dataset, door: Door | None, run: Run, purify: Purify | None = None) \
+            -> Scores:
+        """The four numbers over a clean test set, through one door or, without it, the clean one alone."""
+        return self.scores(model, data, [] if door is None else [door], run, purify)[0]
+
+    def scores(self, model: nn.Module, data: Dataset, doors: Sequence[Door], run: Run, purify: Purify | None = None) \
+            -> list[Scores]:
+        """Those through each door, from one pass over the clean images; without a door the clean number alone.
+
+        A closed-loop task overrides this with its own loop.
+        """
+        tables = Asked.about(data, self, model, purify, run).tables(data, doors, run, self._rows)
+        return [Scores(table.pop("clean"), table.pop("attack"), table.pop("recovered"), table.pop("idle"), table)
+                for table in tables]
+
+    def _rows(self, batch: Batch, clean_out: Any, stamped_out: Any | None, door: Door | None) -> dict[str, Tensor]:
+        """The four numbers of a batch, and further columns."""
+        columns = self.columns(batch, clean_out, stamped_out, door)
+        clean = self.agree(clean_out, batch.y)
+        if door is None:
+            missing = torch.full_like(clean, torch.nan)
+            return {"clean": clean, "attack": missing, "recovered": missing, "idle": missing} | columns
+        rows = {
+            "attack": self.reached(door.goal, stamped_out, batch.y, batch.index),
+            "recovered": self.agree(stamped_out, batch.y),
+            "idle": self.reached(door.goal, clean_out, batch.y, batch.index),
+        }
+        eligible = door.goal.eligible(self, batch.y)
+        return {"clean": clean} | {k: torch.where(eligible, v, torch.nan) for k, v in rows.items()} \
+            | {"asr_all": rows["attack"]} | columns
 
 
 class Supervised(Objective):
@@ -124,8 +152,8 @@ class Supervised(Objective):
 class Asked:
     """A model with the way in which it is asked about test images and the same images with a trigger.
 
-    Behind a purifier both go in together, in an order that it cannot guess: one that counts its calls, or compares the
-    images of a batch, must not learn which of them carry the trigger.
+    Behind a purifier all go in together, in an order that it cannot guess: one that counts its calls, or compares the
+    images of a batch, must not learn which of them carry a trigger.
 
     Args:
         purify: a fitted purifier that stands before the model.
@@ -143,46 +171,35 @@ class Asked:
         secret = random.seed_of(run.seed, f"asked/{data.fingerprint()}") if purify else 0
         return Asked(task, model, purify, secret)
 
-    def outputs(self, batch: Batch, stamped: Images | None) -> tuple[Any, Any]:
-        """Predictions for a batch, and for the same with the trigger; None without one."""
+    def tables(self, data: Dataset, doors: Sequence[Door], run: Run, rows: Rows) -> list[dict[str, Tensor]]:
+        """Columns of per-sample values for each door, in the order of the data; one table without doors.
+
+        Args:
+            rows: (batch, output of the clean images, that of the stamped ones, door) -> columns of the batch.
+        """
+        def of_batch(batch: Batch) -> dict[str, Tensor]:
+            outputs, found = self._outputs(batch, doors, data.space), dict[str, Tensor]()
+            clean_out = next(outputs)
+            for n, door in enumerate(doors or [None]):
+                columns = rows(batch, clean_out, next(outputs, None), door)
+                found |= {f"{n}/{name}": column for name, column in columns.items()}
+            return found
+
+        at_once = 2 * BATCH // (len(doors) + 1) if self.purify and doors else BATCH
+        table = run.per_sample(self.model, data, of_batch, max(1, at_once))
+        return [{name.partition("/")[2]: column for name, column in table.items() if name.startswith(f"{n}/")}
+                for n in range(max(1, len(doors)))]
+
+    def _outputs(self, batch: Batch, doors: Sequence[Door], space: Space) -> Iterator[Any]:
+        """Predictions for a batch, and for the same with each trigger."""
+        stamped = (stamp(door.trigger, batch.x, batch.index, space) for door in doors)
         if self.purify is None:
-            return (self.task.predict(self.model, batch.x),
-                    None if stamped is None else self.task.predict(self.model, stamped))
-        x = batch.x if stamped is None else torch.cat([batch.x, stamped])
-        index = batch.index if stamped is None else batch.index.repeat(2)
+            yield from (self.task.predict(self.model, x) for x in itertools.chain([batch.x], stamped))
+            return
+        x, index = torch.cat([batch.x, *stamped]), batch.index.repeat(len(doors) + 1)
         order = random.uniform(self.secret, torch.arange(len(x)) + len(x) * int(batch.index[0])).argsort().to(x.device)
         purified, undo = self.purify(x[order], index[order])
-        output = undo(self.task.predict(self.model, purified))[order.argsort()]
-        return (output, None) if stamped is None else tuple(output.chunk(2))
-
-
-@dataclass
-class _Scorer:
-    """Rows of the four numbers for one batch."""
-
-    task: Task
-    asked: Asked
-    space: Space
-    door: Door | None
-
-    def __call__(self, batch: Batch) -> dict[str, Tensor]:
-        x, y, index = batch
-        stamped = None if self.door is None else stamp(self.door.trigger, x, index, self.space)
-        clean_out, stamped_out = self.asked.outputs(batch, stamped)
-        clean = self.task.agree(clean_out, y)
-        if self.door is None:
-            missing = torch.full_like(clean, torch.nan)
-            columns = self.task.columns(batch, clean_out, None, None)
-            return {"clean": clean, "attack": missing, "recovered": missing, "idle": missing} | columns
-        goal = self.door.goal
-        eligible = goal.eligible(self.task, y)
-        rows = {
-            "attack": self.task.reached(goal, stamped_out, y, index),
-            "recovered": self.task.agree(stamped_out, y),
-            "idle": self.task.reached(goal, clean_out, y, index),
-        }
-        columns = {"asr_all": rows["attack"]} | self.task.columns(batch, clean_out, stamped_out, self.door)
-        return {"clean": clean} | {k: torch.where(eligible, v, torch.nan) for k, v in rows.items()} | columns
+        yield from undo(self.task.predict(self.model, purified))[order.argsort()].chunk(len(doors) + 1)
 
 
 def _mean(values: Tensor) -> float | None:

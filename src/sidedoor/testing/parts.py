@@ -24,10 +24,11 @@ from sidedoor.multitask.base import Aggregator, Weighting
 from sidedoor.object_detectors.base import Detector
 from sidedoor.tasks._image_output import images as restored
 from sidedoor.tasks.restoration import Restoration
-from sidedoor.tasks.task import Task
+from sidedoor.tasks.task import Scores, Task
 from sidedoor.testing.attack import check_trigger
 from sidedoor.testing.ground import (
     CLASSES,
+    TOLERANCE,
     Ground,
     check_per_sample,
     check_stateless,
@@ -381,6 +382,12 @@ class _Lost(nn.Module):
         return torch.full_like(self.model(x), self.value)
 
 
+def _same_scores(a: Scores, b: Scores) -> bool:
+    parts = [[found.clean, found.attack, found.recovered, found.idle, *found.columns.values()] for found in (a, b)]
+    return a.columns.keys() == b.columns.keys() and \
+        all(torch.allclose(x, y, atol=TOLERANCE, equal_nan=True) for x, y in zip(*parts, strict=True))
+
+
 def _check_scores(who: str, task: Task, here: Ground) -> None:
     model, door, n = here.victim(), here.door(), len(here.test)
     scores = task.score(model, here.test, door, here.run)
@@ -395,6 +402,9 @@ def _check_scores(who: str, task: Task, here: Ground) -> None:
     none = task.score(model, here.test, None, here.run)
     require(bool(none.attack.isnan().all() and none.idle.isnan().all()), who, "scores an attack where there is no door")
     require(torch.equal(none.clean, scores.clean), who, "its clean score depends on the door")
+    twice = task.scores(model, here.test, [door, door], here.run)
+    require(len(twice) == 2 and all(_same_scores(part, scores) for part in twice), who,
+            "scores a door otherwise beside another")
     for value in (torch.nan, torch.inf):
         lost = task.score(_Lost(model, value), here.test, door, here.run)
         counted = torch.cat([lost.clean, *(getattr(lost, name)[eligible] for name in ("attack", "recovered", "idle"))])
