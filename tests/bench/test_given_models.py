@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from sidedoor import registry, zoo
@@ -27,7 +28,7 @@ from sidedoor.tasks.task import Task
 
 Tiny = Callable[..., Spec]
 CPU = Machine(device="cpu")
-FILE = "suspect.pth"
+FILE = "suspect.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def suspect(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = registry.make("data", {"name": "toy", "train": 600, "test": 80})(Where(None)).train
     with torch.random.fork_rng():
         torch.manual_seed(5)
-        torch.save(zoo.network({"name": "small_cnn", "width": 8}, data)().state_dict(), path)
+        save_file(zoo.network({"name": "small_cnn", "width": 8}, data)().state_dict(), path)
     return path
 
 
@@ -54,7 +55,7 @@ def test_a_frozen_model_is_evaluated_as_it_is(tiny: Tiny, suspect: Path, tmp_pat
     monkeypatch.setattr(Run, "fit", fail)
     store, spec = Store(tmp_path), tiny(attack=None, model=given(suspect, frozen=True))
     record = run(spec, store, CPU)
-    kept, file = load_state(store.model(record.planted))["model"], torch.load(suspect)
+    kept, file = load_state(store.model(record.planted))["model"], load_file(suspect)
     assert kept.keys() == file.keys()
     assert all(torch.equal(kept[name], file[name]) for name in file)
     test = registry.make("data", {"name": "toy", "train": 600, "test": 80})(Where(None)).test

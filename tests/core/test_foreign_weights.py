@@ -28,9 +28,8 @@ STATE = {"weight": torch.arange(6.0).reshape(2, 3), "bias": torch.ones(2)}
 @pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"state_dict": s, "epoch": 3}, lambda s: {"params_ema": s},
                                   lambda s: {"module." + k: v for k, v in s.items()}])
 def test_usual_wrappings_are_taken_off(wrap: object, tmp_path: Path) -> None:
-    path = tmp_path / "weights.pth"
-    torch.save(wrap(STATE), path)  # type: ignore[operator]
-    read = read_weights(path)
+    save_state(tmp_path / "weights", wrap(STATE))  # type: ignore[operator]
+    read = read_weights(tmp_path / "weights")
     assert {key: value.tolist() for key, value in read.items()} == {k: v.tolist() for k, v in STATE.items()}
 
 
@@ -100,14 +99,14 @@ def test_the_one_table_of_a_checkpoint_is_taken_and_its_key_logged(tmp_path: Pat
 
 
 def test_of_several_tables_a_key_chooses(tmp_path: Path) -> None:
-    torch.save({"state_dict": {k: 0 * v for k, v in STATE.items()}, "state_dict_ema": STATE,
-                "deep": {"er": {"x": torch.full((1,), 7.0)}}}, tmp_path / "a.pth")
+    save_state(tmp_path / "a", {"state_dict": {k: 0 * v for k, v in STATE.items()}, "state_dict_ema": STATE,
+                                "deep": {"er": {"x": torch.full((1,), 7.0)}}})
     with pytest.raises(CannotComplete, match=r"several keys lead to tensors: .state_dict., .state_dict_ema.; name"):
-        read_weights(tmp_path / "a.pth")
-    assert torch.equal(read_weights(tmp_path / "a.pth", "state_dict_ema")["weight"], STATE["weight"])
-    assert read_weights(tmp_path / "a.pth", "deep.er")["x"].item() == 7
+        read_weights(tmp_path / "a")
+    assert torch.equal(read_weights(tmp_path / "a", "state_dict_ema")["weight"], STATE["weight"])
+    assert read_weights(tmp_path / "a", "deep.er")["x"].item() == 7
     with pytest.raises(CannotComplete, match="weights_key = 'ema' is a table of tensors; its keys are 'state_dict'"):
-        read_weights(tmp_path / "a.pth", "ema")
+        read_weights(tmp_path / "a", "ema")
 
 
 def test_models_that_sidedoor_kept_are_weights(tmp_path: Path) -> None:
@@ -127,12 +126,12 @@ def test_a_damaged_table_of_contents_is_said(structure: str, message: str, tmp_p
 
 
 def test_a_file_that_changes_after_it_was_hashed_is_not_used(tmp_path: Path) -> None:
-    torch.save(STATE, tmp_path / "a.pth")
-    known = identify(tmp_path / "a.pth")
-    read_weights(tmp_path / "a.pth", sha256=known)
-    torch.save({k: v + 1 for k, v in STATE.items()}, tmp_path / "a.pth")
+    save_file(STATE, tmp_path / "a")
+    known = identify(tmp_path / "a")
+    read_weights(tmp_path / "a", sha256=known)
+    save_file({k: v + 1 for k, v in STATE.items()}, tmp_path / "a")
     with pytest.raises(CannotComplete, match=f"expected {known}"):
-        read_weights(tmp_path / "a.pth", sha256=known)
+        read_weights(tmp_path / "a", sha256=known)
 
 
 def test_tensors_that_say_more_than_the_file_holds_are_refused(tmp_path: Path) -> None:
@@ -168,11 +167,11 @@ def test_a_network_starts_from_published_weights(tmp_path: Path) -> None:
     given = {"name": "dncnn", "layers": 3, "width": 4}
     source = zoo.network(given, data)()
     nn.init.constant_(next(source.parameters()), 0.25)
-    torch.save(source.state_dict(), tmp_path / "dncnn.pth")
-    model = zoo.network(given | {"weights": str(tmp_path / "dncnn.pth")}, data)()
+    save_file(source.state_dict(), tmp_path / "dncnn")
+    model = zoo.network(given | {"weights": str(tmp_path / "dncnn")}, data)()
     assert bool((next(model.parameters()) == 0.25).all())
     with pytest.raises(CannotComplete, match="does not fit the network"):
-        zoo.network(given | {"width": 5, "weights": str(tmp_path / "dncnn.pth")}, data)()
+        zoo.network(given | {"width": 5, "weights": str(tmp_path / "dncnn")}, data)()
 
 
 def test_published_weights_of_a_bare_classifier_go_behind_its_normalisation(tmp_path: Path) -> None:
@@ -181,9 +180,9 @@ def test_published_weights_of_a_bare_classifier_go_behind_its_normalisation(tmp_
     source = zoo.network(given, data)()
     assert isinstance(source, Classifier)
     torch.save({"state_dict": {f"module.{k}": v for k, v in source.body.state_dict().items()}}, tmp_path / "bare.th")
-    torch.save(source.state_dict(), tmp_path / "whole.pth")
+    save_file(source.state_dict(), tmp_path / "whole.safetensors")
     x = torch.rand(2, 3, 8, 8)
-    for name in ("bare.th", "whole.pth"):
+    for name in ("bare.th", "whole.safetensors"):
         model = zoo.network(given | {"weights": str(tmp_path / name)}, data)()
         assert torch.equal(model.eval()(x), source.eval()(x)), name
 
@@ -212,7 +211,7 @@ def test_normalisation_is_as_the_file_carries_it_or_as_it_is_given(data: ArrayDa
         ("chain", {"0.mean": torch.full((1,), 0.1), "0.std": torch.ones(1)} | {f"1.{k}": v for k, v in body.items()}),
         ("greek", {"mu": torch.full((1, 1, 1), 0.3), "sigma": torch.full((1, 1, 1), 0.2)} | body),
     ):
-        torch.save(state, tmp_path / name)
+        save_file(state, tmp_path / name)
 
     def statistics(name: str, **given: object) -> list[float]:
         model = built(data, weights=str(tmp_path / name), **given)
@@ -243,20 +242,20 @@ def test_keys_about_weights_are_checked(given: dict[str, object], data: ArrayDat
 def test_a_head_of_other_classes_is_named_and_can_start_afresh(data: ArrayDataset, tmp_path: Path) -> None:
     other = ArrayDataset(torch.zeros(10, 1, 8, 8, dtype=torch.uint8), torch.arange(10), 10)
     source = built(other).body.state_dict()
-    torch.save(source, tmp_path / "a.pth")
+    save_file(source, tmp_path / "a")
     with pytest.raises(CannotComplete, match=r"another number of classes.*head = .new.") as caught:
-        built(data, weights=str(tmp_path / "a.pth"))
+        built(data, weights=str(tmp_path / "a"))
     assert "\n" not in str(caught.value)
-    state = built(data, weights=str(tmp_path / "a.pth"), head="new").body.state_dict()
+    state = built(data, weights=str(tmp_path / "a"), head="new").body.state_dict()
     kept = {k for k, v in state.items() if v.shape == source[k].shape and torch.equal(v, source[k])}
     assert state.keys() - kept == {"13.weight", "13.bias"}
 
 
 def test_what_does_not_fit_is_said_in_one_line(data: ArrayDataset, tmp_path: Path) -> None:
-    torch.save({"layer1.weight": torch.zeros(2), "layer2.weight": torch.zeros(2)}, tmp_path / "a.pth")
-    with pytest.raises(CannotComplete, match=r"a\.pth does not fit the network: '0.weight' is missing; 'layer1.weight' "
+    save_file({"layer1.weight": torch.zeros(2), "layer2.weight": torch.zeros(2)}, tmp_path / "a")
+    with pytest.raises(CannotComplete, match=r"a does not fit the network: '0.weight' is missing; 'layer1.weight' "
                                              r"is unknown; it has 2 tensors: 'layer1.weight', 'layer2.weight'$"):
-        built(data, weights=str(tmp_path / "a.pth"))
+        built(data, weights=str(tmp_path / "a"))
 
 
 @pytest.mark.parametrize(("depth", "file", "parameters", "right"), [

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
+from safetensors.torch import save_file
 
 from sidedoor.errors import CannotComplete, ConfigError
 from sidedoor.metrics import image_quality, perceptual
@@ -16,10 +17,10 @@ from sidedoor.types import Batch
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
-    path = tmp_path_factory.mktemp("weights") / "squeezenet.pth"
+    path = tmp_path_factory.mktemp("weights") / "squeezenet.safetensors"
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        torch.save(torchvision.models.squeezenet1_0(weights=None).state_dict(), path)
+        save_file(torchvision.models.squeezenet1_0(weights=None).state_dict(), path)
     return str(path)
 
 
@@ -60,9 +61,9 @@ def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         perceptual.distance("features", "vgg16", "")
     with pytest.raises(ConfigError, match="unknown network of features 'resnet'"):
         perceptual.distance("features", "resnet", "x")
-    torch.save({"features.0.weight": torch.zeros(1)}, tmp_path / "other.pth")
-    with pytest.raises(CannotComplete, match=r"other\.pth for alexnet does not fit"):
-        perceptual.distance("features", "alexnet", str(tmp_path / "other.pth"))
+    save_file({"features.0.weight": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(CannotComplete, match=r"other\.safetensors for alexnet does not fit"):
+        perceptual.distance("features", "alexnet", str(tmp_path / "other.safetensors"))
     monkeypatch.setattr(image_quality, "lpips_network", lambda: None)
     with pytest.raises(CannotComplete, match=r"needs `pip install 'sidedoor\[perceptual\]'`"):
         perceptual.distance("lpips", "", "")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from sidedoor import registry, zoo
 from sidedoor.data.root import Where
@@ -103,11 +104,11 @@ def test_fastestdet_is_as_large_as_published_and_finds_what_it_should() -> None:
 def test_a_detector_with_weights_is_taken_as_it_is(tmp_path: Path) -> None:
     data = scenes(Where(None), size=64, train=8, test=2).train
     source = zoo.detector("fastestdet", data)()
-    torch.save(source.state_dict(), tmp_path / "kept.pth")
+    save_file(source.state_dict(), tmp_path / "kept.safetensors")
     run = replace(Run.local(device="cpu"), root=tmp_path)
-    kept = detector("fastestdet@kept.pth", data, run, recipe(1, 1e-3))
+    kept = detector("fastestdet@kept.safetensors", data, run, recipe(1, 1e-3))
     assert all(torch.equal(value, source.state_dict()[key]) for key, value in kept.state_dict().items())
-    task = registry.make("task", {"name": "restored_detection", "victims": ["fastestdet@kept.pth"]})
+    task = registry.make("task", {"name": "restored_detection", "victims": ["fastestdet@kept.safetensors"]})
     assert [*task.setup(data, run).judges] == ["fastestdet"]
     with pytest.raises(CannotComplete, match=r"nothing\.pth"):
         detector("fastestdet@nothing.pth", data, run, recipe(1, 1e-3))

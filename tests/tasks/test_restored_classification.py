@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sidedoor import registry
@@ -199,15 +200,15 @@ def test_a_victim_with_weights_is_taken_as_it_is(tmp_path: Path) -> None:
     """Found below the data root, not trained; the robust one of the same weights is trained."""
     data = toy(Where(None), size=8, train=20, test=10).train
     source = registry.make("model", {"name": "small_cnn", "width": 4}, classes=len(data.classes), shape=data.shape)()
-    torch.save(source.state_dict(), tmp_path / "kept.pth")
+    save_file(source.state_dict(), tmp_path / "kept.safetensors")
     run = replace(Run.local(Recipe(epochs=1)), root=tmp_path)
     recipe = Recipe(epochs=1, batch=8)
-    kept = classifier("small_cnn:4@kept.pth", data, run, recipe)
-    trained = classifier("small_cnn:4@kept.pth", data, run, recipe, adversarial=True)
+    kept = classifier("small_cnn:4@kept.safetensors", data, run, recipe)
+    trained = classifier("small_cnn:4@kept.safetensors", data, run, recipe, adversarial=True)
     state = source.state_dict()
     assert all(torch.equal(value, state[key]) for key, value in kept.state_dict().items())
     assert any(not torch.equal(value, state[key]) for key, value in trained.state_dict().items())
-    task = RestoredClassification(victims=("small_cnn:4@kept.pth",))
+    task = RestoredClassification(victims=("small_cnn:4@kept.safetensors",))
     assert [*task.setup(data, run).judges] == ["small_cnn"]
     with pytest.raises(CannotComplete, match=r"nothing\.pth"):
         classifier("small_cnn:4@nothing.pth", data, run, recipe)
