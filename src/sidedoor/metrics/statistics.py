@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy import special
 
 Numbers = Sequence[float] | npt.NDArray[Any]
 
@@ -23,7 +23,7 @@ def wilson(successes: float, n: int) -> tuple[float, float]:
     if n < 1 or not 0 <= successes <= n * (1 + 1e-6):
         raise ValueError(f"a share needs 0 <= successes <= n and n >= 1; got {successes} of {n}")
     successes = min(successes, n)
-    z = float(stats.norm.ppf(0.975))
+    z = float(special.ndtri(0.975))
     share, shrink = successes / n, 1 + z * z / n
     centre = (share + z * z / (2 * n)) / shrink
     half = z / shrink * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
@@ -45,7 +45,7 @@ def t_interval(values: Numbers) -> tuple[float, float | None, float | None]:
     mean = float(given.mean())
     if given.size == 1:
         return mean, None, None
-    half = float(stats.t.ppf(0.975, given.size - 1) * given.std(ddof=1) / math.sqrt(given.size))
+    half = float(special.stdtrit(given.size - 1, 0.975) * given.std(ddof=1) / math.sqrt(given.size))
     return mean, mean - half, mean + half
 
 
@@ -54,7 +54,9 @@ def auroc(positive: Numbers, negative: Numbers) -> float | None:
     pos, neg = _scores(positive), _scores(negative)
     if pos.size == 0 or neg.size == 0:
         return None
-    ranks = stats.rankdata(np.concatenate([pos, neg]))[: pos.size]
+    from scipy.stats import rankdata  # as long to import as half of torch, and few cells need it
+
+    ranks = rankdata(np.concatenate([pos, neg]))[: pos.size]
     return float((ranks.sum() - pos.size * (pos.size + 1) / 2) / (pos.size * neg.size))
 
 
