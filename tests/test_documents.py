@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -45,15 +42,26 @@ def test_experiments_are_valid_specifications(file: Path) -> None:
     assert grid(table) if "grid" in table else cells(table)
 
 
-def test_contributing_example_is_a_registered_attack_that_passes_its_contract(tmp_path: Path) -> None:
+def test_contributing_example_is_a_registered_attack_that_passes_its_contract(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sidedoor import registry
+    from sidedoor.cli.describe import describe
+    from sidedoor.testing import check
+
     (tmp_path / "stripe_plugin.py").write_text(block("CONTRIBUTING.md", "python"))
     information = tmp_path / "stripe_plugin-1.0.dist-info"
     information.mkdir()
     (information / "METADATA").write_text("Metadata-Version: 2.1\nName: stripe-plugin\nVersion: 1.0\n")
     (information / "entry_points.txt").write_text("[sidedoor.attack]\nstripe = stripe_plugin:Stripe\n")
-    code = ("import json; from sidedoor.cli.describe import describe; from sidedoor.testing import check; "
-            "check('stripe'); print(json.dumps(describe('stripe').parameters))")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120,
-                          env=os.environ | {"PYTHONPATH": str(tmp_path)})
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["rate"]["default"] == 0.1
+    monkeypatch.syspath_prepend(str(tmp_path))
+    known = (registry.entries, registry._by_name)
+    for remembered in known:
+        remembered.cache_clear()
+    try:
+        check("stripe")
+        assert describe("stripe").parameters["rate"]["default"] == 0.1
+    finally:
+        sys.modules.pop("stripe_plugin", None)
+        for remembered in known:
+            remembered.cache_clear()

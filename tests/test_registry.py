@@ -324,20 +324,21 @@ def boxes(classes, shape, width: int = 3):
 '''
 
 
-@pytest.mark.parametrize("groups", [("operator", "design", "detector"),
-                                    ("forward_operator", "trigger_design", "object_detector")])
-def test_an_entry_point_of_a_former_group_is_found_too(tmp_path: Path, groups: tuple[str, ...]) -> None:
-    points = "".join(f"[sidedoor.{group}]\n{name} = side_old:{target}\n" for group, name, target in zip(
-        groups, ("half", "drawn", "boxes"), ("Half", "Drawn", "boxes"), strict=True))
+def test_an_entry_point_of_a_former_group_is_found_too(tmp_path: Path) -> None:
+    now, former = ("forward_operator", "trigger_design", "object_detector"), ("operator", "design", "detector")
+    points = "".join(
+        f"[sidedoor.{group}]\n{name}{end} = side_old:{target}\n" for groups, end in ((now, ""), (former, "_too"))
+        for group, name, target in zip(groups, ("half", "drawn", "boxes"), ("Half", "Drawn", "boxes"), strict=True))
     site = install(tmp_path, "side-old", points, OPERATOR)
     done = script("from sidedoor import registry\n"
-                  "for kind, name in (('forward_operator', 'half'), ('trigger_design', 'drawn'), "
-                  "('object_detector', 'boxes')):\n"
-                  "    entry = registry.find(name, kind); print(entry.kind, '|', entry.summary, '|', entry.paper)\n"
-                  "    print(registry.load(kind, name).__name__, list(registry.parameters(kind, name)))\n", site)
+                  "for end in ('', '_too'):\n"
+                  "    for kind, name in (('forward_operator', 'half' + end), ('trigger_design', 'drawn' + end), "
+                  "('object_detector', 'boxes' + end)):\n"
+                  "        entry = registry.find(name, kind); print(entry.kind, '|', entry.summary, '|', entry.paper)\n"
+                  "        print(registry.load(kind, name).__name__, list(registry.parameters(kind, name)))\n", site)
     assert done.returncode == 0, done.stderr
     paper = 'A. Nobody, "Halves", 2020.'
-    assert done.stdout.splitlines() == [
+    assert done.stdout.splitlines() == 2 * [
         f"forward_operator | Measure half of it. | {paper}", "Half []",
         f"trigger_design | Draw it by hand. | {paper}", "Drawn []",
         f"object_detector | Find boxes. | {paper}", "boxes ['width']"]
