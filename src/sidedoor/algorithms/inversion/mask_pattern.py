@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sidedoor.algorithms.inversion.forms import Form, Masks, Patterns, Replaced
 from sidedoor.data.base import Dataset
 from sidedoor.engine import Run
 from sidedoor.errors import ConfigError, NotApplicable
@@ -43,8 +44,8 @@ class Candidate:
         space: that of the images.
     """
 
-    mask: Float[Tensor, "g 1 1 h w"]
-    pattern: Float[Tensor, "g 1 c h w"]
+    mask: Masks
+    pattern: Patterns
     labels: Int[Tensor, "g"]
     model: Callable[[Images], Float[Tensor, "b k"]]
     space: Space
@@ -97,7 +98,8 @@ class Schedule:
 
 @dataclass
 class Recovered:
-    """Masks and patterns of k labels, in [0, 1]. Without success the mask is the whole image.
+    """Masks and patterns of k labels, in [0, 1]; patterns that are added, in [-1, 1]. Without success the mask is the
+    whole image.
 
     Attributes:
         behind: of labels that were left early, how many times as large as the smallest their mask was; else 0.
@@ -128,6 +130,7 @@ class Inversion:
         samples: images per epoch.
         batch: images per step; every class sees all of them.
         lr: of Adam with betas (0.5, 0.9).
+        form: what a trigger is made of.
     """
 
     penalties: tuple[Penalty, ...]
@@ -136,6 +139,7 @@ class Inversion:
     samples: int
     batch: int
     lr: float
+    form: Form = Replaced()
 
     def recover(self, model: nn.Module, clean: Dataset, labels: Sequence[int], run: Run) -> Recovered:
         """The smallest successful mask and its pattern for each of the labels, on the CPU.
@@ -161,13 +165,14 @@ class Inversion:
 
 
 class _Search:
-    """Masks and patterns under optimisation, one parameter a label: (1 + c, h, w), the mask first."""
+    """Masks and patterns under optimisation, one parameter a label, whose planes their form reads."""
 
     def __init__(self, method: Inversion, model: nn.Module, clean: Dataset, labels: Sequence[int], run: Run):
         self.method, self.model, self.clean, self.run = method, model, clean, run
         self.labels = torch.tensor(labels, device=run.device)
         channels, height, width = clean.shape
-        start = [torch.rand(1 + channels, height, width, generator=run.rng(f"label {label}")) for label in labels]
+        planes, most = method.form.planes(channels), method.form.start
+        start = [most * torch.rand(planes, height, width, generator=run.rng(f"label {label}")) for label in labels]
         # tanh, as in the paper; the interval is cut a little so that its inverse is finite.
         self.raw = [torch.atanh((2 * u - 1) * (1 - 1e-6)).to(run.device).requires_grad_() for u in start]
         self.optimiser = torch.optim.Adam(self.raw, lr=method.lr, betas=(0.5, 0.9))
@@ -189,8 +194,8 @@ class _Search:
             for part in self.run.chunks(len(rows), x.numel()):
                 hits[rows[part]] += self.set_gradients(rows[part], x)
             self.optimiser.step()
-        images = torch.stack([self.raw[k].detach().tanh() / 2 + 0.5 for k in rows]).cpu()
-        self.keep(rows, images[:, :1], images[:, 1:], hits.cpu()[rows] / len(order))
+        mask, pattern = self.method.form.read(torch.stack([self.raw[k].detach().tanh() / 2 + 0.5 for k in rows]).cpu())
+        self.keep(rows, mask, pattern, hits.cpu()[rows] / len(order))
 
     def logits(self, x: Images) -> Float[Tensor, "b k"]:
         with self.run.autocast():
@@ -200,10 +205,9 @@ class _Search:
     def set_gradients(self, group: list[int], x: Images) -> Float[Tensor, "g"]:
         """The gradients of a group of labels; how many of the images each led to its label."""
         raw = [self.raw[k] for k in group]
-        unit = torch.stack(raw).tanh() / 2 + 0.5
-        mask, pattern = unit[:, None, :1], unit[:, None, 1:]
+        mask, pattern = (part[:, None] for part in self.method.form.read(torch.stack(raw).tanh() / 2 + 0.5))
         trial = Candidate(mask, pattern, self.labels[group], self.logits, self.clean.space)
-        logits = self.logits(((1 - mask) * x + mask * trial.values(pattern)).flatten(0, 1))
+        logits = self.logits(self.method.form.stamped(x, mask, pattern, self.clean.space).flatten(0, 1))
         target = trial.labels.repeat_interleave(len(x))
         loss = functional.cross_entropy(logits, target, reduction="sum") / len(x)
         penalty = torch.stack([penalty(trial) for penalty in self.method.penalties]).sum(0)

@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, final
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from sidedoor.algorithms.inversion.forms import Form, Replaced
 from sidedoor.algorithms.inversion.mask_pattern import Inversion, Penalty, Recovered, Schedule
 from sidedoor.data.base import Dataset
 from sidedoor.defenses.audits.base import ModelAudit
@@ -55,6 +56,7 @@ class MaskInversionAudit(ModelAudit, ABC):
     }
     quick: ClassVar[dict[str, Any]] = {"epochs": 12, "samples": 24, "batch": 8, "lr": 0.3, "cost": 0.02, "patience": 1}
     needs: ClassVar[Needs] = Needs(model="gradients", clean="images")
+    form: ClassVar[Form] = Replaced()
 
     epochs: Count = 1000
     samples: Count = 1000
@@ -105,7 +107,7 @@ class MaskInversionAudit(ModelAudit, ABC):
         suspicion = size.quantile(0.5) / size
         rule = self._rule(found, size)
         return Finding(suspicion[smallest].item(), rule, suspected=(smallest,) if rule and rule.flagged else (),
-                       per_class=tuple(suspicion.tolist()), exhibits=_exhibits(found, smallest))
+                       per_class=tuple(suspicion.tolist()), exhibits=self._exhibits(found, smallest))
 
     @final
     def recover(self, model: nn.Module, clean: Dataset, labels: Sequence[int], run: Run) -> Recovered:
@@ -114,7 +116,8 @@ class MaskInversionAudit(ModelAudit, ABC):
         Raises:
             NotApplicable: the images have no bounded range.
         """
-        inversion = Inversion(self.penalties(), self._schedule(), self.epochs, self.samples, self.batch, self.lr)
+        inversion = Inversion(self.penalties(), self._schedule(), self.epochs, self.samples, self.batch, self.lr,
+                              self.form)
         return inversion.recover(model, clean, labels, run)
 
     def _schedule(self) -> Schedule:
@@ -125,6 +128,11 @@ class MaskInversionAudit(ModelAudit, ABC):
         if len(size) < 3 or 2 * int(found.success.sum()) <= len(size):
             return None
         return Rule(anomaly_index(self.scale(size)).max().item(), self.threshold)
+
+    def _exhibits(self, found: Recovered, label: int) -> tuple[Exhibit, ...]:
+        trigger = self.form.picture(found.mask[label], found.pattern[label])
+        return (Exhibit("trigger", "picture", self.form.caption, trigger),
+                Exhibit("mask", "mask", "recovered mask", found.mask[label, 0]))
 
 
 def anomaly_index(size: Float[Tensor, "k"]) -> Float[Tensor, "k"]:
@@ -140,9 +148,3 @@ def anomaly_index(size: Float[Tensor, "k"]) -> Float[Tensor, "k"]:
     if scale == 0:
         scale = 1.2533 * below.abs().mean()
     return below / scale if scale > 0 else below
-
-
-def _exhibits(found: Recovered, label: int) -> tuple[Exhibit, ...]:
-    trigger = found.mask[label] * found.pattern[label]
-    return (Exhibit("trigger", "picture", "recovered mask × pattern", trigger),
-            Exhibit("mask", "mask", "recovered mask", found.mask[label, 0]))
