@@ -184,6 +184,18 @@ def _builder(kind: str, name: str | Mapping[str, Any], **leading: Any) -> Build:
 
 
 def _started(make: Build, given: Weights) -> nn.Module:
+    model, said = started(make, given)
+    if not said:
+        _say_default(given.weights, model)
+    return model
+
+
+def started(make: Build, given: Weights) -> tuple[nn.Module, bool]:
+    """A network with the weights of a file, and whether the file or its reader says how inputs are normalised.
+
+    Raises:
+        CannotComplete: the file cannot be read, or is of another network.
+    """
     model = make()
     table = read_weights(given.path, given.weights_key, given.sha256)
     target, fitting, carried = _placed(model, table)
@@ -194,10 +206,15 @@ def _started(make: Build, given: Weights) -> nn.Module:
                              f"{differing(target.state_dict(), fitting)}; head = \"new\" starts the last layer afresh")
     load_weights(target, fitting, given.weights)
     if statistics := given.statistics or carried:
-        _normalize(model, statistics, given.weights)
-    elif target is not model:
-        _say_default(given.weights, model)
-    return model
+        normalize(model, statistics, given.weights)
+    return model, bool(statistics) or target is model
+
+
+def fits(model: nn.Module, table: Table) -> bool:
+    """Whether the names and shapes of tensors are those of a network, or of the bare one behind its normalisation."""
+    target, fitting, _ = _placed(model, table)
+    state = target.state_dict()
+    return _same(fitting, target) and all(state[name].shape == tensor.shape for name, tensor in fitting.items())
 
 
 def _placed(model: nn.Module, table: Table) -> tuple[nn.Module, Table, Statistics | None]:
@@ -254,7 +271,13 @@ def _only_head(model: nn.Module, target: nn.Module, table: Table) -> bool:
     return bool(wrong) and wrong <= last
 
 
-def _normalize(model: nn.Module, statistics: Statistics, what: str) -> None:
+def normalize(model: nn.Module, statistics: Statistics, what: str) -> None:
+    """Give a classifier the mean and standard deviation that its weights were trained behind, in place.
+
+    Raises:
+        ConfigError: it is no classifier.
+        CannotComplete: it has another number of channels.
+    """
     if not isinstance(model, Classifier):
         raise ConfigError("model.mean, std and normalize are for classifiers; this network takes images as they are")
     for buffer, values in zip((model.normalize.mean, model.normalize.std), statistics, strict=True):

@@ -8,7 +8,7 @@ import hashlib
 import itertools
 import json
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -334,14 +334,29 @@ def read(path: Path, settings: tuple[str, ...] = ()) -> dict[str, Any]:
         raise ConfigError(f"cannot read {path}: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:  # not TOML, not UTF-8, or an integer longer than Python reads
         raise ConfigError(f"{path} is not TOML: {error}") from error
-    for setting in settings:
-        name, equals, value = setting.partition("=")
-        if not equals or not _encodable(setting):
-            raise ConfigError(f"--set {setting!a} given; expected KEY=VALUE such as attack.rate=0.05, in UTF-8")
-        _assign(table, name.strip(), _value(value.strip()))
+    _set(table, settings, "--set", "attack.rate=0.05")
     if _deeper(table, _DEPTH):
         raise ConfigError(f"{path} has tables or lists more than {_DEPTH} deep in each other; expected a few")
     return table
+
+
+def recipe_of(settings: Sequence[str]) -> Recipe:
+    """A recipe from `key=value` settings alone.
+
+    Raises:
+        ConfigError: an unknown key, or a value that it cannot have.
+    """
+    table: dict[str, Any] = {}
+    _set(table, settings, "--recipe", "epochs=10")
+    return _make_recipe(table)
+
+
+def _set(table: dict[str, Any], settings: Sequence[str], option: str, example: str) -> None:
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals or not _encodable(setting):
+            raise ConfigError(f"{option} {setting!a} given; expected KEY=VALUE such as {example}, in UTF-8")
+        _assign(table, name.strip(), _value(value.strip()))
 
 
 def _encodable(text: str) -> bool:

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sidedoor.cli import doctor, init, run, stego, study
+from sidedoor.cli import doctor, init, run, scan, stego, study
 from sidedoor.cli import list as listing
 from sidedoor.cli._options import debugging, log, with_habits
 from sidedoor.core.printable import visible
@@ -51,7 +51,7 @@ def _sidedoor(
 
 
 app.command("list")(with_habits(listing.list_))
-for _command in (listing.show, listing.schema, init.init, run.run, run.sweep, run.report, run.poison):
+for _command in (scan.scan, listing.show, listing.schema, init.init, run.run, run.sweep, run.report, run.poison):
     app.command()(with_habits(_command))
 app.add_typer(stego.app, name="stego")
 app.add_typer(study.app, name="study")

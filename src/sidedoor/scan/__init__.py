@@ -1,0 +1,1 @@
+"""Vetting what somebody was given: is this model backdoored, and are these data poisoned?"""
