@@ -91,6 +91,11 @@ def cut(model: nn.Module, shape: Shape, place: int = -1) -> Cut:
     return found
 
 
+def stages(model: nn.Module, shape: Shape) -> list[str]:
+    """Names of the modules that end a stage whose maps have more than one pixel, in the order of their calls."""
+    return _stages(model, _probe(model, shape))
+
+
 def _probe(model: nn.Module, shape: Shape) -> Images:
     """Two images unlike each other."""
     like = next(model.parameters())
