@@ -71,6 +71,24 @@ def test_a_page_is_kept_until_what_it_shows_changes(many: Store) -> None:
     assert renewed(second, written(many)) == {"planted2.html"}
 
 
+def test_the_page_of_tables_is_kept_while_nothing_has_changed(many: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    beside, main = written(many), many.root / "report.html"
+    first = main.stat().st_ino
+    with monkeypatch.context() as context:
+        context.delattr(Store, "records")  # nothing is read
+        assert written(many) == beside
+    assert main.stat().st_ino == first
+    (many.root / "report_files" / "planted1.html").unlink()
+    assert renewed(beside, written(many)) == {"planted1.html"}
+    many.put_arrays("run8", {"suspicious": np.arange(9.0), "innocent": np.arange(9.0)})
+    second = main.stat().st_ino
+    written(many)
+    assert main.stat().st_ino != second
+    main.unlink()
+    written(many)
+    assert main.exists()
+
+
 def test_a_new_run_renews_its_model_s_page_and_those_whose_labels_it_changes(many: Store) -> None:
     first = written(many)
     many.put(make_record("more", 3, "abl"))

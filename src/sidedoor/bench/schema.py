@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import re
 import reprlib
 import types
@@ -29,9 +30,12 @@ def fit(what: str, value: Any, hint: Any) -> None:
     Raises:
         ConfigError: it does not.
     """
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if _is_of(value, hint):
+        return
+    origin, arguments = _parts(hint)
     if origin in (typing.Union, types.UnionType):
-        if not any(_fits(value, option) for option in arguments):
+        if not any(_is_of(value, option) for option in arguments) and \
+                not any(_fits(value, option) for option in arguments):
             _fit_nearest(what, value, hint, arguments)
     elif origin is Annotated:
         fit(what, value, arguments[0])
@@ -46,6 +50,16 @@ def fit(what: str, value: Any, hint: Any) -> None:
         _fit_fields(what, value, hint)
     else:
         _fit_plain(what, value, hint)
+
+
+def _is_of(value: Any, hint: Any) -> bool:
+    """Whether a value is plainly of a type, which most are; of thousands of records all is asked about."""
+    return type(value) is hint and (hint is not float or math.isfinite(value))
+
+
+@functools.cache
+def _parts(hint: Any) -> tuple[Any, tuple[Any, ...]]:
+    return typing.get_origin(hint), typing.get_args(hint)
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -1,7 +1,7 @@
 """The report of a folder of results: one page, or of many runs a page of tables and one more for each model.
 
-The page of a model is made once and kept while what it was made from stays the same, so that a report of thousands of
-runs costs as much as the runs that came since the last one.
+Where models have pages, each is made once and kept while what it was made from stays the same, and so is the page of
+tables, so that a report of thousands of runs costs as much as the runs that came since the last one.
 """
 
 from __future__ import annotations
@@ -37,9 +37,12 @@ def write(store: Store, path: Path) -> None:
     Raises:
         CannotComplete: there is nothing to report, or a file cannot be written.
     """
-    store = store.lenient()
+    store, folder = store.lenient(), path.with_name(f"{path.stem}_files")
+    found = _files(store)  # before anything of them is read
+    if _mark(path) == _whole(found, folder):
+        return
     rows = tables.summary_rows(html.chosen(store))
-    models, folder = html.by_model(rows), path.with_name(f"{path.stem}_files")
+    models, made_from = html.by_model(rows), ""
     if len(rows) <= ONE_PAGE:
         shown = [html.detailed(store, key, members) for key, members in models.items()]
     else:
@@ -49,7 +52,26 @@ def write(store: Store, path: Path) -> None:
                  for key, members in models.items()]
     # Pages of models that are gone, and of all where one page now says everything.
     _remove(folder, models if len(rows) > ONE_PAGE else {})
-    write_text(path, html.render(store, rows, shown))
+    if len(rows) > ONE_PAGE and not store.left_out:  # what is damaged is named each time
+        made_from = _whole(found, folder)
+    write_text(path, html.render(store, rows, shown, made_from=made_from))
+
+
+def _files(store: Store) -> str:
+    """A hash of all that a report is made from: files by time and size, and this code."""
+    names = [f"results/{file.name}" for file in (store.root / "results").glob("*.json")]
+    names += [f"artefacts/{each.name}/{file}" for each in (store.root / "artefacts").glob("*")
+              for file in ("arrays.npz", "history.json")]
+    return _hash([_code(), ONE_PAGE, [(name, _time_and_size(store.root / name)) for name in sorted(names)]])
+
+
+def _whole(found: str, folder: Path) -> str:
+    """What the page of tables is made from, and the pages that it leads to, which somebody may have removed."""
+    return _hash([found, [(page.name, _time_and_size(page)) for page in sorted(folder.glob("*.html"))]])
+
+
+def _hash(found: object) -> str:
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest()
 
 
 def _renew(store: Store, key: str, rows: Sequence[Row], page: Path, back: str) -> None:
@@ -70,7 +92,7 @@ def _state(store: Store, key: str, rows: Sequence[Row], back: str) -> str:
               for file in ("arrays.npz", "history.json")]
     found = [_code(), back, [(*astuple(row.label), row.model) for row in rows],
              [(name, _time_and_size(store.root / name)) for name in names]]
-    return hashlib.sha256(json.dumps(found).encode()).hexdigest()
+    return _hash(found)
 
 
 def _time_and_size(path: Path) -> tuple[int, int]:
