@@ -41,7 +41,7 @@ class FLARE(DataFilter):
     """Score rows by how little they belong to the largest cluster of least likely activations.
 
     Clusters are of all classes together, so that a trigger counts whatever its rows are labelled as. A trigger that is
-    all over the image and faint makes no activation unlikely, and is not found.
+    all over the image and faint makes no activation unlikely, and is hardly found.
 
     Args:
         smallest: rows of a cluster; at most a twentieth of the data.
@@ -110,4 +110,5 @@ def _log_density(layer: Any, x: Float[Tensor, "b c ..."]) -> Float[Tensor, "b c 
     shape = (1, -1, *[1] * (x.ndim - 2))
     mean, variance = (layer.get_buffer(name).reshape(shape) for name in ("running_mean", "running_var"))
     variance = variance + layer.eps
-    return -((x.float() - mean).square() / variance + variance.log() + math.log(2 * math.pi)) / 2
+    density: Tensor = -((x.float() - mean).square() / variance + variance.log() + math.log(2 * math.pi)) / 2
+    return density
