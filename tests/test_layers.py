@@ -35,6 +35,7 @@ LAYERS = (
     ("evaluation",),
     ("bench",),
     ("report", "apps", "testing"),
+    ("vetting",),  # its page shows pictures as reports do
     ("cli",),
     ("__init__", "__main__"),
 )

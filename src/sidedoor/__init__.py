@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from sidedoor.bench.store import Store as Store
     from sidedoor.bench.sweep import sweep as sweep
     from sidedoor.data.base import Dataset as Dataset
+    from sidedoor.data.base import Splits as Splits
     from sidedoor.data.base import split as split
     from sidedoor.data.base import wrap as wrap
     from sidedoor.data.root import self_contained as self_contained
@@ -80,6 +81,9 @@ if TYPE_CHECKING:
     from sidedoor.types import Images as Images
     from sidedoor.types import Index as Index
     from sidedoor.types import Space as Space
+    from sidedoor.vetting.result import Scan as Scan
+    from sidedoor.vetting.scan import ScanSettings as ScanSettings
+    from sidedoor.vetting.scan import scan as scan
     from sidedoor.zoo import load as load
     from sidedoor.zoo import network as network
 
@@ -89,7 +93,7 @@ _HOMES = {
     "backdoor.base": ("Access", "AttackerRun", "Backdoor", "Planted", "Poison"),
     "backdoor.dataset": ("PoisonedDataset", "seal"), "bench.machine": ("Machine",), "bench.record": ("Record",),
     "bench.run": ("run",), "bench.spec": ("Spec",), "bench.store": ("Store",), "bench.sweep": ("sweep",),
-    "data.base": ("Dataset", "split", "wrap"), "data.root": ("self_contained",),
+    "data.base": ("Dataset", "Splits", "split", "wrap"), "data.root": ("self_contained",),
     "defenses.audits.base": ("ModelAudit",), "defenses.base": ("Needs",),
     "defenses.detectors.base": ("InputDetector",), "defenses.filters.base": ("DataFilter", "GuidedFilter"),
     "defenses.purifiers.base": ("Purifier",), "defenses.repair.base": ("Repair", "TunedRepair"),
@@ -100,7 +104,8 @@ _HOMES = {
     "method": ("Count", "Label", "Method", "NonNegative", "Positive", "Share", "Whole"),
     "models.base": ("classifier",), "registry": ("make",), "tasks.classification": ("Classification",),
     "tasks.task": ("Supervised", "Task"), "triggers.base": ("Trigger", "stamp"), "triggers.patch": ("Patch",),
-    "types": ("Batch", "Build", "Images", "Index", "Space"), "zoo": ("load", "network"),
+    "types": ("Batch", "Build", "Images", "Index", "Space"), "vetting.result": ("Scan",),
+    "vetting.scan": ("ScanSettings", "scan"), "zoo": ("load", "network"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = sorted(_HOME)

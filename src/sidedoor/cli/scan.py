@@ -51,13 +51,13 @@ def scan(
     note(f"scanning {model}")
     from sidedoor.bench.spec import recipe_of
     from sidedoor.core.progress import Silent, reporter
-    from sidedoor.scan.scan import Settings
-    from sidedoor.scan.scan import scan as scanned
-    from sidedoor.scan.write import write
+    from sidedoor.vetting.scan import ScanSettings
+    from sidedoor.vetting.scan import scan as scanned
+    from sidedoor.vetting.write import write
 
     image = (channels, size, size) if size else None
-    settings = Settings(alpha, _references(references), profile, budget, recipe_of(recipe), tuple(augment), normalize,
-                        key, _names(labels), image, classes, seed)
+    settings = ScanSettings(alpha, _references(references), profile, budget, recipe_of(recipe), tuple(augment),
+                            normalize, key, _names(labels), image, classes, seed)
     found = scanned(model, data, architecture=arch, settings=settings, out=out, root=root, download=download,
                     device=device, progress=Silent() if quiet() else reporter())
     folder = out / f"{model.stem}-{found.model['sha256'][:8]}"

@@ -6,9 +6,9 @@ import importlib.metadata
 from pathlib import Path
 
 from sidedoor.core.files import write_json, write_text
-from sidedoor.scan import sarif
-from sidedoor.scan.page import page
-from sidedoor.scan.result import Scan
+from sidedoor.vetting import sarif
+from sidedoor.vetting.page import page
+from sidedoor.vetting.result import Scan
 
 
 def write(scan: Scan, folder: Path, path: str, command: str) -> Path:

@@ -31,12 +31,13 @@ from sidedoor.engine import Recipe, Run, fabric
 from sidedoor.errors import ConfigError, NotApplicable
 from sidedoor.evidence import Finding
 from sidedoor.metrics.hypothesis import combined_p, conformal_p, needed
-from sidedoor.scan import references as clean_models
-from sidedoor.scan.battery import PROFILES, Notebook, Step, Told
-from sidedoor.scan.confirm import Demonstration, demonstrated, trigger
-from sidedoor.scan.references import SHORTFALL, Reference
-from sidedoor.scan.result import Audited, Scan, Verdict
-from sidedoor.scan.suspect import (
+from sidedoor.tasks.classification import Classification
+from sidedoor.vetting import references as clean_models
+from sidedoor.vetting.battery import PROFILES, Notebook, Step, Told
+from sidedoor.vetting.confirm import Demonstration, demonstrated, trigger
+from sidedoor.vetting.references import SHORTFALL, Reference
+from sidedoor.vetting.result import Audited, Scan, Verdict
+from sidedoor.vetting.suspect import (
     USUAL,
     accuracy,
     labels_among,
@@ -45,7 +46,6 @@ from sidedoor.scan.suspect import (
     relabelled,
     reordered,
 )
-from sidedoor.tasks.classification import Classification
 
 MOST_IMAGES = 4096
 """Images that audits and demonstrations draw from."""
@@ -53,7 +53,7 @@ SHOWN = 8
 
 
 @dataclass(frozen=True)
-class Settings:
+class ScanSettings:
     """How a scan is made.
 
     Args:
@@ -103,7 +103,7 @@ class Settings:
 
 
 def scan(model: str | Path | nn.Module, data: str | Path | Dataset | Splits | None = None, *,
-         architecture: str | Mapping[str, Any] | None = None, settings: Settings | None = None,
+         architecture: str | Mapping[str, Any] | None = None, settings: ScanSettings | None = None,
          out: str | Path | None = None, root: str | Path | None = None, download: bool = False, device: str = "auto",
          progress: Progress | None = None) -> Scan:
     """Whether a model of unknown origin is backdoored, as far as audits can tell.
@@ -122,7 +122,7 @@ def scan(model: str | Path | nn.Module, data: str | Path | Dataset | Splits | No
         CannotComplete: a file cannot be read, or is of another network.
         ConfigError: settings that cannot mean anything, or no known architecture fits.
     """
-    settings = settings or Settings()
+    settings = settings or ScanSettings()
     with tempfile.TemporaryDirectory(prefix="sidedoor-") as temporary:
         folder = Path(out) if out is not None else Path(temporary)
         run = Run(fabric(device), settings.recipe, settings.seed, augmentation(settings.augment),
@@ -135,7 +135,7 @@ class _Scanning:
     """One scan: its suspect, its images, its references, its clock."""
 
     def __init__(self, model: str | Path | nn.Module, splits: Splits, name: str,
-                 architecture: str | Mapping[str, Any] | None, settings: Settings, folder: Path, run: Run):
+                 architecture: str | Mapping[str, Any] | None, settings: ScanSettings, folder: Path, run: Run):
         self.start, self.settings, self.run, self.name = time.monotonic(), settings, run, name
         self.labelled = name != "none"
         test = _few(splits.clean or splits.test, run)
@@ -162,6 +162,13 @@ class _Scanning:
 
     def result(self) -> Scan:
         steps = PROFILES[self.settings.profile]
+        if self.accuracy and not self.accuracy.enough:
+            skipped = tuple(Audited(step.name, step.audits[0], step.role, None, reason="it would mean nothing")
+                            for step in steps)
+            why: tuple[str, ...] = (f"an accuracy of {self.accuracy.value:.1%} on {self.accuracy.n} images does not show that the "
+                   "network was put together rightly: its architecture, the normalisation of its inputs, the size of "
+                   "images or the order of classes may be others",)
+            return self.told("inconclusive", None, why, skipped, (), [])
         others = self.references()
         with self.run.progress.task("scan", len(steps)) as advance:
             audits = []
@@ -172,9 +179,13 @@ class _Scanning:
         p = _model_p(compared) if compared else None
         shown = self.demonstrations(compared, others) if p is not None and p <= self.settings.alpha else ()
         verdict, why = self.verdict(audits, p, shown)
+        return self.told(verdict, p, why, tuple(audits), shown, others)
+
+    def told(self, verdict: Verdict, p: float | None, why: tuple[str, ...], audits: tuple[Audited, ...],
+             shown: tuple[Demonstration, ...], others: list[Reference]) -> Scan:
         return Scan(verdict, p, self.settings.alpha, why, self.about_model(), self.about_data(), self.accuracy,
-                    self.calibration(others), tuple(audits), shown, tuple(self.notes), _environment(self.run),
-                    self.pictures(compared, shown))
+                    self.calibration(others), audits, shown, tuple(self.notes), _environment(self.run),
+                    self.pictures(audits, shown))
 
     def references(self) -> list[Reference]:
         """Clean models like the suspect; none where there cannot be any, which is one of the problems then."""
@@ -249,11 +260,6 @@ class _Scanning:
 
     def verdict(self, audits: list[Audited], p: float | None, shown: tuple[Demonstration, ...]) \
             -> tuple[Verdict, tuple[str, ...]]:
-        if self.accuracy and not self.accuracy.enough:
-            return "inconclusive", (f"an accuracy of {self.accuracy.value:.1%} on {self.accuracy.n} images does not "
-                                    "show that the network was put together rightly: its architecture, the "
-                                    "normalisation of its inputs, the size of images or the order of classes may be "
-                                    "others", *self.problems)
         if p is not None and p <= self.settings.alpha:
             if any(each.confirmed for each in shown):
                 return "finding", tuple(f"{each.audit} demonstrates it" for each in shown if each.confirmed)
@@ -283,7 +289,7 @@ class _Scanning:
         return {"name": self.name, "n": len(self.test), "classes": list(self.test.classes), "per_class": counts,
                 "fingerprint": self.test.fingerprint()}
 
-    def pictures(self, audits: list[Audited], shown: tuple[Demonstration, ...]) -> tuple[Tensor, ...]:
+    def pictures(self, audits: tuple[Audited, ...], shown: tuple[Demonstration, ...]) -> tuple[Tensor, ...]:
         """A few held-out images, the same with the trigger of the best demonstration, and where the model looks."""
         best = next((each for each in shown if each.confirmed), next(iter(shown), None))
         told = next((a for a in audits if best and a.name == best.audit), None)
@@ -336,7 +342,7 @@ def _doubt(shown: Demonstration) -> str:
 
 
 def _images(data: str | Path | Dataset | Splits | None, root: str | Path | None, download: bool,
-            settings: Settings) -> tuple[Splits, str]:
+            settings: ScanSettings) -> tuple[Splits, str]:
     """Training and test part of what was given, and its name; a black image of each class where nothing was."""
     if isinstance(data, Splits):
         return data, "given as an object"
@@ -352,7 +358,7 @@ def _images(data: str | Path | Dataset | Splits | None, root: str | Path | None,
     return zoo.load(_reference(str(data), settings), root, download=download), str(data)
 
 
-def _reference(data: str, settings: Settings) -> str | dict[str, Any]:
+def _reference(data: str, settings: ScanSettings) -> str | dict[str, Any]:
     """A folder, a file, or the name of a registered set."""
     path = Path(data).expanduser()
     sized: dict[str, Any] = {"size": settings.image[1]} if settings.image else {}

@@ -17,8 +17,8 @@ from sidedoor.data.base import ArrayDataset, Dataset
 from sidedoor.engine import Run
 from sidedoor.errors import CannotComplete, ConfigError
 from sidedoor.models.base import Classifier
-from sidedoor.scan import suspect
-from sidedoor.scan.suspect import (
+from sidedoor.vetting import suspect
+from sidedoor.vetting.suspect import (
     USUAL,
     accuracy,
     labels_among,

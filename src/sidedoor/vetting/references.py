@@ -15,8 +15,8 @@ from sidedoor.core.foreign_weights import identify
 from sidedoor.data.base import Dataset
 from sidedoor.engine import Run
 from sidedoor.models.base import Classifier
-from sidedoor.scan.suspect import Suspect
 from sidedoor.tasks.task import Supervised, Task
+from sidedoor.vetting.suspect import Suspect
 
 SHORTFALL = 0.1
 """How far below the suspect's accuracy that of references may lie, for them to be models like it."""

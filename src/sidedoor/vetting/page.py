@@ -8,8 +8,8 @@ from torch import Tensor
 
 from sidedoor.core.templates import template
 from sidedoor.report.images import data_uri, stored
-from sidedoor.scan.battery import exhibits
-from sidedoor.scan.result import LIMITS, Audited, Scan
+from sidedoor.vetting.battery import exhibits
+from sidedoor.vetting.result import LIMITS, Audited, Scan
 
 _ROWS = ("held-out images", "the same with the recovered trigger", "where the model looks then (Grad-CAM)")
 
@@ -27,7 +27,7 @@ def page(scan: Scan, command: str) -> str:
              for audited in scan.audits if audited.told}
     style = (files("sidedoor.report") / "page.css").read_text(encoding="utf-8")
     bars = {audited.name: _bars(audited, scan) for audited in scan.audits}
-    return template("sidedoor.scan", "page.html.jinja").render(
+    return template("sidedoor.vetting", "page.html.jinja").render(
         scan=scan, style=style, limits=LIMITS, pictures=pictures, exhibits=shown, bars=bars, command=command)
 
 

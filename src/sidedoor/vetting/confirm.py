@@ -19,8 +19,8 @@ from sidedoor.data.base import Dataset
 from sidedoor.defenses.audits.shortcut import Shortcut
 from sidedoor.engine import Run
 from sidedoor.metrics.statistics import wilson
-from sidedoor.scan.battery import Told
 from sidedoor.types import Batch, Images
+from sidedoor.vetting.battery import Told
 
 NATURAL = 0.5
 """A trigger that reaches so much of its own rate on a clean model is a natural feature of the class."""

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from sidedoor.evidence import to_json
 from sidedoor.metrics.hypothesis import most_probable
-from sidedoor.scan.battery import Role, Told
-from sidedoor.scan.confirm import Demonstration
-from sidedoor.scan.suspect import Accuracy
+from sidedoor.vetting.battery import Role, Told
+from sidedoor.vetting.confirm import Demonstration
+from sidedoor.vetting.suspect import Accuracy
 
 SCHEMA = 1
 Verdict = Literal["no finding", "suspicious", "finding", "inconclusive"]
