@@ -33,7 +33,8 @@ def planned(specs: Iterable[Spec], machine: Machine) -> list[Cell]:
     machine.check(max((spec.devices for spec in specs), default=1))
     # Only few data sets are held at a time: cells of the same are looked at together, and stay in the order given.
     order = sorted(range(len(specs)), key=lambda n: _data_of(specs[n]))
-    made = {n: _cell(specs[n], machine) for n in order}
+    known: dict[str, str] = {}
+    made = {n: _cell(specs[n], machine, known) for n in order}
     cells = list({made[n].key: made[n] for n in range(len(specs))}.values())
     called = names([cell.spec.to_json() for cell in cells])
     return [replace(cell, name=name) for cell, name in zip(cells, called, strict=True)]
@@ -43,11 +44,22 @@ def _data_of(spec: Spec) -> str:
     return json.dumps([spec.data, spec.train_samples, spec.test_samples], sort_keys=True)
 
 
-def _cell(spec: Spec, machine: Machine) -> Cell:
+def _cell(spec: Spec, machine: Machine, known: dict[str, str]) -> Cell:
+    """A specification with its keys.
+
+    Args:
+        known: keys by specification and data; cells of a grid share most of the models that they need.
+    """
     _, fingerprint = load_data(spec, machine)
-    models = [spec.attack_half(), *spec.clean_models()]
-    return Cell(spec, spec.key(fingerprint, machine.root),
-                frozenset(each.key(fingerprint, machine.root) for each in models))
+
+    def key(each: Spec) -> str:
+        named = json.dumps([each.to_json(), fingerprint])
+        if named not in known:
+            known[named] = each.key(fingerprint, machine.root)
+        return known[named]
+
+    model = key(spec.attack_half())
+    return Cell(spec, key(spec), model, frozenset([model, *map(key, spec.clean_models())]))
 
 
 def check_networks(cells: Iterable[Cell], machine: Machine) -> None:
@@ -86,19 +98,17 @@ class Step:
 
     Args:
         state: "done", "to run" or "not applicable".
-        model: key of its model; cells with the same one share it.
         trains: keys of the models that it would train, those of cells before it left out.
         reason: why it is not applicable.
     """
 
     cell: Cell
     state: str
-    model: str
     trains: tuple[str, ...]
     reason: str = ""
 
 
-def steps(cells: Sequence[Cell], store: Store, machine: Machine) -> list[Step]:
+def steps(cells: Sequence[Cell], store: Store) -> list[Step]:
     """What would become of each cell, one after another."""
     found, trained = [], set[str]()
     for cell in cells:
@@ -106,6 +116,5 @@ def steps(cells: Sequence[Cell], store: Store, machine: Machine) -> list[Step]:
         state = "done" if done else NOT_APPLICABLE if reason else "to run"
         missing = sorted(key for key in cell.trains - trained if state == "to run" and not store.model(key).exists())
         trained.update(missing)
-        model = cell.spec.attack_half().key(load_data(cell.spec, machine)[1], machine.root)
-        found.append(Step(cell, state, model, tuple(missing), reason or ""))
+        found.append(Step(cell, state, tuple(missing), reason or ""))
     return found

@@ -19,7 +19,7 @@ def show(specs: Sequence[Spec], store: Store, here: Machine, as_json: bool) -> N
     """Load the data, build the networks, and print what would become of each cell."""
     from sidedoor.bench.plan import check_networks, planned, steps
 
-    found = steps(planned(specs, here), store, here)
+    found = steps(planned(specs, here), store)
     check_networks([step.cell for step in found if step.state == "to run"], here)
     if as_json:
         emit([_plain(step) for step in found])
@@ -36,7 +36,7 @@ def lines(found: Sequence[Step]) -> list[str]:
     head = f"{len(found)} cells: {', '.join(f'{count} {state}' for state, count in counts.items())}; " \
            f"{models} models to train"
     rows = [("state", "key", "model", "cell", ""), *(
-        (step.state, step.cell.key, step.model, name, _more(step))
+        (step.state, step.cell.key, step.cell.model, name, _more(step))
         for step, name in zip(found, names([step.cell.spec.to_json() for step in found]), strict=True))]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [head, *("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -44,11 +44,11 @@ def lines(found: Sequence[Step]) -> list[str]:
 
 
 def _more(step: Step) -> str:
-    own, others = step.model in step.trains, len(set(step.trains) - {step.model})
+    own, others = step.cell.model in step.trains, len(set(step.trains) - {step.cell.model})
     trained = ["its model"] * own + [f"{others} clean"] * bool(others)
     return step.reason or (f"trains {' and '.join(trained)}" if trained else "")
 
 
 def _plain(step: Step) -> dict[str, Any]:
-    return {"key": step.cell.key, "state": step.state, "model": step.model, "trains": list(step.trains),
+    return {"key": step.cell.key, "state": step.state, "model": step.cell.model, "trains": list(step.trains),
             "reason": step.reason, "spec": step.cell.spec.to_json()}

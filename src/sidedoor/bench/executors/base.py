@@ -16,12 +16,14 @@ class Cell:
     """A cell to be run.
 
     Args:
+        model: key of the model that it is about.
         trains: keys of the models that it trains unless the store has them.
         name: what tells it from the others it is run with.
     """
 
     spec: Spec
     key: str
+    model: str
     trains: frozenset[str]
     name: str = ""
 
