@@ -16,7 +16,6 @@ from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from sidedoor.data.base import Dataset
@@ -66,7 +65,7 @@ class LossTrajectory(Objective):
     total: Tensor
     count: Tensor
     fresh: Tensor
-    fabric: Fabric
+    run: Run
 
     def __init__(self, task: Task, data: Dataset, epochs: int):
         super().__init__()
@@ -77,7 +76,7 @@ class LossTrajectory(Objective):
         self.register_buffer("fresh", torch.zeros(2, size), persistent=False)
 
     def start(self, model: nn.Module, run: Run) -> None:
-        self.fabric = run.fabric
+        self.run = run
 
     def losses(self, model: nn.Module, batch: Batch) -> Float[Tensor, "1"]:
         loss = self.task.loss(model, batch)
@@ -87,7 +86,7 @@ class LossTrajectory(Objective):
 
     def end_epoch(self, model: nn.Module, epoch: int) -> bool:
         """What all ranks saw becomes one, so that a checkpoint holds it."""
-        seen: Any = self.fabric.all_reduce(self.fresh, reduce_op="sum")
+        seen: Any = self.run.fabric.all_reduce(self.fresh, reduce_op="sum")
         self.total += seen[0]
         self.count += seen[1]
         self.fresh.zero_()
