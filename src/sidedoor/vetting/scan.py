@@ -165,10 +165,10 @@ class _Scanning:
         if self.accuracy and not self.accuracy.enough:
             skipped = tuple(Audited(step.name, step.audits[0], step.role, None, reason="it would mean nothing")
                             for step in steps)
-            why: tuple[str, ...] = (f"an accuracy of {self.accuracy.value:.1%} on {self.accuracy.n} images does not show that the "
-                   "network was put together rightly: its architecture, the normalisation of its inputs, the size of "
-                   "images or the order of classes may be others",)
-            return self.told("inconclusive", None, why, skipped, (), [])
+            doubt = (f"an accuracy of {self.accuracy.value:.1%} on {self.accuracy.n} images does not show that the "
+                     "network was put together rightly: its architecture, the normalisation of its inputs, the size of "
+                     "images or the order of classes may be others")
+            return self.told("inconclusive", None, (doubt,), skipped, (), [])
         others = self.references()
         with self.run.progress.task("scan", len(steps)) as advance:
             audits = []
