@@ -58,6 +58,16 @@ def test_p_counts_references_that_score_at_least_as_high() -> None:
     assert not Calibrated(Finding(2.0), (2.0,)).above_all
 
 
+def test_classes_are_compared_with_the_same_ones_of_clean_models() -> None:
+    finding = Finding(4.0, per_class=(1.0, 4.0, 0.5))
+    found = Calibrated(finding, (1.0, 1.0), ("a", "b"), ((1.0, 2.0, 0.5), (0.5, 2.0, 0.25), (2.0, 8.0, 1.0)))
+    assert found.relative == (1.0, 2.0, 1.0)
+    assert from_json(to_json(found)) == found
+    assert Calibrated(finding, (1.0,), ("a",)).relative == ()
+    assert Calibrated(finding, (1.0,), ("a",), ((0.0, 1.0, 1.0),)).relative == ()  # no ratio
+    assert Calibrated(finding, (1.0,), ("a",), ((1.0, 1.0),)).relative == ()  # of other classes
+
+
 def test_a_rule_flags_above_its_threshold_and_not_at_it() -> None:
     assert [Rule(value, 2.0).flagged for value in (1.9, 2.0, 2.1)] == [False, False, True]
 

@@ -7,6 +7,7 @@ whatever only reads records starts at once: pictures and curves lie in a record'
 from __future__ import annotations
 
 import math
+import statistics
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal, get_args
 
@@ -174,6 +175,7 @@ class Calibrated(Evidence):
     Args:
         references: scores of the clean models.
         models: keys of the clean models, in the same order.
+        clean_per_class: suspicion of each class of each clean model, in the same order; empty in earlier records.
 
     Attributes:
         p: (1 + number of references that score at least as high) / (1 + number of references), the p-value of the
@@ -183,10 +185,14 @@ class Calibrated(Evidence):
     finding: Finding
     references: tuple[float, ...] = ()
     models: tuple[str, ...] = ()
+    clean_per_class: tuple[tuple[float, ...], ...] = ()
     p: float = field(init=False)
 
     def __post_init__(self) -> None:
         _check_finite(self, "references")
+        if any(not isinstance(value, int | float) or not math.isfinite(value)
+               for values in self.clean_per_class for value in values):
+            raise ConfigError("Calibrated.clean_per_class given with numbers that are not finite")
         as_high = sum(score >= self.finding.score for score in self.references)
         object.__setattr__(self, "p", (1 + as_high) / (1 + len(self.references)))
 
@@ -194,6 +200,17 @@ class Calibrated(Evidence):
     def above_all(self) -> bool:
         """Whether the model is more suspicious than every clean one."""
         return all(self.finding.score > score for score in self.references)
+
+    @property
+    def relative(self) -> tuple[float, ...]:
+        """How many times as suspicious each class is as in the clean models, by their median: classes differ, and one
+        that is easy to reach in all of them is no sign. Empty where suspicions are not above 0, or unknown.
+        """
+        own = self.finding.per_class
+        alike = [values for values in self.clean_per_class if len(values) == len(own)]
+        if not own or not alike or min(*own, *(value for values in alike for value in values)) <= 0:
+            return ()
+        return tuple(value / statistics.median(values[k] for values in alike) for k, value in enumerate(own))
 
 
 @dataclass(frozen=True)
@@ -310,7 +327,7 @@ def _made(cls: Any, value: dict[str, Any]) -> Any:
 
 def _read(name: str, item: Any) -> Any:
     if isinstance(item, list):
-        return tuple(_made(Exhibit, part) if name == "exhibits" else part for part in item)
+        return tuple(_made(Exhibit, part) if name == "exhibits" else _read("", part) for part in item)
     return _made({"finding": Finding, "paper": Rule}[name], item) if isinstance(item, dict) else item
 
 

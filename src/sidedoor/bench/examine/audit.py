@@ -6,6 +6,7 @@ import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,32 +31,43 @@ def examine(defense: ModelAudit, case: Case, trained: TrainedModel, delivered: D
     clean = [case.twin(spec) for spec in case.spec.clean_models()]
     # In the record an exhibit has the name of its array, among those of everything else.
     kept = tuple(replace(e, name=f"audit_{e.name}", values=None) for e in finding.exhibits)
+    told = [_of_clean(defense, twin) for twin in clean]
     found = Calibrated(replace(finding, exhibits=kept, method=registry.name_of(defense)),
-                       tuple(_clean_score(defense, twin) for twin in clean), tuple(twin.attack_key for twin in clean))
+                       tuple(each.score for each in told), tuple(twin.attack_key for twin in clean),
+                       tuple(each.per_class for each in told if each.per_class))
     return delivered.found(found, {f"audit_{e.name}": _array(e) for e in finding.exhibits})
 
 
-def _clean_score(defense: ModelAudit, case: Case) -> float:
-    """The score of a clean model, kept beside it, since every attack is compared with the same ones."""
+class _Told(NamedTuple):
+    """What an audit says of a clean model, as it is kept; `per_class` is empty in files of earlier versions."""
+
+    score: float
+    per_class: tuple[float, ...]
+
+
+def _of_clean(defense: ModelAudit, case: Case) -> _Told:
+    """What it says of a clean model, kept beside it, since every attack is compared with the same ones."""
     named = json.dumps([registry.plain(defense, lasting, registry.key_name_of), versions(defense)], sort_keys=True)
     path = case.store.folder(case.attack_key) / f"audit-{hashlib.sha256(named.encode()).hexdigest()[:16]}.json"
     with case.alone(case.attack_key + "-audit"):
         if not path.exists():
-            score = defense.inspect(*case.given(defense, train_or_load(case).model)).score
+            finding = defense.inspect(*case.given(defense, train_or_load(case).model))
             if case.run.fabric.is_global_zero:
-                write_json(path, score)
-            return score
+                write_json(path, {"score": finding.score, "per_class": list(finding.per_class)})
+            return _Told(finding.score, finding.per_class)
         return _kept(path)
 
 
-def _kept(path: Path) -> float:
+def _kept(path: Path) -> _Told:
     try:
-        score = read_json(path)
+        told: Any = read_json(path)
+        score, per_class = (told.get("score"), told.get("per_class")) if isinstance(told, dict) else (told, [])
         fit("the score", score, float)
+        fit("the scores of classes", per_class, tuple[float, ...])
     except (OSError, ValueError) as error:
         raise CannotComplete(f"cannot read the score in {path}: {error}; delete it to audit the clean model again") \
             from error
-    return float(score)
+    return _Told(float(score), tuple(per_class))
 
 
 def _array(exhibit: Exhibit) -> np.ndarray:
