@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from sidedoor.backdoor.dataset import PoisonedDataset, Sealed
 from sidedoor.bench.case import Case, TrainedModel, load
+from sidedoor.bench.examine.audit import _Told
 from sidedoor.bench.examine.base import Delivered, composed, defend
 from sidedoor.bench.labels import labels
 from sidedoor.bench.machine import Machine
@@ -203,7 +204,7 @@ def test_after_filters_a_model_is_trained_once_before_the_first_defence_that_loo
 def test_an_audit_inspects_the_repaired_model_and_leaves_it(given: tuple[Case, TrainedModel],
                                                            monkeypatch: pytest.MonkeyPatch) -> None:
     case, trained = given
-    monkeypatch.setattr("sidedoor.bench.examine.audit._clean_score", lambda *_: 0.0)
+    monkeypatch.setattr("sidedoor.bench.examine.audit._of_clean", lambda *_: _Told(0.0, ()))
     inspector = Inspector()
     found = defend((Mender(), inspector), case, trained)
     assert inspector.seen[0][0] is found.model

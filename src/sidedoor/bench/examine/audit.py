@@ -60,14 +60,14 @@ def _of_clean(defense: ModelAudit, case: Case) -> _Told:
 
 def _kept(path: Path) -> _Told:
     try:
-        told: Any = read_json(path)
-        score, per_class = (told.get("score"), told.get("per_class")) if isinstance(told, dict) else (told, [])
-        fit("the score", score, float)
-        fit("the scores of classes", per_class, tuple[float, ...])
+        told = read_json(path)
+        found: dict[str, Any] = told if isinstance(told, dict) else {"score": told, "per_class": []}
+        fit("the score", found.get("score"), float)
+        fit("the scores of classes", found.get("per_class"), tuple[float, ...])
     except (OSError, ValueError) as error:
         raise CannotComplete(f"cannot read the score in {path}: {error}; delete it to audit the clean model again") \
             from error
-    return _Told(float(score), tuple(per_class))
+    return _Told(float(found["score"]), tuple(found["per_class"]))
 
 
 def _array(exhibit: Exhibit) -> np.ndarray:
