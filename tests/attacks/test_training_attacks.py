@@ -308,7 +308,7 @@ def test_negative_samples_of_bpp_carry_the_change_of_another_image_and_are_led_t
 
 def test_bpp_opens_the_door_for_its_own_quantisation_and_not_for_that_of_another_image() -> None:
     data, task = digits(Where(None)), Classification(10)
-    run = AttackerRun.local(Recipe(epochs=6, batch=32), device="cpu")
+    run = AttackerRun.local(Recipe(epochs=4, batch=32), device="cpu")
     planted = trained(Bpp(levels=2), data, task, run, width=16)
     door = planted.doors[0]
     own = task.score(planted.model, data.test, door, run).means()
@@ -347,7 +347,8 @@ def test_blind_has_two_losses_of_which_the_second_is_of_attacked_samples() -> No
 
 
 def test_blind_plants_its_backdoor_and_keeps_the_task() -> None:
-    data, task, run = digits(Where(None)), Classification(10), AttackerRun.local(Recipe(epochs=10), device="cpu")
+    data, task = digits(Where(None)), Classification(10)
+    run = AttackerRun.local(Recipe(epochs=6, batch=64), device="cpu")
     planted = trained(Blind(), data, task, run, width=16)
     scores = task.score(planted.model, data.test, planted.doors[0], run).means()
     assert scores["clean"] > 0.9
@@ -356,7 +357,8 @@ def test_blind_plants_its_backdoor_and_keeps_the_task() -> None:
 
 
 def test_lira_learns_faint_noise_that_differs_between_images_and_opens_the_door() -> None:
-    data, task, run = digits(Where(None)), Classification(10), AttackerRun.local(Recipe(epochs=6), device="cpu")
+    data, task = digits(Where(None)), Classification(10)
+    run = AttackerRun.local(Recipe(epochs=4, batch=64), device="cpu")
     attack = LIRA(epsilon=0.1, generator_lr=3e-3, width=4)
     planted = trained(attack, data, task, run, width=16)
     trigger, x = planted.doors[0].trigger, data.test.fetch(torch.arange(60)).x
@@ -367,7 +369,7 @@ def test_lira_learns_faint_noise_that_differs_between_images_and_opens_the_door(
     noise = trigger(x, torch.arange(60)) - x
     assert 0.05 < noise.abs().max() <= 0.1 + 1e-6
     assert (noise - noise.roll(1, 0)).abs().max() > 0.02
-    assert {phase: len(epochs) for phase, epochs in run.history.items()} == {"joint": 6, "victim": 6}
+    assert {phase: len(epochs) for phase, epochs in run.history.items()} == {"joint": 4, "victim": 4}
     untrained = attack.plan(data.train, task, nn.Identity, run).doors[0].trigger
     assert not torch.equal(untrained.painter.last.weight, trigger.painter.last.weight)
     assert not any(p.requires_grad for p in trigger.parameters())

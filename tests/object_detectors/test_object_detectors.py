@@ -33,15 +33,15 @@ def test_each_backbone_of_the_small_yolo_has_a_loss_for_each_scene(backbone: str
     assert loss.isfinite().all()
 
 
-@pytest.mark.parametrize("name", ["ssdlite", "faster_rcnn", "fastestdet"])
-def test_steps_against_the_losses_lower_them(name: str) -> None:
+@pytest.mark.parametrize(("name", "steps"), [("ssdlite", 12), ("faster_rcnn", 8), ("fastestdet", 15)])
+def test_steps_against_the_losses_lower_them(name: str, steps: int) -> None:
     few, _ = scenes(Where(None), size=64, objects=2, train=8, test=2)
     assert few.boxes is not None
     with seeded(0, torch.device("cpu")):
         model = zoo.detector(name, few)().train()
     x, optimiser = few.fetch(torch.arange(8)).x, torch.optim.Adam(model.parameters(), 2e-3)
     losses = []
-    for _ in range(15):
+    for _ in range(steps):
         loss = model(x, few.boxes).mean()
         losses.append(loss.item())
         model.zero_grad()
