@@ -53,15 +53,19 @@ def joined(first: Batch, second: Batch) -> Batch:
     return Batch(*map(torch.cat, zip(first, second, strict=True)))
 
 
-def to_levels(x: Images, space: Space) -> Images:
-    """Values of a space with levels as numbers in [0, levels], not rounded."""
+def to_levels(x: Images, space: Space, out: Tensor | None = None) -> Images:
+    """Values of a space with levels as numbers in [0, levels], not rounded; into `out`, which may be `x`, if given."""
     assert space.levels is not None
     unit = x if (space.low, space.high) == (0.0, 1.0) else (x - space.low) / (space.high - space.low)
-    return unit * space.levels
+    return torch.mul(unit, space.levels, out=out)
 
 
-def from_levels(levels: Images, space: Space) -> Images:
-    """Numbers in [0, levels] as values of the space; the one formula, so that what was stored is read back exactly."""
+def from_levels(levels: Images, space: Space, out: Tensor | None = None) -> Images:
+    """Numbers in [0, levels] as values of the space; the one formula, so that what was stored is read back exactly.
+
+    Args:
+        out: what may be overwritten by the result, `levels` too.
+    """
     assert space.levels is not None
-    unit = levels / space.levels
+    unit = torch.div(levels, space.levels, out=out)
     return unit if (space.low, space.high) == (0.0, 1.0) else unit * (space.high - space.low) + space.low

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -22,6 +24,7 @@ class Blend(Trigger):
         ConfigError: images of another size than the pattern.
     """
 
+    elementwise: ClassVar[bool] = True
     pattern: Tensor
 
     def __init__(self, pattern: Float[Tensor, "c h w"], ratio: float = 0.2):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -24,6 +26,7 @@ class Patch(Trigger):
         ConfigError: an unknown corner, or an image smaller than the patch and its margin.
     """
 
+    elementwise: ClassVar[bool] = True
     pattern: Tensor
 
     def __init__(self, pattern: Float[Tensor, "c h w"], corner: str = "bottom right", margin: int = 0,

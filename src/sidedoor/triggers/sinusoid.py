@@ -7,6 +7,7 @@ ICIP 2019, arXiv:1902.11237.
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 
@@ -25,6 +26,8 @@ class Sinusoid(Trigger):
     Raises:
         ConfigError: 2f is a multiple of the width, so that the wave is zero at every pixel.
     """
+
+    elementwise: ClassVar[bool] = True
 
     def __init__(self, delta: float = 20 / 255, frequency: int = 6):
         super().__init__()
