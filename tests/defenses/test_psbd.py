@@ -8,10 +8,14 @@ from poisoned_digits import Suspect
 from torch import Tensor, nn
 
 from sidedoor import zoo
+from sidedoor.algorithms.features.cut import stages
 from sidedoor.data.base import ArrayDataset
-from sidedoor.defenses.filters.psbd import PSBD, chosen, dropout, shifts, stages
+from sidedoor.defenses.filters import agpd, psbd
+from sidedoor.defenses.filters.agpd import AGPD
+from sidedoor.defenses.filters.psbd import PSBD, chosen, dropout, shifts
 from sidedoor.engine import Run
-from sidedoor.errors import ConfigError
+from sidedoor.errors import ConfigError, NotApplicable
+from sidedoor.tasks.classification import Classification
 
 RUN = Run.local(device="cpu")
 
@@ -65,6 +69,16 @@ def test_all_stages_with_maps_are_found_in_networks_of_the_house(suspect: Suspec
     assert len(found) == len(set(found)) == 3
     residual = zoo.network({"name": "cifar_resnet", "depth": 8}, suspect.train)().eval()
     assert any("layer3" in name for name in stages(residual, suspect.train.shape))
+
+
+def test_a_network_without_maps_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, data, _ = toy()
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(256, 4)).eval()
+    for filter_, module in ((PSBD(), psbd), (AGPD(), agpd)):
+        monkeypatch.setattr(module, "inspection_model", lambda *_: flat)
+        one = ArrayDataset(data.images, torch.arange(200) % 4, 4)
+        with pytest.raises(NotApplicable, match="no stage that gives maps"):
+            filter_.score(one, one, Classification(4), lambda: flat, RUN)
 
 
 def test_dropout_is_there_in_evaluation_mode_and_gone_afterwards() -> None:

@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sidedoor.algorithms.features.cut import cut
+from sidedoor.algorithms.features.cut import stages
 from sidedoor.algorithms.inspection import inspection_model
 from sidedoor.core import random
 from sidedoor.data.base import Dataset
@@ -29,7 +29,6 @@ from sidedoor.defenses.filters.base import GuidedFilter
 from sidedoor.engine import Run, seeded
 from sidedoor.errors import ConfigError, NotApplicable
 from sidedoor.method import Count, Share
-from sidedoor.models.base import Shape
 from sidedoor.tasks.task import Task
 from sidedoor.types import Batch, Build
 
@@ -72,6 +71,8 @@ class PSBD(GuidedFilter):
         """
         model = run.frozen(inspection_model(train, task, build, run))
         names = stages(model, train.shape)
+        if not names:
+            raise NotApplicable(f"{type(model).__name__} has no stage that gives maps, behind which PSBD drops units")
         seen, held = (shifts(model, names, data, self.rates, self.passes, run) for data in (train, clean))
         return -seen.fall[:, chosen(held.changed.mean(0), seen.changed.mean(0), self.shift)]
 
@@ -114,15 +115,6 @@ def chosen(clean: Float[Tensor, "rates"], train: Float[Tensor, "rates"], shift: 
     enough = clean >= shift
     gap = clean - train
     return int(gap.where(enough | ~enough.any(), torch.tensor(-torch.inf)).argmax())
-
-
-def stages(model: nn.Module, shape: Shape) -> list[str]:
-    """The modules whose outputs are the maps of a stage, the last one first."""
-    names = [cut(model, shape).name]
-    with contextlib.suppress(NotApplicable):
-        while True:
-            names.append(cut(model, shape, -len(names) - 1).name)
-    return names
 
 
 @contextlib.contextmanager
