@@ -44,22 +44,29 @@ def scan(
 ) -> None:
     """Say whether a model is backdoored, as far as audits and clean models like it can tell.
 
-    Exit code: 0 no finding, 1 a finding, 2 could not complete, 3 inconclusive or suspicious, 4 usage.
+    Exit code: 0 no finding, 1 a finding (or a file that asks for code to be run), 2 could not complete,
+    3 inconclusive or suspicious, 4 usage.
     """
     if fail_on not in ("finding", "suspicious"):
         raise ConfigError(f"--fail-on {fail_on} given; expected finding or suspicious")
     note(f"scanning {model}")
     from sidedoor.bench.spec import recipe_of
+    from sidedoor.core.foreign_weights import UnsafeFile
     from sidedoor.core.progress import Silent, reporter
     from sidedoor.vetting.scan import ScanSettings
     from sidedoor.vetting.scan import scan as scanned
-    from sidedoor.vetting.write import write
+    from sidedoor.vetting.write import write, write_unsafe
 
     image = (channels, size, size) if size else None
     settings = ScanSettings(alpha, _references(references), profile, budget, recipe_of(recipe), tuple(augment),
                             normalize, key, _names(labels), image, classes, seed)
-    found = scanned(model, data, architecture=arch, settings=settings, out=out, root=root, download=download,
-                    device=device, progress=Silent() if quiet() else reporter())
+    try:
+        found = scanned(model, data, architecture=arch, settings=settings, out=out, root=root, download=download,
+                        device=device, progress=Silent() if quiet() else reporter())
+    except UnsafeFile as unsafe:
+        say(f"FINDING  {unsafe}")
+        note(f"log: {write_unsafe(str(unsafe), out / model.stem, str(model))}")
+        raise typer.Exit(1) from unsafe
     folder = out / f"{model.stem}-{found.model['sha256'][:8]}"
     page = write(found, folder, str(model), shlex.join(["sidedoor", *sys.argv[1:]]))
     if as_json:

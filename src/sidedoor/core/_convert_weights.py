@@ -33,6 +33,13 @@ INERT = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy
          "__builtin__.slice", "builtins.range", "__builtin__.xrange")
 
 
+DANGEROUS = frozenset({
+    "os", "posix", "nt", "subprocess", "sys", "builtins", "__builtin__", "importlib", "runpy", "socket", "shutil",
+    "pty", "commands", "ctypes", "webbrowser", "http", "urllib", "requests", "code", "pickle", "_pickle", "marshal",
+    "operator", "asyncio", "multiprocessing", "threading", "signal", "pip"})
+"""Modules that weights have no use for, and that a pickle names to have something done when it is loaded."""
+UNSAFE = 3
+"""Exit code where a file names one of them."""
 _OTHERS = "it is damaged or holds other objects than tensors"
 _ADVICE = "save the state_dict() of its model"
 
@@ -121,15 +128,31 @@ def _check(source: str) -> None:
 
 def _count(stream: Any, pickles: int) -> None:
     steps = calls = 0
+    texts: list[str] = []
     with contextlib.suppress(ValueError):  # damage, which the reader meets again
         for _ in range(pickles):
             for code, argument, _ in pickletools.genops(stream):
                 steps += 1
                 calls += code.name in BUILDS
-                if code.name == "GLOBAL" and not _usual(named := str(argument).replace(" ", ".")):
-                    raise SystemExit(f"{_OTHERS} ({named[:80]}); {_ADVICE}")
+                if isinstance(argument, str):
+                    texts = [*texts[-1:], argument]
+                if code.name in ("GLOBAL", "INST"):
+                    _check_name(str(argument).replace(" ", "."), known=True)
+                elif code.name == "STACK_GLOBAL":  # of the last two texts, unless they came from the memo
+                    _check_name(".".join(texts), known=False)
                 if calls > CALLS or steps > STEPS:
                     raise SystemExit(f"it asks for more than {TENSORS:,} tensors, or is no file of weights")
+
+
+def _check_name(name: str, known: bool) -> None:
+    """Refuse a name that no weights need; where it is but probable, only what could do harm."""
+    if _usual(name):
+        return
+    if name.partition(".")[0] in DANGEROUS:
+        print(f"it asks for {name[:80]} to be run when it is loaded", file=sys.stderr)
+        raise SystemExit(UNSAFE)
+    if known:
+        raise SystemExit(f"{_OTHERS} ({name[:80]}); {_ADVICE}")
 
 
 def _usual(name: str) -> bool:

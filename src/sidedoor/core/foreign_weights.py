@@ -74,7 +74,8 @@ def read_weights(path: Path, key: str = "", sha256: str | None = None) -> Table:
                 log.info("%s: the weights under %s are taken", path, ".".join(taken))
             return unprefixed(content.table(taken), WRAPPERS)
         except _Refused as refused:
-            raise CannotComplete(f"{path} is refused: {refused}") from refused
+            kind = UnsafeFile if isinstance(refused, _Unsafe) else CannotComplete
+            raise kind(f"{path} is refused: {refused}") from refused
 
 
 def unprefixed(table: Mapping[str, Tensor], prefixes: Sequence[str]) -> Table:
@@ -103,8 +104,16 @@ def identify(path: Path) -> str:
     return actual
 
 
+class UnsafeFile(CannotComplete):
+    """A file that asks for code to be run when it is loaded; none was."""
+
+
 class _Refused(Exception):
     """Why a file is not used, without its name."""
+
+
+class _Unsafe(_Refused):
+    """It asks for code to be run."""
 
 
 class _Content(NamedTuple):
@@ -138,6 +147,8 @@ def _content(file: Path) -> _Content:
         raise _Refused(f"it takes more than {seconds} s to read, or ends the process that reads it")
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1]
+        if done.returncode == _convert_weights.UNSAFE:
+            raise _Unsafe(f"{reason[:300]}; nothing of it was run")
         raise _Refused(f"{reason[:300]}; only files that hold nothing but weights are read")
     return _indexed(target)
 

@@ -24,6 +24,13 @@ def write(scan: Scan, folder: Path, path: str, command: str) -> Path:
     return folder / "report.html"
 
 
+def write_unsafe(message: str, folder: Path, path: str) -> Path:
+    """Write `scan.sarif` of a file that was not opened, since it asks for code to be run; the log."""
+    result = sarif.Result("SD-FILE-001", "error", message, "", {"security-severity": "9.0"})
+    write_json(folder / "scan.sarif", sarif.log([result], path, importlib.metadata.version("sidedoor"), True))
+    return folder / "scan.sarif"
+
+
 def as_sarif(scan: Scan, path: str) -> dict[str, object]:
     """The log of a scan; one that is inconclusive has a result, too, lest an empty list look like a pass."""
     name = scan.class_name(scan.label) if scan.label is not None else ""
