@@ -31,6 +31,8 @@ Count = Annotated[int, Bounds(1, _INF)]
 """An integer of at least 1."""
 Whole = Annotated[int, Bounds(0, _INF)]
 """An integer of at least 0."""
+Place = Annotated[int, Bounds(-_INF, _INF)]
+"""In a list whose length is not known beforehand; -1 is the last."""
 Level = Annotated[int, Bounds(0, 255)]
 """A byte, such as an 8-bit level of a pixel."""
 class Content(typing.NamedTuple):

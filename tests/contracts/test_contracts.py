@@ -69,18 +69,18 @@ def test_every_defense_takes_grey_images(name: str) -> None:
 def test_a_sign_that_the_ground_cannot_show_is_tested_elsewhere(name: str) -> None:
     defense = registry.load("defense", name)
     if defense.sign_tested_in and defense.__module__.startswith("sidedoor."):
-        assert tested(defense.sign_tested_in), f"{defense.sign_tested_in} does not exist, or is no test of `make test`"
+        assert is_tested(defense.sign_tested_in), f"{defense.sign_tested_in} is no test of `make test`"
 
 
 def test_a_sign_is_tested_where_a_fast_test_is() -> None:
-    assert tested("tests/contracts/test_contracts.py::test_the_ground_stands_on_a_working_backdoor")
-    assert not tested("tests/contracts/test_contracts.py::test_the_ground")
-    assert not tested("tests/contracts/test_contracts.py")
-    assert not tested("tests/contracts/test_nothing.py::test_the_ground_stands_on_a_working_backdoor")
-    assert not tested("tests/contracts/test_trained_facts.py::test_every_attack_takes")
+    assert is_tested("tests/contracts/test_contracts.py::test_the_ground_stands_on_a_working_backdoor")
+    assert not is_tested("tests/contracts/test_contracts.py::test_the_ground")
+    assert not is_tested("tests/contracts/test_contracts.py")
+    assert not is_tested("tests/contracts/test_nothing.py::test_the_ground_stands_on_a_working_backdoor")
+    assert not is_tested("tests/contracts/test_trained_facts.py::test_every_attack_takes")
 
 
-def tested(where: str) -> bool:
+def is_tested(where: str) -> bool:
     """Whether "file::name" is a test of the fast suite."""
     name, _, test = where.partition("::")
     file = Path(__file__).parents[2] / name

@@ -7,8 +7,8 @@ import torch
 from poisoned_digits import Suspect
 from torch import nn
 
+from sidedoor.algorithms.anomaly_index import anomaly_index
 from sidedoor.data.base import ArrayDataset, Subset
-from sidedoor.defenses.audits._mask_inversion import anomaly_index
 from sidedoor.defenses.filters.agpd import AGPD, gradients, turned
 from sidedoor.engine import Run
 from sidedoor.errors import NotApplicable

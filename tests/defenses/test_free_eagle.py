@@ -77,5 +77,5 @@ def test_what_does_not_differ_or_cannot_be_cut_is_refused() -> None:
     with pytest.raises(NotApplicable, match="alike"):
         QUICK.inspect(_Cut(torch.zeros(5, 5)), BLANK, TASK, RUN)
     with pytest.raises(NotApplicable, match="stage 7"):
-        FreeEagle(place=7).inspect(small_cnn(5, (5, 8, 8), 4).eval(), Absent(ArrayDataset(
+        FreeEagle(layer=7).inspect(small_cnn(5, (5, 8, 8), 4).eval(), Absent(ArrayDataset(
             torch.zeros(2, 5, 8, 8, dtype=torch.uint8), [0, 1], 5)), TASK, RUN)

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from scipy.stats import median_abs_deviation
 from torch import nn
 
+from sidedoor.algorithms.anomaly_index import anomaly_index
 from sidedoor.data.base import ArrayDataset, Dataset
-from sidedoor.defenses.audits._mask_inversion import anomaly_index
 from sidedoor.defenses.audits.neural_cleanse import NeuralCleanse
 from sidedoor.engine import Recipe, Run
 from sidedoor.errors import ConfigError, NotApplicable

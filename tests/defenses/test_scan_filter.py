@@ -6,7 +6,7 @@ import torch
 from poisoned_digits import Suspect
 from torch import Tensor
 
-from sidedoor.defenses.audits._mask_inversion import anomaly_index
+from sidedoor.algorithms.anomaly_index import anomaly_index
 from sidedoor.defenses.filters.scan_filter import SCAn, noise_covariance, scores, split
 
 LABELS = torch.arange(10).repeat_interleave(100)

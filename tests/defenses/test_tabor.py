@@ -8,9 +8,10 @@ from backdoored_digits import TARGET, Scene
 from torch import nn
 from torch.nn import functional
 
+from sidedoor.algorithms.anomaly_index import anomaly_index
 from sidedoor.algorithms.inversion.mask_pattern import Candidate, Recovered
 from sidedoor.defenses.audits import tabor
-from sidedoor.defenses.audits._mask_inversion import TINY, anomaly_index
+from sidedoor.defenses.audits._mask_inversion import TINY
 from sidedoor.defenses.audits.neural_cleanse import NeuralCleanse
 from sidedoor.defenses.audits.tabor import TABOR
 from sidedoor.engine import Recipe, Run

@@ -5,43 +5,46 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from sidedoor.cli._options import AsJson, Device, Download, Root, emit, note, quiet, say
 from sidedoor.errors import ConfigError
 
+if TYPE_CHECKING:
+    from sidedoor.vetting.result import Scan
+
+Model = Annotated[Path, typer.Argument(help="A weights file: safetensors, or what torch.save writes.",
+                                       metavar="MODEL")]
+Data = Annotated[str | None, typer.Option(help="Clean images with labels: class folders, an .npz, or a known set.",
+                                          metavar="DATA")]
+Arch = Annotated[str | None, typer.Option(help="The network, as torchvision:resnet18; default: look for it.")]
+References = Annotated[str | None, typer.Option(metavar="N|DIR", help="Clean models to train, or a folder of trusted "
+                                                "ones; default: as many as --alpha needs.")]
 Alpha = Annotated[float, typer.Option(help="Rate of false findings, for clean models like the references.")]
+Profile = Annotated[str, typer.Option(help="quick or standard.")]
+Budget = Annotated[float, typer.Option(help="Minutes; what does not fit is left out and said so.")]
+HowTrained = Annotated[list[str], typer.Option("--recipe", metavar="KEY=VALUE", help="How clean models are trained, "
+                                               "e.g. epochs=20; best as the model was.")]
+Augment = Annotated[list[str], typer.Option(help="crop, flip ...: of the clean models' training data.")]
+Normalize = Annotated[str, typer.Option(help="none, imagenet, cifar10, half, 0..255, or auto.")]
+Key = Annotated[str, typer.Option(help="The key inside the file, where several lead to tensors.")]
+Labels = Annotated[Path | None, typer.Option(help="Names of the model's classes, one a line, where the images have "
+                                             "others or fewer.")]
+Size = Annotated[int | None, typer.Option(help="Pixels a side that images are resized to.", min=1)]
+Channels = Annotated[int, typer.Option(help="Without images: 1 or 3.", min=1)]
+Classes = Annotated[int, typer.Option(help="Without images: the number of classes.", min=0)]
+FailOn = Annotated[str, typer.Option(help="finding or suspicious: what exits with 1.")]
+Seed = Annotated[int, typer.Option(help="Of the audits and the clean models.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder; a scan resumes there.")]
 
 
-def scan(
-    model: Annotated[Path, typer.Argument(help="A weights file: safetensors, or what torch.save writes.",
-                                          metavar="MODEL")],
-    data: Annotated[str | None, typer.Option(help="Clean images with labels: class folders, an .npz, or a known set.",
-                                             metavar="DATA")] = None,
-    arch: Annotated[str | None, typer.Option(help="The network, as torchvision:resnet18; default: look for it.")]
-    = None,
-    references: Annotated[str | None, typer.Option(metavar="N|DIR", help="Clean models to train, or a folder of "
-                                                   "trusted ones; default: as many as --alpha needs.")] = None,
-    alpha: Alpha = 0.05,
-    profile: Annotated[str, typer.Option(help="quick or standard.")] = "standard",
-    budget: Annotated[float, typer.Option(help="Minutes; what does not fit is left out and said so.")] = 15.0,
-    recipe: Annotated[list[str], typer.Option("--recipe", metavar="KEY=VALUE", help="How clean models are trained, "
-                                              "e.g. epochs=20; best as the model was.")] = [],  # noqa: B006
-    augment: Annotated[list[str], typer.Option(help="crop, flip ...: of the clean models' training data.")] = [],  # noqa: B006
-    normalize: Annotated[str, typer.Option(help="none, imagenet, cifar10, half, 0..255, or auto.")] = "auto",
-    key: Annotated[str, typer.Option(help="The key inside the file, where several lead to tensors.")] = "",
-    labels: Annotated[Path | None, typer.Option(help="Names of the model's classes, one a line, where the images "
-                                                "have others or fewer.")] = None,
-    size: Annotated[int | None, typer.Option(help="Pixels a side that images are resized to.", min=1)] = None,
-    channels: Annotated[int, typer.Option(help="Without images: 1 or 3.", min=1)] = 3,
-    classes: Annotated[int, typer.Option(help="Without images: the number of classes.", min=0)] = 0,
-    fail_on: Annotated[str, typer.Option(help="finding or suspicious: what exits with 1.")] = "finding",
-    seed: Annotated[int, typer.Option(help="Of the audits and the clean models.")] = 0,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder; a scan resumes there.")] = Path("runs/scan"),
-    as_json: AsJson = False, root: Root = None, download: Download = False, device: Device = "auto",
-) -> None:
+def scan(model: Model, data: Data = None, arch: Arch = None, references: References = None, alpha: Alpha = 0.05,
+         profile: Profile = "standard", budget: Budget = 15.0, recipe: HowTrained = [], augment: Augment = [],  # noqa: B006
+         normalize: Normalize = "auto", key: Key = "", labels: Labels = None, size: Size = None, channels: Channels = 3,
+         classes: Classes = 0, fail_on: FailOn = "finding", seed: Seed = 0, out: Out = Path("runs/scan"),
+         as_json: AsJson = False, root: Root = None, download: Download = False, device: Device = "auto") -> None:
     """Say whether a model is backdoored, as far as audits and clean models like it can tell.
 
     Exit code: 0 no finding, 1 a finding (or a file that asks for code to be run), 2 could not complete,
@@ -55,7 +58,6 @@ def scan(
     from sidedoor.core.progress import Silent, reporter
     from sidedoor.vetting.scan import ScanSettings
     from sidedoor.vetting.scan import scan as scanned
-    from sidedoor.vetting.write import write, write_unsafe
 
     image = (channels, size, size) if size else None
     settings = ScanSettings(alpha, _references(references), profile, budget, recipe_of(recipe), tuple(augment),
@@ -64,9 +66,24 @@ def scan(
         found = scanned(model, data, architecture=arch, settings=settings, out=out, root=root, download=download,
                         device=device, progress=Silent() if quiet() else reporter())
     except UnsafeFile as unsafe:
-        say(f"FINDING  {unsafe}")
-        note(f"log: {write_unsafe(str(unsafe), out / model.stem, str(model))}")
-        raise typer.Exit(1) from unsafe
+        _refuse(unsafe, out / model.stem, model)
+    _finish(found, model, out, as_json)
+    if code := 1 if found.verdict == fail_on else found.exit_code:
+        raise typer.Exit(code)
+
+
+def _refuse(unsafe: Exception, folder: Path, model: Path) -> NoReturn:
+    from sidedoor.vetting.write import write_unsafe
+
+    say(f"FINDING  {unsafe}")
+    note(f"log: {write_unsafe(str(unsafe), folder, str(model))}")
+    raise typer.Exit(1) from unsafe
+
+
+def _finish(found: Scan, model: Path, out: Path, as_json: bool) -> None:
+    """Print what was found and write it."""
+    from sidedoor.vetting.write import write
+
     folder = out / f"{model.stem}-{found.model['sha256'][:8]}"
     page = write(found, folder, str(model), shlex.join(["sidedoor", *sys.argv[1:]]))
     if as_json:
@@ -75,9 +92,6 @@ def scan(
         for line in str(found).splitlines():
             say(line)
     note(f"report: {page}")
-    code = 1 if found.verdict == fail_on else found.exit_code
-    if code:
-        raise typer.Exit(code)
 
 
 def _references(given: str | None) -> int | Path | None:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, final
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from sidedoor.algorithms.anomaly_index import anomaly_index
 from sidedoor.algorithms.inversion.forms import Form, Replaced
 from sidedoor.algorithms.inversion.mask_pattern import Inversion, Penalty, Recovered, Schedule
 from sidedoor.data.base import Dataset
@@ -133,18 +134,3 @@ class MaskInversionAudit(ModelAudit, ABC):
         trigger = self.form.picture(found.mask[label], found.pattern[label])
         return (Exhibit("trigger", "picture", self.form.caption, trigger),
                 Exhibit("mask", "mask", "recovered mask", found.mask[label, 0]))
-
-
-def anomaly_index(size: Float[Tensor, "k"]) -> Float[Tensor, "k"]:
-    """(median - size) / (1.4826 MAD): how far a size lies below the others, in robust standard deviations.
-
-    Where the median absolute deviation is zero, the mean absolute deviation scales the index (Iglewicz and Hoaglin
-    1993). Means little for fewer than about ten classes, and nothing for two, for which it is ±0.67. All 0 if the sizes
-    are equal.
-    """
-    size = size.double()
-    below = size.quantile(0.5) - size
-    scale = 1.4826 * below.abs().quantile(0.5)
-    if scale == 0:
-        scale = 1.2533 * below.abs().mean()
-    return below / scale if scale > 0 else below

@@ -31,7 +31,7 @@ from sidedoor.defenses.base import Needs
 from sidedoor.engine import Run
 from sidedoor.errors import NotApplicable
 from sidedoor.evidence import Finding
-from sidedoor.method import Count, NonNegative, Positive
+from sidedoor.method import Count, NonNegative, Place, Positive
 from sidedoor.tasks.task import Task
 
 NOISE = 16
@@ -43,7 +43,7 @@ class FreeEagle(ModelAudit):
     """Make maps of every class behind a cut and compare what the rest of the network gives other classes for them.
 
     Args:
-        place: of the cut among the stages that give maps; -1 is the last.
+        layer: stage of the network that is cut behind, among those with maps; -1 is the last.
         starts: maps per class.
         steps: of Adam.
         lr: of Adam, in units of the mean activation.
@@ -52,13 +52,13 @@ class FreeEagle(ModelAudit):
     """
 
     origins: ClassVar[dict[str, str]] = {
-        "place": "ours: the last stages keep what tells classes apart", "starts": "ours: one start leaves noise",
+        "layer": "ours: the last stages keep what tells classes apart", "starts": "ours: one start leaves noise",
         "steps": "release", "lr": "release", "weight_decay": "release", "triggers": "paper: its first kind",
     }
     quick: ClassVar[dict[str, Any]] = {"steps": 60}
     needs: ClassVar[Needs] = Needs(model="weights")
 
-    place: int = -1
+    layer: Place = -1
     starts: Count = 4
     steps: Count = 1000
     lr: Positive = 0.01
@@ -86,7 +86,7 @@ class FreeEagle(ModelAudit):
 
     def leaning(self, model: nn.Module, clean: Dataset, classes: int, run: Run) -> Float[Tensor, "k k"]:
         """The mean log-probability of each class (columns) for the maps made of each (rows), on the CPU."""
-        parts = cut(run.frozen(model), clean.shape, self.place)
+        parts = cut(run.frozen(model), clean.shape, self.layer)
         scale, least = self._scale(parts, clean, run)
         labels = torch.arange(classes, device=run.device).repeat_interleave(self.starts)
         z, found = torch.rand(len(labels), *scale.shape, generator=run.rng("starts")).to(run.device), []

@@ -27,7 +27,7 @@ from sidedoor.defenses.base import Needs
 from sidedoor.defenses.detectors.base import Detect, InputDetector
 from sidedoor.engine import Run
 from sidedoor.errors import ConfigError
-from sidedoor.method import Count, NonNegative
+from sidedoor.method import Count, NonNegative, Place
 from sidedoor.tasks.task import Task
 from sidedoor.types import Images, Index
 
@@ -53,7 +53,7 @@ class Beatrix(InputDetector):
     }
     needs: ClassVar[Needs] = Needs(model="weights", clean="labelled")
 
-    layer: int = -2
+    layer: Place = -2
     orders: tuple[Count, ...] = (1, 2, 4, 8)
     bound: NonNegative = 10.0
     channels: Count = 128

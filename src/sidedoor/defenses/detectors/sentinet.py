@@ -28,7 +28,7 @@ from sidedoor.data.base import Dataset
 from sidedoor.defenses.base import Needs
 from sidedoor.defenses.detectors.base import Detect, InputDetector
 from sidedoor.engine import Run
-from sidedoor.method import Count, Share
+from sidedoor.method import Count, Place, Share
 from sidedoor.tasks.task import Task
 from sidedoor.types import Batch, Images, Index
 
@@ -53,7 +53,7 @@ class SentiNet(InputDetector):
 
     images: Count = 100
     area: Share = 0.15
-    layer: int = -1
+    layer: Place = -1
 
     def fit(self, model: nn.Module, clean: Dataset, task: Task, run: Run) -> Detect:
         """A function from inputs to shares of clean images, above those of clean inputs.

@@ -1,7 +1,7 @@
 """AGPD: a data filter that looks where gradients of the labelled logit at the activations point.
 
 Paper: Yuan, Zhang, Wei, Liu, Wu, "Activation Gradient based Poisoned Sample Detection Against Backdoor Attacks",
-arXiv:2312.06230.
+2023, arXiv:2312.06230.
 
 At the output of each stage of the network the gradient is averaged over space. The paper finds the target class by the
 dispersion of its rows (how much more they are like the mean of its clean samples than like the row that is least like
@@ -23,10 +23,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sidedoor.algorithms.anomaly_index import anomaly_index
 from sidedoor.algorithms.features.cut import stages
 from sidedoor.algorithms.inspection import inspection_model
 from sidedoor.data.base import Dataset
-from sidedoor.defenses.audits._mask_inversion import anomaly_index
 from sidedoor.defenses.filters.base import GuidedFilter
 from sidedoor.engine import Run
 from sidedoor.errors import NotApplicable

@@ -28,7 +28,7 @@ class DataFilter(Defense, ABC):
 
     @abstractmethod
     def score(self, train: Dataset, task: Task, build: Build, run: Run) -> Float[Tensor, "n"]:
-        """Suspicion of each row of the (sealed) training data, standardised within each class."""
+        """Suspicion of each row of the (sealed) training data, comparable between classes."""
 
 
 class GuidedFilter(Defense, ABC):
@@ -39,7 +39,7 @@ class GuidedFilter(Defense, ABC):
 
     @abstractmethod
     def score(self, train: Dataset, clean: Dataset, task: Task, build: Build, run: Run) -> Float[Tensor, "n"]:
-        """Suspicion of each row of the (sealed) training data, standardised within each class."""
+        """Suspicion of each row of the (sealed) training data, comparable between classes."""
 
 
 def standardised(scores: Float[Tensor, "n"], labels: Int[Tensor, "n"]) -> Float[Tensor, "n"]:

@@ -25,7 +25,7 @@ from sidedoor.data.base import Dataset
 from sidedoor.defenses.filters.base import GuidedFilter
 from sidedoor.engine import Run
 from sidedoor.errors import ConfigError
-from sidedoor.method import Count, NonNegative
+from sidedoor.method import Count, NonNegative, Place
 from sidedoor.tasks.task import Task
 from sidedoor.types import Batch, Build, Images
 
@@ -50,7 +50,7 @@ class BeatrixFilter(GuidedFilter):
         "channels": "ours: entries grow with the square",
     }
 
-    layer: int = -2
+    layer: Place = -2
     orders: tuple[Count, ...] = (1, 2, 4, 8)
     bound: NonNegative = 10.0
     channels: Count = 128

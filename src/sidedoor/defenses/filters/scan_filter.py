@@ -22,11 +22,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from sidedoor.algorithms.anomaly_index import anomaly_index
 from sidedoor.algorithms.features.collect import collect
 from sidedoor.algorithms.features.two_means import two_means
 from sidedoor.algorithms.inspection import inspection_model
 from sidedoor.data.base import Dataset
-from sidedoor.defenses.audits._mask_inversion import anomaly_index
 from sidedoor.defenses.filters.base import GuidedFilter
 from sidedoor.engine import Run
 from sidedoor.method import Count, Positive
