@@ -55,6 +55,7 @@ study: .venv/installed-dev  ## the figures of docs/results; data sets are looked
 
 bench: .venv/installed-dev  ## speed, as ratios against a baseline in the same run
 	$(BIN)/python benchmarks/engine.py
+	$(BIN)/python benchmarks/peers.py
 	$(BIN)/python benchmarks/triggers.py
 	$(BIN)/python benchmarks/injection.py
 	$(BIN)/python benchmarks/restoration.py
