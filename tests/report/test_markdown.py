@@ -41,6 +41,15 @@ def test_failed_cells_are_counted_but_not_averaged() -> None:
     assert (row["Seeds"], row["Left out"], row["ASR %"]) == ("1", "1", "80.0")
 
 
+def test_the_strength_of_a_repair_stands_beside_the_oracles() -> None:
+    columns = {"strength": 0.25, "oracle_strength": 0.5, "oracle_clean": 0.812, "oracle_attack": 0.034}
+    repaired = record(0, 0.8)
+    (row,) = rows(table([replace(repaired, columns=repaired.columns | columns)]))
+    assert [row[name] for name in ("Strength", "Oracle's strength", "Oracle: C-Acc %", "Oracle: ASR %")] \
+        == ["0.250", "0.500", "81.2", "3.4"]
+    assert "Oracle" not in table([repaired])
+
+
 def test_columns_without_a_value_are_left_out() -> None:
     assert "PSNR" not in table([record(0, 0.8, psnr=None)])
     assert "AUROC" not in table([record(0, 0.8)])

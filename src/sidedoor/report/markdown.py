@@ -55,6 +55,9 @@ def _columns(terms: Terms) -> dict[str, Cell]:
     def clean_model(name: str) -> Cell:
         return lambda g: _mean([(r.clean_means or {}).get(name) for r in g.done], terms.written)
 
+    def column(name: str, shown: Callable[[float], str]) -> Cell:
+        return lambda g: _mean([r.columns.get(name) for r in g.done], shown)
+
     return {
         "Setting": lambda g: escaped(g.label.setting),
         "Attack": lambda g: escaped(g.label.attack),
@@ -70,6 +73,10 @@ def _columns(terms: Terms) -> dict[str, Cell]:
         "TPR at 1 % FPR": lambda g: _figure(g.figures.get("tpr_at_1"), percent),
         "TPR at 5 % FPR": lambda g: _figure(g.figures.get("tpr_at_5"), percent),
         f"{terms.heading('attack')}, accepted": lambda g: _figure(g.figures.get("accepted"), terms.written),
+        "Strength": column("strength", decimal),
+        "Oracle's strength": column("oracle_strength", decimal),
+        f"Oracle: {terms.heading('clean')}": column("oracle_clean", terms.written),
+        f"Oracle: {terms.heading('attack')}": column("oracle_attack", terms.written),
         "Audit score": lambda g: _mean([r.audit.finding.score for r in g.done if r.audit], decimal),
         "Clean models' scores": lambda g: ", ".join(decimal(s) for r in g.done if r.audit for s in r.audit.references),
         "Audit p": lambda g: _figure(g.figures.get("p"), decimal),
