@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from sidedoor.data.base import ArrayDataset
-from sidedoor.defenses.purifiers.rca_soc import RcaSoc, channel_attention, plane_attention
+from sidedoor.defenses.purifiers.rca_soc import RCASOC, channel_attention, plane_attention
 from sidedoor.engine import Run
 from sidedoor.tasks.classification import Classification
 
@@ -18,10 +18,10 @@ def square() -> torch.Tensor:
 
 def test_contours_stay_and_flat_regions_are_dimmed() -> None:
     x, clean = square(), ArrayDataset(torch.zeros(1, 3, 16, 16, dtype=torch.uint8), [0], 2)
-    purified, _ = RcaSoc().fit(nn.Identity(), clean, Classification(2), Run.local(device="cpu"))(x, torch.arange(1))
+    purified, _ = RCASOC().fit(nn.Identity(), clean, Classification(2), Run.local(device="cpu"))(x, torch.arange(1))
     assert purified[0, 0, 8, 8] < 1e-4 < 0.1 < purified[0, 0, 4, 8]  # the middle of the square, and its border
     assert purified[0, 0, 0, 0] < 1e-4
-    half, _ = RcaSoc(0.5).fit(nn.Identity(), clean, Classification(2), Run.local(device="cpu"))(x, torch.arange(1))
+    half, _ = RCASOC(0.5).fit(nn.Identity(), clean, Classification(2), Run.local(device="cpu"))(x, torch.arange(1))
     torch.testing.assert_close(half[0, 0, 8, 8], torch.tensor(0.4), rtol=1e-3, atol=1e-3)
 
 

@@ -29,7 +29,7 @@ TINY = 1e-6
 
 
 @dataclass(frozen=True)
-class RcaSoc(Purifier):
+class RCASOC(Purifier):
     """Multiply inputs by the attention to their channels and to their places, each at most 1.
 
     Args:
