@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sidedoor.core import random
 from sidedoor.data.base import Dataset
@@ -378,6 +378,33 @@ class Overdone(Mirror):
         return lambda x, index: (x, lambda output: output.flip(1))
 
 
+class Relabelling(Mirror):
+    """Keeps every rule: says that it permutes classes, and does."""
+
+    relabels: ClassVar[bool] = True
+
+    def fit(self, model: nn.Module, clean: Dataset, task: Task, run: Run) -> Any:
+        return lambda x, index: (x, lambda output: self.permuted(output, index) if output.ndim == 2 else output)
+
+    def permuted(self, output: Tensor, index: Index) -> Tensor:
+        return output.roll(1, 1)
+
+
+class Overturning(Relabelling):
+    def permuted(self, output: Tensor, index: Index) -> Tensor:
+        return torch.where(index[:, None] % 2 == 0, output, output.flip(1))
+
+
+class Merging(Relabelling):
+    def permuted(self, output: Tensor, index: Index) -> Tensor:
+        return output[:, :1].expand_as(output)
+
+
+class Sorting(Relabelling):
+    def permuted(self, output: Tensor, index: Index) -> Tensor:
+        return output.sort(1).values
+
+
 class Holding(Mirror):
     def fit(self, model: nn.Module, clean: Dataset, task: Task, run: Run) -> Any:
         object.__setattr__(self, "model", model)
@@ -413,12 +440,13 @@ BROKEN = [
     (SeededAnew, "fitted again with the same seed"),
     (Cropping, "keeps its shape"), (Glowing, r"left \[0, 1\]"), (Blurry, "something else the second time"),
     (Mixing, "by its neighbours"), (NoUndo, "expected a function that realigns"), (Overdone, "no place to realign"),
+    (Overturning, "alike for all inputs"), (Merging, "alike for all inputs"), (Sorting, "alike for all inputs"),
     (Holding, "keeps model on the instance"), (Stageless, "no known stage: prayer"),
     (Undeclared, "declares no `needs`"),
 ]
 
 
-@pytest.mark.parametrize("sound", [Sieve, Excused, Honest, Tuner, Auditor, Corner, Mirror])
+@pytest.mark.parametrize("sound", [Sieve, Excused, Honest, Tuner, Auditor, Corner, Mirror, Relabelling])
 def test_the_defenses_that_the_broken_ones_change_are_sound(sound: type[Defense]) -> None:
     check_defense(sound())
 

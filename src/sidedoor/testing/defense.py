@@ -219,7 +219,7 @@ def _(defense: Purifier, who: str, here: Ground) -> None:
                                                                           "not finite")
     require(bool((purified >= low).all() and (purified <= high).all()), who,
             f"left [{low:g}, {high:g}]: {purified.min():.3g} to {purified.max():.3g}; clamp what it gives")
-    _check_undo(who, purify, here)
+    _check_undo(defense, who, purify, here)
     with drawing(99), torch.no_grad():
         again: Purify = defense.fit(*_given(defense, here, here.victim()))
         require(same(again(x, index)[0], purified), who, "fitted again with the same seed it purifies otherwise; draw "
@@ -227,16 +227,31 @@ def _(defense: Purifier, who: str, here: Ground) -> None:
     _check_needs(defense, who, here, lambda *given: torch.no_grad()(defense.fit(*given))(x, index)[0], purified)
 
 
-def _check_undo(who: str, purify: Purify, here: Ground) -> None:
-    """Outputs that have no place, such as class probabilities, come through `undo` as they are."""
+def _check_undo(defense: Purifier, who: str, purify: Purify, here: Ground) -> None:
+    """Outputs that have no place, such as class probabilities, come through `undo` as they are, or with their classes
+    permuted, alike for all inputs, if the purifier says that it draws other classes.
+    """
     x, _, index = here.test.fetch(torch.arange(8))
     with torch.no_grad():
         purified, undo = purify(x, index)
         require(callable(undo), who, f"gave {undo!r} beside the images; expected a function that realigns outputs")
         output = here.task.predict(here.victim(), purified)
-        require(output.ndim == 4 or same(undo(output), output), who, "its undo changes class probabilities, which "
-                                                                     "have no place to realign")
+        if defense.relabels and output.ndim == 2:
+            require(_permutes(undo, output), who, "its undo does something else to class probabilities than to permute "
+                                                  "the classes, alike for all inputs")
+        else:
+            require(output.ndim == 4 or same(undo(output), output), who,
+                    "its undo changes class probabilities, which have no place to realign")
         require(undo(x).shape == x.shape, who, "its undo changes the shape of an output image")
+
+
+def _permutes(undo: Callable[[Tensor], Tensor], output: Tensor) -> bool:
+    """Whether `undo` multiplies a batch of probabilities by a permutation of the classes, and does nothing else."""
+    certain = torch.eye(output.shape[1])
+    found = torch.stack([undo(row.expand_as(output)) for row in certain])
+    order = found[:, 0]
+    return same(found, order[:, None].expand_as(found)) and bool((order >= 0).all()) \
+        and same(order @ order.T, certain) and same(undo(output), output @ order)
 
 
 def _numbers(finding: Finding) -> Tensor:

@@ -17,10 +17,15 @@ from sidedoor.types import Images, Index, Purify
 
 
 class Purifier(Defense, ABC):
-    """Removes triggers from inputs at test time."""
+    """Removes triggers from inputs at test time.
+
+    Attributes:
+        relabels: whether purified inputs belong to other classes, by a permutation that `undo` turns back.
+    """
 
     stage: ClassVar[Stage] = Stage("purifier", "fit", "removes triggers from inputs", 5, several=True)
     needs: ClassVar[Needs] = Needs()
+    relabels: ClassVar[bool] = False
 
     @abstractmethod
     def fit(self, model: nn.Module, clean: Dataset, task: Task, run: Run) -> Purify:
