@@ -113,6 +113,16 @@ def test_a_budget_that_does_not_suffice_is_said(here: Ground, tmp_path: Path) ->
     assert "budget" in found.sentence
 
 
+def test_an_audit_that_would_take_too_long_is_not_begun(here: Ground, tmp_path: Path,
+                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    endless = Step("neural_cleanse", ({"name": "neural_cleanse", "epochs": 10**6},), "required", passes=10**9)
+    monkeypatch.setitem(battery.PROFILES, "quick", (FEW[0], endless))
+    found = scan(here.victim(), data_of(here), settings=settings(references=0), out=tmp_path, device="cpu")
+    assert [audit.ran for audit in found.audits] == [True, False]
+    assert "beyond the budget" in found.audits[1].reason
+    assert found.verdict == "inconclusive"
+
+
 def test_a_model_that_knows_nothing_is_inconclusive(here: Ground, out: Path) -> None:
     found = scan(here.run.build(here.build), data_of(here), settings=settings(), out=out, device="cpu")
     assert found.verdict == "inconclusive"

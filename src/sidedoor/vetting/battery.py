@@ -41,11 +41,13 @@ class Step:
         audits: the same one with one or several settings. Of several, that one counts whose median over all models,
             the suspect among them, is nearest `aim`: a bound that suits the data separates, others say the same of all.
         role: without what is "required" there is no verdict; a "note" is shown and decides nothing.
+        passes: images that each setting shows the network for each class, with a gradient, at most.
     """
 
     name: str
     audits: tuple[dict[str, Any], ...]
     role: Role = "further"
+    passes: int = 0
     aim: float = 0.3
 
 
@@ -53,12 +55,13 @@ def _inverted(epochs: int, samples: int) -> dict[str, Any]:
     return {"name": "neural_cleanse", "epochs": epochs, "samples": samples, "batch": 32, "margin": 1.25}
 
 
-_SHORTCUT = Step("shortcut", tuple({"name": "shortcut", "eps": eps} for eps in (8 / 255, 16 / 255, 0.15)), "required")
-_MARGINS = Step("mm_bd", ({"name": "mm_bd", "starts": 5, "steps": 80},), "required")
+_SHORTCUT = Step("shortcut", tuple({"name": "shortcut", "eps": eps} for eps in (8 / 255, 16 / 255, 0.15)),
+                 "required", 40 * 32)
+_MARGINS = Step("mm_bd", ({"name": "mm_bd", "starts": 5, "steps": 80},), "required", 5 * 80)
 _HEAD = Step("head_norms", ({"name": "head_norms"},), "note")
 PROFILES: dict[str, tuple[Step, ...]] = {
-    "quick": (_HEAD, _MARGINS, _SHORTCUT, Step("neural_cleanse", (_inverted(30, 96),), "required")),
-    "standard": (_HEAD, _MARGINS, _SHORTCUT, Step("neural_cleanse", (_inverted(80, 96),), "required")),
+    "quick": (_HEAD, _MARGINS, _SHORTCUT, Step("neural_cleanse", (_inverted(30, 96),), "required", 30 * 96)),
+    "standard": (_HEAD, _MARGINS, _SHORTCUT, Step("neural_cleanse", (_inverted(80, 96),), "required", 80 * 96)),
 }
 """Dense and sparse searches in each: either is blind where the other sees."""
 

@@ -7,6 +7,7 @@ alpha, whatever the audits and however they depend on each other. Without refere
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import platform
 import tempfile
@@ -137,6 +138,7 @@ class _Scanning:
     def __init__(self, model: str | Path | nn.Module, splits: Splits, name: str,
                  architecture: str | Mapping[str, Any] | None, settings: ScanSettings, folder: Path, run: Run):
         self.start, self.settings, self.run, self.name = time.monotonic(), settings, run, name
+        self.quiet = replace(run, progress=Silent())  # of what takes a moment
         self.labelled = name != "none"
         test = _few(splits.clean or splits.test, run)
         self.train, self.mapped = splits.train, False
@@ -150,12 +152,12 @@ class _Scanning:
                                         settings.weights_key, run)
         self.task = Classification(len(test.classes))
         self.notes = list(self.suspect.notes)
-        if self.labelled and (order := reordered(self.suspect.model, test, run)) is not None:
+        if self.labelled and (order := reordered(self.suspect.model, test, self.quiet)) is not None:
             self.notes.append("the model has its classes in another order than the images; theirs was put into its own")
             names = tuple(test.classes[k] for k in order.argsort().tolist())
             test, self.train = relabelled(test, order, names), relabelled(self.train, order, names)
         self.test = test
-        self.accuracy = accuracy(self.suspect.model, test, run) if self.labelled else None
+        self.accuracy = accuracy(self.suspect.model, test, self.quiet) if self.labelled else None
         self.images, self.held_out = halves(test, settings.seed) if self.labelled else (test, test)
         self.notebook = Notebook(folder / "audits", self.images, self.task, run)
         self.problems: list[str] = []
@@ -212,7 +214,7 @@ class _Scanning:
         with self.run.progress.task("clean models", len(found)) as advance:
             for place, reference in enumerate(found):
                 before = time.monotonic()
-                reached.append(accuracy(reference.network(), self.test, self.run).value)
+                reached.append(accuracy(reference.network(), self.test, self.quiet).value)
                 took = time.monotonic() - before
                 advance(1)
                 if took * (len(found) - place - 1) > self.left():
@@ -230,11 +232,26 @@ class _Scanning:
         """Seconds of the budget."""
         return 60 * self.settings.minutes - (time.monotonic() - self.start)
 
+    @functools.cached_property
+    def pass_seconds(self) -> float:
+        """How long the network takes for one image and the gradient there, in a batch of a usual size."""
+        frozen = self.run.frozen(self.suspect.model)
+        x = torch.zeros(16, *self.test.shape, device=self.run.device, requires_grad=True)
+        taken = []
+        for _ in range(3):
+            before = time.monotonic()
+            torch.autograd.grad(frozen(x).sum(), x)
+            taken.append(time.monotonic() - before)
+        return min(taken) / len(x)
+
     def audited(self, step: Step, others: list[Reference]) -> Audited:
         """One audit of the suspect and of its references, by that of its settings which suits the data."""
         needs = registry.make("defense", step.audits[0]).needs
         if needs.clean != "none" and not self.labelled:
             return Audited(step.name, step.audits[0], step.role, None, reason="it needs images")
+        unknown = sum(not self.notebook.knows(audit, self.suspect.sha256) for audit in step.audits)
+        if (estimate := unknown * step.passes * self.task.classes * self.pass_seconds) > self.left():
+            return Audited(step.name, step.audits[0], step.role, None, reason=_beyond(estimate))
         own = [self.notebook.told(audit, self.suspect.sha256, lambda: self.suspect.model) for audit in step.audits]
         usual = len(own) // 2
         mine = Audited(step.name, step.audits[usual], step.role, own[usual], reason=own[usual].reason)
@@ -243,7 +260,7 @@ class _Scanning:
         missing = sum(not self.notebook.knows(audit, other.key) for audit in step.audits for other in others)
         estimate = missing * sum(told.seconds for told in own) / len(own)
         if estimate > self.left():
-            return replace(mine, reason=f"left out: about {estimate / 60:.1f} minutes, beyond the budget")
+            return replace(mine, reason=_beyond(estimate))
         return _compared(step, own, [[self.notebook.told(audit, other.key, other.network) for other in others]
                                      for audit in step.audits], mine)
 
@@ -254,7 +271,7 @@ class _Scanning:
             if each.p is not None and each.p <= self.settings.alpha and each.told:
                 theirs = [(self.notebook.told(each.audit, other.key, other.network), other.network())
                           for other in others]
-                shown = demonstrated(each.audit, each.told, self.suspect.model, theirs, self.held_out, self.run)
+                shown = demonstrated(each.audit, each.told, self.suspect.model, theirs, self.held_out, self.quiet)
                 found += [shown] if shown else []
         return tuple(found)
 
@@ -324,6 +341,10 @@ def _compared(step: Step, own: list[Told], theirs: list[list[Told]], mine: Audit
     spread = tuple((min(values), max(values)) for values in per_class)
     return replace(mine, audit=step.audits[place], told=own[place], references=scores, clean_per_class=spread,
                    p=conformal_p(suspect.score, scores), reason="")
+
+
+def _beyond(seconds: float) -> str:
+    return f"left out: about {max(seconds / 60, 0.1):.1f} minutes, beyond the budget"
 
 
 def _model_p(audits: list[Audited]) -> float:
