@@ -45,7 +45,10 @@ class DenoiseRestore(Purifier):
         ConfigError: nothing is degraded, or squares are as large as images.
     """
 
-    origins: ClassVar[dict[str, str]] = {"factor": "ours", "sigma": "ours", "steps": "ours: a minute on a CPU"}
+    origins: ClassVar[dict[str, str]] = {
+        "factor": "ours: the least that removes a checkerboard", "sigma": "ours: that of the purifier `gaussian_noise`",
+        "steps": "ours: a minute on a CPU",
+    }
     quick: ClassVar[dict[str, Any]] = {"steps": 2}
     needs: ClassVar[Needs] = Needs(clean="images")
 

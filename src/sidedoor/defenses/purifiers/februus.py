@@ -61,7 +61,8 @@ class Februus(Purifier):
     """
 
     origins: ClassVar[dict[str, str]] = {
-        "fill": "ours: the paper's is a GAN", "area": "ours", "largest_drop": "ours",
+        "fill": "ours: the paper's is a GAN", "area": "ours: more than a patch, less than what it hides",
+        "largest_drop": "ours: as much accuracy as a defender may be ready to give",
         "layer": "paper: the last convolution", "steps": "ours: a minute on a CPU",
     }
     quick: ClassVar[dict[str, Any]] = {"steps": 2, "largest_drop": 0.5}
