@@ -22,7 +22,7 @@ def test_redrawn_images_have_other_classes_which_undo_turns_back() -> None:
     model = nn.Sequential(nn.Flatten(), last).eval()
     x, y, index = clean.fetch(torch.arange(96))
     assert (model(x).argmax(1) == y).all()  # the premise
-    purify = REFINE(epochs=40, lr=0.01).fit(REFINE.needs.model_for(model, task), clean, task, run)
+    purify = REFINE(epochs=40).fit(REFINE.needs.model_for(model, task), clean, task, run)
     drawn, undo = purify(x, index)
     answer = task.predict(model, drawn)
     order = cycle(3, run.rng("classes"))
