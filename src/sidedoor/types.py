@@ -17,7 +17,8 @@ Images = Float[Tensor, "b c h w"]
 Index = Int[Tensor, "b"]
 Build = Callable[[], nn.Module]
 Purify = Callable[[Images, Index], tuple[Images, Callable[[Any], Any]]]
-"""What a fitted purifier is: (x, index) -> (x, undo); `undo` realigns dense outputs after a flip or shift."""
+"""What a fitted purifier is: (x, index) -> (x, undo); `undo` realigns dense outputs after a flip or shift,
+or puts classes back that a purifier permutes."""
 
 
 class Batch(NamedTuple):
