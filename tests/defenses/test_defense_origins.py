@@ -42,9 +42,9 @@ def _amount(value: object) -> int:
 @pytest.mark.parametrize("name", DEFENSES)
 def test_quick_parameters_are_below_the_defaults(name: str) -> None:
     cls = registry.load("defense", name)
-    defaults = cls()
-    less = [parameter for parameter, value in cls.quick.items() if _amount(value) < _amount(getattr(defaults, parameter))]
-    more = [parameter for parameter, value in cls.quick.items() if _amount(value) > _amount(getattr(defaults, parameter))]
+    usual, given = cls(), cls.quick.items()
+    less = [name for name, value in given if _amount(value) < _amount(getattr(usual, name))]
+    more = [name for name, value in given if _amount(value) > _amount(getattr(usual, name))]
     assert bool(less) is bool(cls.quick)
     assert not more
     cls(**cls.quick)
