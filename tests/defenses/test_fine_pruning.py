@@ -9,6 +9,7 @@ import torch
 from backdoored_digits import Scene
 from torch import nn
 
+from sidedoor.core.logs import warn_once
 from sidedoor.data.base import ArrayDataset, Dataset, Subset
 from sidedoor.defenses.repair.base import Step
 from sidedoor.defenses.repair.fine_pruning import FinePruning
@@ -108,6 +109,7 @@ def test_the_strongest_step_within_the_drop_is_chosen(accuracies: list[float], l
 
 
 def test_few_clean_samples_are_named(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    warn_once.cache_clear()  # another test of this process may have been told
     next(METHOD.steps(world.model, Subset(world.clean, torch.arange(20)), TASK, RUN))
     assert "20 clean samples choose the strength of FinePruning" in caplog.text
     caplog.clear()

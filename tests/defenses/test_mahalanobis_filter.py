@@ -27,7 +27,7 @@ def test_the_distance_is_to_the_clean_mean_of_the_label_under_the_covariance_of_
     features, labels = clean.features.double().numpy(), clean.labels.numpy()
     means = np.stack([features[labels == k].mean(0) for k in range(10)])
     covariance = np.cov((features - means[labels]).T, bias=True)
-    covariance += 1e-3 * covariance.trace() / len(covariance) * np.eye(len(covariance))
+    covariance += 1e-4 * covariance.trace() / len(covariance) * np.eye(len(covariance))
     offset = rows.features.double().numpy() - means[rows.labels.numpy()]
     expected = (offset * np.linalg.solve(covariance, offset.T).T).sum(1)
     np.testing.assert_allclose(score.numpy(), expected, rtol=2e-3)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fabricated import HOSTILE, audited, demonstration, scanned
+from made_scans import HOSTILE, audited, demonstration, scanned
 from safetensors.torch import save_file
 from sarif_pydantic import Sarif
 from torch import nn
