@@ -72,6 +72,13 @@ def test_a_file_that_asks_for_code_to_be_run_is_a_finding(cli: Cli, images: Path
     assert [each["ruleId"] for each in log["runs"][0]["results"]] == ["SD-FILE-001"]
 
 
+def test_clean_models_that_cannot_be_trained_are_no_finding(cli: Cli, images: Path) -> None:
+    said = cli("scan", images.parent / "given.safetensors", "--data", images, "--profile", "quick", "--alpha", "0.5",
+               "--recipe", "lr=1e30", "--device", "cpu", "-o", images.parent / "out")
+    assert said.code == 2
+    assert "a clean model could not be trained" in said.err
+
+
 @pytest.mark.parametrize(("given", "code", "words"), [
     (("nothing.pth",), 2, "no weights at"), (("given.safetensors", "--arch", "small_cmn"), 4, "small_cnn"),
     (("given.safetensors", "--alpha", "2"), 4, "expected a rate"),

@@ -79,7 +79,7 @@ def test_the_page_of_tables_is_kept_while_nothing_has_changed(many: Store, monke
         assert written(many) == beside
     assert main.stat().st_ino == first
     (many.root / "report_files" / "planted1.html").unlink()
-    assert renewed(beside, written(many)) == {"planted1.html"}
+    assert written(many).keys() == beside.keys()  # a system may give the new file the number of the old one
     many.put_arrays("run8", {"suspicious": np.arange(9.0), "innocent": np.arange(9.0)})
     second = main.stat().st_ino
     written(many)

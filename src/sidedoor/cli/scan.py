@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from sidedoor.cli._options import AsJson, Device, Download, Root, emit, note, quiet, say
-from sidedoor.errors import ConfigError
+from sidedoor.errors import CannotComplete, ConfigError, Diverged
 
 if TYPE_CHECKING:
     from sidedoor.vetting.result import Scan
@@ -65,6 +65,8 @@ def scan(model: Model, data: Data = None, arch: Arch = None, references: Referen
     try:
         found = scanned(model, data, architecture=arch, settings=settings, out=out, root=root, download=download,
                         device=device, progress=Silent() if quiet() else reporter())
+    except Diverged as error:  # whose exit code is that of a finding
+        raise CannotComplete(f"a clean model could not be trained: {error}") from error
     except UnsafeFile as unsafe:
         _refuse(unsafe, out / model.stem, model)
     _finish(found, model, out, as_json)
