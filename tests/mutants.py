@@ -99,7 +99,7 @@ FAULTS = (
           "tests/data/test_degraded.py tests/data/test_data_base.py"),
     Fault("splits of classes overlap", "data/base.py", "    rest[chosen] = False\n", "    rest[chosen[1:]] = False\n",
           "tests/data/test_data_base.py"),
-    Fault("stamped images are not rounded", "triggers/base.py", "else levels.round_()", "else levels",
+    Fault("stamped images are not rounded", "triggers/base.py", "out=kept).round_()", "out=kept)",
           "tests/backdoor/test_dataset.py tests/test_evaluation.py"),
     Fault("appended rows keep their places", "backdoor/dataset.py",
           "if isinstance(data, PoisonedDataset) and data.poison.append:", "if False:",
