@@ -70,8 +70,9 @@ class Case:
 
     def attacker(self) -> AttackerRun:
         """The run of the attack half: with the clean sibling, the shelf and the data root."""
-        return AttackerRun.of(replace(self.run, checkpoints=Checkpoints(self.store.folder(self.attack_key))),
-                              known=lambda: train_or_load(self.twin(self.spec.clean_models()[0])).model)
+        # A history of its own: it is kept with the model, and not with whichever cell happened to train it.
+        own = replace(self.run, history={}, checkpoints=Checkpoints(self.store.folder(self.attack_key)))
+        return AttackerRun.of(own, known=lambda: train_or_load(self.twin(self.spec.clean_models()[0])).model)
 
     def defender(self) -> Run:
         """The run of a defence: no clean sibling, no shelf, no data root, and nothing that says where results lie."""
