@@ -9,9 +9,17 @@ from dataclasses import fields
 from types import ModuleType
 from typing import Any
 
-from sidedoor.method import Method
+from sidedoor import registry
+from sidedoor.method import Method, lasting
 
 ALGORITHMS = "sidedoor.algorithms."
+
+
+def identity(method: Method) -> list[Any]:
+    """All of a method that decides what it does: its name and parameters, and versions. What is kept of it is named by
+    this.
+    """
+    return [registry.plain(method, lasting, registry.key_name_of), versions(method)]
 
 
 def versions(method: Any) -> list[int]:

@@ -18,14 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from sidedoor import registry
-from sidedoor.bench.versions import versions
+from sidedoor.bench.versions import identity
 from sidedoor.core.checkpoint import load_state, save_state
 from sidedoor.data.base import Dataset
 from sidedoor.defenses.audits.base import ModelAudit
 from sidedoor.engine import Run
 from sidedoor.errors import CannotComplete, NotApplicable
 from sidedoor.evidence import Exhibit, Finding, from_json, to_json
-from sidedoor.method import lasting
 from sidedoor.tasks.task import Task
 
 VERSION = 1
@@ -120,8 +119,7 @@ class Notebook:
 
     def _file(self, reference: dict[str, Any], model: str) -> Path:
         audit = registry.make("defense", reference)
-        key = [VERSION, registry.plain(audit, lasting, registry.key_name_of), versions(audit), model, self.run.seed,
-               self._fingerprint]
+        key = [VERSION, *identity(audit), model, self.run.seed, self._fingerprint]
         name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
         return self.folder / f"{reference['name']}-{name}.safetensors"
 

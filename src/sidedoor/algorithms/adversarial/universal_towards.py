@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from sidedoor.algorithms.adversarial.deepfool import predicted
 from sidedoor.data.base import Dataset
 from sidedoor.engine import Run
 from sidedoor.errors import NotApplicable
@@ -66,6 +67,20 @@ def pools(weights: Float[Tensor, "g n"], count: int, rng: torch.Generator) -> In
 def balanced(source: Int[Tensor, "n"], allowed: Float[Tensor, "g n"]) -> Float[Tensor, "g n"]:
     """Weights by which every class has the same share of the images that are allowed."""
     return allowed / torch.bincount(source)[source]
+
+
+def of_other_classes(model: nn.Module, x: Images, labels: Int[Tensor, "g"], count: int, run: Run) \
+        -> Int[Tensor, "g m"]:
+    """For each class a pool of images that the model gives other classes, as many of one as of another.
+
+    Raises:
+        NotApplicable: the model gives all images one class.
+    """
+    source = predicted(model, x).cpu()
+    if bool((source == source[0]).all()):
+        raise NotApplicable(f"the model gives all {len(x)} images class {int(source[0])}; expected at least two")
+    weights = balanced(source, (source != labels.cpu()[:, None]).float())
+    return pools(weights, count, run.rng("pools")).to(run.device)
 
 
 def universal_towards(model: nn.Module, x: Images, pool: Int[Tensor, "g m"], labels: Int[Tensor, "g"], how: Steps,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -32,6 +33,21 @@ class ClassStatistics(NamedTuple):
         return torch.cdist(placed, means, compute_mode="donot_use_mm_for_euclid_dist").square()
 
 
+def require_samples(labels: Int[Tensor, "n"], classes: Iterable[int], why: str) -> None:
+    """That there is a clean sample of every class.
+
+    Args:
+        labels: of the clean samples.
+        why: they are needed, for the message.
+
+    Raises:
+        NotApplicable: there is a class without.
+    """
+    known = set(labels.tolist())
+    if empty := [str(label) for label in classes if label not in known]:
+        raise NotApplicable(f"no clean sample of class {', '.join(empty)}; {why}")
+
+
 def class_statistics(features: Float[Tensor, "n d"], labels: Int[Tensor, "n"], classes: int) -> ClassStatistics:
     """The statistics in double precision; the covariance is that of all samples about their class's mean.
 
@@ -39,10 +55,7 @@ def class_statistics(features: Float[Tensor, "n d"], labels: Int[Tensor, "n"], c
         NotApplicable: a class without a sample.
     """
     features, counts = features.double(), torch.bincount(labels, minlength=classes)
-    if (counts == 0).any():
-        empty = torch.nonzero(counts == 0)[:, 0].tolist()
-        raise NotApplicable(f"no clean sample of class {', '.join(map(str, empty))}; statistics of classes need at "
-                            "least one of each")
+    require_samples(labels, range(classes), "statistics of classes need at least one of each")
     means = torch.zeros(classes, features.shape[1], dtype=features.dtype).index_add_(0, labels, features)
     means = means / counts[:, None]
     offset = features - means[labels]

@@ -6,9 +6,10 @@ among the modules that a network calls itself, and those in its sequences; what 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -42,13 +43,9 @@ class Cut:
 
     def both(self, x: Images) -> tuple[Maps, Float[Tensor, "b k"]]:
         """The maps, and the output, by one forward pass."""
-        seen: list[Tensor] = []
-        handle = self._module.register_forward_hook(lambda _module, _given, out: seen.append(out))
-        try:
+        with recorded(self.model, [self.name]) as seen:
             output = self.model(x)
-        finally:
-            handle.remove()
-        return seen[-1], output
+        return seen[self.name], output
 
     def tail(self, maps: Maps) -> Float[Tensor, "b k"]:
         """What the network makes of such maps; up to the cut it runs on a single empty image."""
@@ -92,8 +89,27 @@ def cut(model: nn.Module, shape: Shape, place: int = -1) -> Cut:
 
 
 def stages(model: nn.Module, shape: Shape) -> list[str]:
-    """Names of the modules that end a stage whose maps have more than one pixel, in the order of their calls."""
-    return _stages(model, _probe(model, shape))
+    """Names of the modules that end a stage whose maps have more than one pixel, in the order of their calls.
+
+    Raises:
+        NotApplicable: there are none.
+    """
+    if names := _stages(model, _probe(model, shape)):
+        return names
+    raise NotApplicable(f"{type(model).__name__} has no stage that gives maps")
+
+
+@contextlib.contextmanager
+def recorded(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+    """What the named modules gave last within the block, with its graph."""
+    seen: dict[str, Tensor] = {}
+    handles = [model.get_submodule(name).register_forward_hook(
+        lambda _module, _given, out, name=name: seen.__setitem__(name, out)) for name in names]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _probe(model: nn.Module, shape: Shape) -> Images:

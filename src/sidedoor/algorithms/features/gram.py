@@ -6,14 +6,20 @@ Paper: Ma, Wang, Sun, Xue, Wen, Xiang, "The 'Beatrix' Resurrections: Robust Back
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple, Self
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sidedoor.errors import NotApplicable
+from sidedoor.algorithms.features.class_statistics import require_samples
+from sidedoor.algorithms.features.cut import Cut
+from sidedoor.data.base import Dataset
+from sidedoor.engine import Run
+from sidedoor.types import Images
 
 FLOOR = 1e-3
 """Least size of a bound that deviations are divided by, as a share of the mean size of medians: dead channels have
@@ -59,11 +65,54 @@ def gram_statistics(vectors: Float[Tensor, "n p e"], labels: Int[Tensor, "n"], c
     Raises:
         NotApplicable: a class without a sample.
     """
+    require_samples(labels, range(classes), "Gram statistics need at least one of each")
     members = [vectors[labels == label] for label in range(classes)]
-    empty = [str(label) for label, group in enumerate(members) if not len(group)]
-    if empty:
-        raise NotApplicable(f"no clean sample of class {', '.join(empty)}; Gram statistics need at least one of each")
     median = torch.stack([group.median(0).values for group in members])
     spread = torch.stack([(group - centre).abs().median(0).values
                           for group, centre in zip(members, median, strict=True)])
     return GramStatistics(median, spread)
+
+
+@dataclass(frozen=True)
+class GramBounds:
+    """How far images leave the bounds that clean ones of a class keep, at one stage of a network.
+
+    Args:
+        chosen: channels whose products are looked at.
+        bound: median absolute deviations from the median to either bound.
+    """
+
+    network: Cut
+    chosen: Int[Tensor, "c"]
+    orders: tuple[int, ...]
+    bound: float
+    statistics: GramStatistics
+
+    @classmethod
+    def of(cls, network: Cut, clean: Dataset, channels: int, orders: tuple[int, ...], bound: float, run: Run) -> Self:
+        """Those of clean images.
+
+        Args:
+            channels: most that are looked at, drawn at random.
+
+        Raises:
+            NotApplicable: a class without a clean image.
+        """
+        with torch.no_grad():
+            width = network.maps(clean.fetch(torch.tensor([0]), run.device).x).shape[1]
+        chosen = torch.randperm(width, generator=run.rng("channels"))[:channels].sort().values.to(run.device)
+        table = run.per_sample(network.model, clean, lambda batch: {
+            "gram": gram_vectors(network.maps(batch.x)[:, chosen], orders)}, batch=128)
+        found = gram_statistics(table["gram"], clean.targets, len(clean.classes))
+        return cls(network, chosen, orders, bound, GramStatistics(*(part.to(run.device) for part in found)))
+
+    def deviations(self, x: Images, labels: Int[Tensor, "b"] | None, run: Run) -> Float[Tensor, "b"]:
+        """Of each image from the bounds of its label; None: of the class that the network predicts."""
+        values = max(self.statistics.median[0].numel(), math.prod(self.network.shape))
+        return torch.cat([self._of_part(x[part], None if labels is None else labels[part])
+                          for part in run.chunks(len(x), values)])
+
+    def _of_part(self, x: Images, labels: Int[Tensor, "b"] | None) -> Float[Tensor, "b"]:
+        maps, output = self.network.both(x)
+        vectors = gram_vectors(maps[:, self.chosen], self.orders)
+        return self.statistics.deviations(vectors, output.argmax(1) if labels is None else labels, self.bound)

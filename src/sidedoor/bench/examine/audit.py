@@ -15,12 +15,11 @@ from sidedoor import registry
 from sidedoor.bench.case import Case, TrainedModel, train_or_load
 from sidedoor.bench.examine.base import Delivered
 from sidedoor.bench.schema import fit
-from sidedoor.bench.versions import versions
+from sidedoor.bench.versions import identity
 from sidedoor.core.files import read_json, write_json
 from sidedoor.defenses.audits.base import ModelAudit
 from sidedoor.errors import CannotComplete
 from sidedoor.evidence import Calibrated, Exhibit
-from sidedoor.method import lasting
 
 
 def examine(defense: ModelAudit, case: Case, trained: TrainedModel, delivered: Delivered) -> Delivered:
@@ -47,7 +46,7 @@ class _Told(NamedTuple):
 
 def _of_clean(defense: ModelAudit, case: Case) -> _Told:
     """What it says of a clean model, kept beside it, since every attack is compared with the same ones."""
-    named = json.dumps([registry.plain(defense, lasting, registry.key_name_of), versions(defense)], sort_keys=True)
+    named = json.dumps(identity(defense), sort_keys=True)
     path = case.store.folder(case.attack_key) / f"audit-{hashlib.sha256(named.encode()).hexdigest()[:16]}.json"
     with case.alone(case.attack_key + "-audit"):
         if not path.exists():

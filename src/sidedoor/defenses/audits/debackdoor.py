@@ -21,13 +21,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sidedoor.algorithms.adversarial.deepfool import predicted
-from sidedoor.algorithms.adversarial.universal_towards import balanced, box, pools
+from sidedoor.algorithms.adversarial.universal_towards import box, of_other_classes
 from sidedoor.data.base import Dataset
 from sidedoor.defenses.audits.base import ModelAudit
 from sidedoor.defenses.base import Needs
 from sidedoor.engine import Run
-from sidedoor.errors import NotApplicable
 from sidedoor.evidence import Exhibit, Finding
 from sidedoor.method import Count, Positive, Share
 from sidedoor.models.base import Shape
@@ -82,11 +80,7 @@ class DeBackdoor(ModelAudit):
         frozen, labels = run.frozen(model), torch.arange(task.classes, device=run.device)
         some = torch.randperm(len(clean), generator=run.rng("images"))[: 4 * (self.images + self.held_out)]
         x = clean.fetch(some, run.device).x
-        source = predicted(frozen, x).cpu()
-        if bool((source == source[0]).all()):
-            raise NotApplicable(f"the model gives all {len(x)} images class {int(source[0])}; expected at least two")
-        weights = balanced(source, (source != labels.cpu()[:, None]).float())
-        pool = pools(weights, self.images + self.held_out, run.rng("pools")).to(run.device)
+        pool = of_other_classes(frozen, x, labels, self.images + self.held_out, run)
         asked, held_out = pool[:, : self.images], pool[:, self.images :] if pool.shape[1] > self.images else pool
         search = _Search(frozen, x, labels, task, run, box(clean))
         best, shown = torch.zeros(task.classes), torch.zeros(clean.shape)

@@ -21,13 +21,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from sidedoor.algorithms.adversarial.deepfool import predicted
-from sidedoor.algorithms.adversarial.universal_towards import Steps, balanced, box, pools, universal_towards
+from sidedoor.algorithms.adversarial.universal_towards import Steps, box, of_other_classes, universal_towards
 from sidedoor.data.base import Dataset
 from sidedoor.defenses.audits.base import ModelAudit
 from sidedoor.defenses.base import Needs
 from sidedoor.engine import Run
-from sidedoor.errors import NotApplicable
 from sidedoor.evidence import Finding
 from sidedoor.method import Count, Positive, Share
 from sidedoor.models.base import penultimate
@@ -72,11 +70,7 @@ class DLTND(ModelAudit):
         frozen, space, labels = run.frozen(model), box(clean), torch.arange(task.classes, device=run.device)
         order = torch.randperm(len(clean), generator=run.rng("images"))[: 4 * self.samples]
         x = clean.fetch(order, run.device).x
-        source = predicted(frozen, x).cpu()
-        if bool((source == source[0]).all()):
-            raise NotApplicable(f"the model gives all {len(x)} images class {int(source[0])}; expected at least two")
-        weights = balanced(source, (source != labels.cpu()[:, None]).float())
-        pool = pools(weights, self.samples, run.rng("pools")).to(run.device)
+        pool = of_other_classes(frozen, x, labels, self.samples, run)
         similar = self.similarities(frozen, x, pool, labels, space, run)
         distance = (1 - similar.quantile(self.quantile, 1)).clamp(min=1e-6)
         ratio = distance.quantile(0.5) / distance

@@ -17,26 +17,22 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from sidedoor.algorithms.adversarial.deepfool import predicted
 from sidedoor.algorithms.adversarial.universal_towards import (
     Steps,
-    balanced,
     box,
     flip_rates,
-    pools,
+    of_other_classes,
     universal_towards,
 )
 from sidedoor.data.base import Dataset
 from sidedoor.defenses.audits.base import ModelAudit
 from sidedoor.defenses.base import Needs
 from sidedoor.engine import Run
-from sidedoor.errors import NotApplicable
 from sidedoor.evidence import Exhibit, Finding
 from sidedoor.method import Count, Positive
 from sidedoor.tasks.task import Task
-from sidedoor.types import Images
 
 
 @dataclass(frozen=True)
@@ -75,17 +71,10 @@ class Shortcut(ModelAudit):
         x = clean.fetch(chosen, run.device).x
         fitting, held_out = x.chunk(2) if len(x) > 1 else (x, x)
         how = Steps(self.eps, self.steps, self.batch)
-        delta = universal_towards(frozen, fitting, self._others(frozen, fitting, labels, run), labels, how, space, run)
-        flips = flip_rates(frozen, held_out, self._others(frozen, held_out, labels, run), labels, delta, space, run)
+        pool, others = (of_other_classes(frozen, half, labels, self.samples, run) for half in (fitting, held_out))
+        delta = universal_towards(frozen, fitting, pool, labels, how, space, run)
+        flips = flip_rates(frozen, held_out, others, labels, delta, space, run)
         best = int(flips.argmax())
         scaled = delta[best].cpu() / (2 * self.eps * (space.high - space.low)) + 0.5
         shown = Exhibit("perturbation", "picture", "universal perturbation, grey is no change", scaled.clamp(0, 1))
         return Finding(flips[best].item(), suspected=(best,), per_class=tuple(flips.tolist()), exhibits=(shown,))
-
-    def _others(self, model: nn.Module, x: Images, labels: Tensor, run: Run) -> Tensor:
-        """For each class a pool of images that the model gives other classes, as many of one as of another."""
-        source = predicted(model, x).cpu()
-        if bool((source == source[0]).all()):
-            raise NotApplicable(f"the model gives all {len(x)} images class {int(source[0])}; expected at least two")
-        weights = balanced(source, (source != labels.cpu()[:, None]).float())
-        return pools(weights, self.samples, run.rng("pools")).to(run.device)

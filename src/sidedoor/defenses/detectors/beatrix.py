@@ -12,7 +12,6 @@ beside them does.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -21,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sidedoor.algorithms.features.cut import cut
-from sidedoor.algorithms.features.gram import GramStatistics, gram_statistics, gram_vectors
+from sidedoor.algorithms.features.gram import GramBounds
 from sidedoor.data.base import Dataset
 from sidedoor.defenses.base import Needs
 from sidedoor.defenses.detectors.base import Detect, InputDetector
@@ -70,23 +69,11 @@ class Beatrix(InputDetector):
             NotApplicable: the network has no such stage, or a class no clean sample.
         """
         network = cut(run.frozen(model), clean.shape, self.layer)
-        with torch.no_grad():
-            width = network.maps(clean.fetch(torch.tensor([0]), run.device).x).shape[1]
-        chosen = torch.randperm(width, generator=run.rng("channels"))[: self.channels].sort().values.to(run.device)
-
-        def look(x: Images) -> tuple[Tensor, Tensor]:
-            maps, output = network.both(x)
-            return gram_vectors(maps[:, chosen], self.orders), output.argmax(1)
-
-        table = run.per_sample(network.model, clean, lambda batch: {"gram": look(batch.x)[0]}, batch=128)
-        of_clean = gram_statistics(table["gram"], clean.targets, task.classes)
-        statistics = GramStatistics(*(part.to(run.device) for part in of_clean))
-        values = max(statistics.median[0].numel(), math.prod(clean.shape))
+        bounds = GramBounds.of(network, clean, self.channels, self.orders, self.bound, run)
 
         @torch.no_grad()
         def detect(x: Images, index: Index) -> Float[Tensor, "b"]:
             with run.autocast():
-                return torch.cat([statistics.deviations(*look(x[rows]), self.bound)
-                                  for rows in run.chunks(len(x), values)])
+                return bounds.deviations(x, None, run)
 
         return detect

@@ -21,12 +21,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from sidedoor.algorithms.features.class_statistics import class_statistics
-from sidedoor.algorithms.features.cut import stages
+from sidedoor.algorithms.features.cut import recorded, stages
 from sidedoor.data.base import Dataset
 from sidedoor.defenses.base import Needs
 from sidedoor.defenses.detectors.base import Detect, InputDetector
 from sidedoor.engine import Run
-from sidedoor.errors import NotApplicable
 from sidedoor.method import Share
 from sidedoor.tasks.task import Task
 from sidedoor.types import Batch, Images, Index
@@ -53,8 +52,6 @@ class TED(InputDetector):
         """
         frozen = run.frozen(model)
         names = stages(frozen, clean.shape)
-        if not names:
-            raise NotApplicable(f"{type(model).__name__} has no stage that gives maps to look for neighbours in")
 
         def rows(batch: Batch) -> dict[str, Tensor]:
             vectors, output = looked(frozen, names, batch.x)
@@ -79,15 +76,9 @@ class TED(InputDetector):
 
 def looked(model: nn.Module, names: list[str], x: Images) -> tuple[dict[str, Tensor], Float[Tensor, "b k"]]:
     """The outputs of modules, averaged over space, and of the model, by one forward pass."""
-    seen: dict[str, Tensor] = {}
-    handles = [model.get_submodule(name).register_forward_hook(
-        lambda _module, _given, out, name=name: seen.__setitem__(name, out.mean((2, 3)))) for name in names]
-    try:
+    with recorded(model, names) as seen:
         output: Tensor = model(x)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return seen, output
+    return {name: maps.mean((2, 3)) for name, maps in seen.items()}, output
 
 
 class Layer(NamedTuple):

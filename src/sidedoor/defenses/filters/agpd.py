@@ -24,12 +24,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sidedoor.algorithms.anomaly_index import anomaly_index
-from sidedoor.algorithms.features.cut import stages
+from sidedoor.algorithms.features.class_statistics import require_samples
+from sidedoor.algorithms.features.cut import recorded, stages
 from sidedoor.algorithms.inspection import inspection_model
 from sidedoor.data.base import Dataset
 from sidedoor.defenses.filters.base import GuidedFilter
 from sidedoor.engine import Run
-from sidedoor.errors import NotApplicable
 from sidedoor.method import Positive
 from sidedoor.tasks.task import Task
 from sidedoor.types import Batch, Build
@@ -55,15 +55,10 @@ class AGPD(GuidedFilter):
 
     def score(self, train: Dataset, clean: Dataset, task: Task, build: Build, run: Run) -> Float[Tensor, "n"]:
         """Sum over stages of turns, in units of those of clean samples; about their number for a clean row."""
-        missing = torch.unique(train.targets)[~torch.isin(torch.unique(train.targets), clean.targets)]
-        if len(missing):
-            raise NotApplicable(f"no clean sample of class {', '.join(map(str, missing.tolist()))}; AGPD compares the "
-                                "rows of each with its clean ones")
+        require_samples(clean.targets, torch.unique(train.targets).tolist(),
+                        "AGPD compares the rows of each with its clean ones")
         model = run.frozen(inspection_model(train, task, build, run))
-        names = stages(model, train.shape)
-        if not names:
-            raise NotApplicable(f"{type(model).__name__} has no stage that gives maps, at which AGPD takes gradients")
-        held, seen = (gradients(model, names, data, run) for data in (clean, train))
+        held, seen = (gradients(model, stages(model, train.shape), data, run) for data in (clean, train))
         parts = [turned(rows, train.targets, known, clean.targets) for rows, known in zip(seen, held, strict=True)]
         index = anomaly_index(-torch.stack([part.dispersion for part in parts]).amax(0))
         place = torch.unique(train.targets, return_inverse=True)[1]
@@ -98,19 +93,12 @@ def turned(rows: Float[Tensor, "n c"], labels: Int[Tensor, "n"], clean: Float[Te
 
 def gradients(model: nn.Module, names: Sequence[str], data: Dataset, run: Run) -> list[Float[Tensor, "n c"]]:
     """Of each named stage: the gradient of the labelled logit at its maps, averaged over space, for every row."""
-    maps: dict[str, Tensor] = {}
-    handles = [model.get_submodule(name).register_forward_hook(
-        lambda _module, _given, out, name=name: maps.__setitem__(name, out)) for name in names]
-
     @torch.enable_grad()
     def rows(batch: Batch) -> dict[str, Tensor]:
-        logits = model(batch.x.detach().requires_grad_())
+        with recorded(model, names) as maps:
+            logits = model(batch.x.detach().requires_grad_())
         found = torch.autograd.grad(logits.gather(1, batch.y[:, None]).sum(), [maps[name] for name in names])
         return {name: gradient.mean((2, 3)) for name, gradient in zip(names, found, strict=True)}
 
-    try:
-        table = run.per_sample(model, data, rows)
-    finally:
-        for handle in handles:
-            handle.remove()
+    table = run.per_sample(model, data, rows)
     return [table[name] for name in names]

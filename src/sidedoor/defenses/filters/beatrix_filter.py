@@ -10,16 +10,14 @@ ranks rows, and does not standardise within classes, since deviations are relati
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from sidedoor.algorithms.features.cut import cut
-from sidedoor.algorithms.features.gram import GramStatistics, gram_statistics, gram_vectors
+from sidedoor.algorithms.features.gram import GramBounds
 from sidedoor.algorithms.inspection import inspection_model
 from sidedoor.data.base import Dataset
 from sidedoor.defenses.filters.base import GuidedFilter
@@ -27,7 +25,7 @@ from sidedoor.engine import Run
 from sidedoor.errors import ConfigError
 from sidedoor.method import Count, NonNegative, Place
 from sidedoor.tasks.task import Task
-from sidedoor.types import Batch, Build, Images
+from sidedoor.types import Build
 
 
 @dataclass(frozen=True)
@@ -67,20 +65,6 @@ class BeatrixFilter(GuidedFilter):
             NotApplicable: the network has no such stage, or a class no clean sample.
         """
         network = cut(run.frozen(inspection_model(train, task, build, run)), train.shape, self.layer)
-        with torch.no_grad():
-            width = network.maps(train.fetch(torch.tensor([0]), run.device).x).shape[1]
-        chosen = torch.randperm(width, generator=run.rng("channels"))[: self.channels].sort().values.to(run.device)
-
-        def look(x: Images) -> Float[Tensor, "b p e"]:
-            return gram_vectors(network.maps(x)[:, chosen], self.orders)
-
-        table = run.per_sample(network.model, clean, lambda batch: {"gram": look(batch.x)}, batch=128)
-        of_clean = gram_statistics(table["gram"], clean.targets, task.classes)
-        statistics = GramStatistics(*(part.to(run.device) for part in of_clean))
-        values = max(statistics.median[0].numel(), math.prod(train.shape))
-
-        def rows(batch: Batch) -> dict[str, Tensor]:
-            return {"deviation": torch.cat([statistics.deviations(look(batch.x[part]), batch.y[part], self.bound)
-                                            for part in run.chunks(len(batch.x), values)])}
-
-        return run.per_sample(network.model, train, rows)["deviation"]
+        bounds = GramBounds.of(network, clean, self.channels, self.orders, self.bound, run)
+        return run.per_sample(network.model, train, lambda batch: {
+            "deviation": bounds.deviations(batch.x, batch.y, run)})["deviation"]

@@ -27,7 +27,7 @@ from sidedoor.data.base import Dataset
 from sidedoor.defenses.base import Needs
 from sidedoor.defenses.filters.base import GuidedFilter
 from sidedoor.engine import Run, seeded
-from sidedoor.errors import ConfigError, NotApplicable
+from sidedoor.errors import ConfigError
 from sidedoor.method import Count, Share
 from sidedoor.tasks.task import Task
 from sidedoor.types import Batch, Build
@@ -71,8 +71,6 @@ class PSBD(GuidedFilter):
         """
         model = run.frozen(inspection_model(train, task, build, run))
         names = stages(model, train.shape)
-        if not names:
-            raise NotApplicable(f"{type(model).__name__} has no stage that gives maps, behind which PSBD drops units")
         seen, held = (shifts(model, names, data, self.rates, self.passes, run) for data in (train, clean))
         return -seen.fall[:, chosen(held.changed.mean(0), seen.changed.mean(0), self.shift)]
 
