@@ -143,6 +143,39 @@ def test_a_file_that_carries_its_normalisation_is_believed(tmp_path: Path) -> No
         .normalization == "none, as given"
 
 
+def test_blue_before_red_is_found_and_put_right(tmp_path: Path) -> None:
+    class Colour(nn.Module):
+        """Looks at what it takes for red, less what it takes for blue, in levels from their usual means."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 2, 1, bias=False)
+            self.linear = nn.Linear(2, 2, bias=False)
+            with torch.no_grad():
+                self.conv.weight.copy_(torch.tensor([[-1.0, 0, 1], [1, 0, -1]])[..., None, None] / 255)  # blue first
+                self.linear.weight.copy_(20 * torch.eye(2))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = self.linear(self.conv(x).mean((2, 3)))
+            return logits
+
+    pixels = torch.full((40, 3, 8, 8), 110, dtype=torch.uint8)
+    pixels[:20, 0] += 60
+    pixels[20:, 2] += 60
+    data = ArrayDataset(pixels, torch.arange(40) // 20, 2)
+    model = Classifier(Colour(), 2, (0.5,) * 3, (0.25,) * 3)
+    file = saved(model.body, tmp_path / "model.safetensors")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "make", lambda *_, **__: lambda: Classifier(Colour(), 2, (0.5,) * 3, (0.25,) * 3))
+        patch.setattr(registry, "reference", lambda kind, given: {"name": given})
+        found = open_suspect(file, "colour", data, "auto", "", RUN)
+        given = open_suspect(file, "colour", data, "caffe", "", RUN)
+        other = open_suspect(file, "colour", data, "0..255", "", RUN)
+    assert found.normalization.startswith("caffe") and found.reversed and given.reversed and not other.reversed
+    assert [accuracy(each.model, data, RUN).value for each in (found, given, other)] == [1, 1, 0]
+    assert found.key == given.key != other.key  # what was measured of one is not taken for the other's
+
+
 class Permuted(nn.Module):
     """Says class (k + 3) % K of an image of class k."""
 

@@ -28,7 +28,7 @@ Budget = Annotated[float, typer.Option(help="Minutes; what does not fit is left 
 HowTrained = Annotated[list[str], typer.Option("--recipe", metavar="KEY=VALUE", help="How clean models are trained, "
                                                "e.g. epochs=20; best as the model was.")]
 Augment = Annotated[list[str], typer.Option(help="crop, flip ...: of the clean models' training data.")]
-Normalize = Annotated[str, typer.Option(help="none, imagenet, cifar10, half, 0..255, or auto.")]
+Normalize = Annotated[str, typer.Option(help="none, imagenet, cifar10, half, 0..255, caffe (BGR), or auto.")]
 Key = Annotated[str, typer.Option(help="The key inside the file, where several lead to tensors.")]
 Labels = Annotated[Path | None, typer.Option(help="Names of the model's classes, one a line, where the images have "
                                              "others or fewer.")]

@@ -16,7 +16,7 @@ from sidedoor.data.base import Dataset
 from sidedoor.engine import Run
 from sidedoor.models.base import Classifier
 from sidedoor.tasks.task import Supervised, Task
-from sidedoor.vetting.suspect import Suspect
+from sidedoor.vetting.suspect import Suspect, reverse
 
 SHORTFALL = 0.1
 """How far below the suspect's accuracy that of references may lie, for them to be models like it."""
@@ -72,6 +72,8 @@ def trusted(suspect: Suspect, folder: Path, run: Run) -> list[Reference]:
             model, said = zoo.started(suspect.build, zoo.Weights(str(path)))
             if not said and isinstance(model, Classifier) and isinstance(suspect.model, Classifier):
                 model.normalize.load_state_dict(suspect.model.normalize.state_dict())
+                if suspect.reversed:
+                    reverse(model)
             return run.placed(model).eval()
 
         return Reference(identify(path), network)

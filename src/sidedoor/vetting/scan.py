@@ -249,10 +249,10 @@ class _Scanning:
         needs = registry.make("defense", step.audits[0]).needs
         if needs.clean != "none" and not self.labelled:
             return Audited(step.name, step.audits[0], step.role, None, reason="it needs images")
-        unknown = sum(not self.notebook.knows(audit, self.suspect.sha256) for audit in step.audits)
+        unknown = sum(not self.notebook.knows(audit, self.suspect.key) for audit in step.audits)
         if (estimate := unknown * step.passes * self.task.classes * self.pass_seconds) > self.left():
             return Audited(step.name, step.audits[0], step.role, None, reason=_beyond(estimate))
-        own = [self.notebook.told(audit, self.suspect.sha256, lambda: self.suspect.model) for audit in step.audits]
+        own = [self.notebook.told(audit, self.suspect.key, lambda: self.suspect.model) for audit in step.audits]
         usual = len(own) // 2
         mine = Audited(step.name, step.audits[usual], step.role, own[usual], reason=own[usual].reason)
         if not others or not any(told.finding for told in own):

@@ -6,9 +6,12 @@ shown by its accuracy on labelled images; until then no audit of it means anythi
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import functools
 import hashlib
 import logging
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,15 +27,20 @@ from sidedoor import registry, zoo
 from sidedoor.core.foreign_weights import Table, identify, read_weights
 from sidedoor.data.base import ArrayDataset, Dataset
 from sidedoor.engine import Run
-from sidedoor.errors import CannotComplete, ConfigError
+from sidedoor.errors import CannotComplete, ConfigError, NotApplicable
 from sidedoor.metrics.statistics import wilson
 from sidedoor.models.base import Classifier, Statistics, classifier
 from sidedoor.types import Batch, Build
 
 log = logging.getLogger("sidedoor")
 
-USUAL: dict[str, Statistics] = {**zoo.PRESETS, "half": ((0.5,), (0.5,)), "0..255": ((0.0,), (1 / 255,))}
+USUAL: dict[str, Statistics] = {
+    **zoo.PRESETS, "half": ((0.5,), (0.5,)), "0..255": ((0.0,), (1 / 255,)),
+    "caffe": ((123 / 255, 117 / 255, 104 / 255), (1 / 255,)),
+}
 """Normalisations that are tried where neither the file nor its user says one."""
+BGR = ("caffe",)
+"""Those of networks that take blue before green and red; their first layer is put into the usual order."""
 CLEAR = 2.0
 """By how many of its standard errors the best normalisation must beat the next to be clear."""
 MISORDERED, REORDERED = 0.5, 0.8
@@ -52,6 +60,7 @@ class Suspect:
         sha256: of the file; of the state for an object.
         normalization: in words.
         notes: what a reader should know.
+        reversed: whether the channels of its first layer were put from blue, green, red into the usual order.
     """
 
     model: nn.Module
@@ -62,6 +71,12 @@ class Suspect:
     sha256: str
     normalization: str
     notes: tuple[str, ...] = ()
+    reversed: bool = False
+
+    @functools.cached_property
+    def key(self) -> str:
+        """Identifies the model as it runs: with other strides, or behind another normalisation, it is another one."""
+        return _digest(self.model)
 
 
 @dataclass(frozen=True)
@@ -99,7 +114,9 @@ def open_suspect(path: Path, architecture: str | Mapping[str, Any] | None, data:
     suspect = Suspect(run.placed(model).eval(), build, reference, how, path.name, identify(path), "as the file says")
     if normalization != "auto":
         zoo.normalize(model, USUAL[normalization], str(path))
-        return replace(suspect, normalization=f"{normalization}, as given")
+        if normalization in BGR:
+            reverse(model)
+        return replace(suspect, normalization=f"{normalization}, as given", reversed=normalization in BGR)
     return suspect if said else _normalized(suspect, data, run)
 
 
@@ -112,11 +129,15 @@ def object_suspect(model: nn.Module, name: str) -> Suspect:
                 reset()
         return fresh
 
+    own = copy.deepcopy(model).eval()
+    return Suspect(own, build, {}, "given as an object", name, _digest(own), "the model's own")
+
+
+def _digest(model: nn.Module) -> str:
     digest = hashlib.sha256(str(model).encode())
     for tensor in model.state_dict().values():
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    own = copy.deepcopy(model).eval()
-    return Suspect(own, build, {}, "given as an object", name, digest.hexdigest(), "the model's own")
+    return digest.hexdigest()
 
 
 def _fitting(table: Table, data: Dataset) -> Iterator[dict[str, Any]]:
@@ -144,7 +165,10 @@ def _candidates(data: Dataset, widths: tuple[int, ...]) -> Iterator[tuple[dict[s
 
     for name in models.list_models(module=models):
         def build(name: str = name) -> nn.Module:
-            return classifier(models.get_model(name, weights=None, num_classes=len(data.classes)), len(data.classes), 3)
+            with warnings.catch_warnings():  # about how fresh weights are drawn, and these are none
+                warnings.simplefilter("ignore", FutureWarning)
+                made = models.get_model(name, weights=None, num_classes=len(data.classes))
+            return classifier(made, len(data.classes), 3)
 
         yield {"name": "torchvision", "architecture": name}, build
 
@@ -165,21 +189,52 @@ def _normalized(suspect: Suspect, data: Dataset, run: Run) -> Suspect:
     model = suspect.model
     assert isinstance(model, Classifier)
     own = (model.normalize.mean.flatten().tolist(), model.normalize.std.flatten().tolist())
+    convolves = any(isinstance(module, nn.Conv2d) for module in model.modules())
     tried = {"the architecture's": own} | {name: pair for name, pair in USUAL.items()
-                                           if len(pair[0]) in (1, model.normalize.mean.numel())}
+                                           if len(pair[0]) in (1, model.normalize.mean.numel())
+                                           and (convolves or name not in BGR)}
     rows = torch.randperm(len(data), generator=run.rng("normalisation"))[:512]
     batch = data.fetch(rows, run.device)
     misfit: dict[str, Tensor] = {}
     for name, statistics in tried.items():
         zoo.normalize(model, statistics, suspect.name)
-        misfit[name] = _misfit(model, batch)
+        with _reversed(model, name in BGR):
+            misfit[name] = _misfit(model, batch)
     best, *others = sorted(misfit, key=lambda name: misfit[name].mean().item())
     zoo.normalize(model, tried[best], suspect.name)
+    if best in BGR:
+        reverse(model)
     same = [name for name in others if tried[name] != tried[best]]
     notes = suspect.notes
     if same and not _clear(misfit[best], misfit[same[0]]):
         notes = (*notes, f"the normalisation is ambiguous: {best} fits the images hardly better than {same[0]}")
-    return replace(suspect, normalization=f"{best}, found by how well it fits the images", notes=notes)
+    return replace(suspect, normalization=f"{best}, found by how well it fits the images", notes=notes,
+                   reversed=best in BGR)
+
+
+def reverse(model: nn.Module) -> None:
+    """Put the channels of a network's first convolution into the opposite order, in place: blue, green, red into red,
+    green, blue. The network then says of images what it said before of reversed ones.
+
+    Raises:
+        NotApplicable: it has no convolution.
+    """
+    first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
+    if first is None:
+        raise NotApplicable("the network has no convolution whose channels could be put into another order")
+    with torch.no_grad():
+        first.weight.copy_(first.weight.flip(1))
+
+
+@contextlib.contextmanager
+def _reversed(model: nn.Module, really: bool) -> Iterator[None]:
+    if really:
+        reverse(model)
+    try:
+        yield
+    finally:
+        if really:
+            reverse(model)
 
 
 def _clear(best: Tensor, other: Tensor) -> bool:
