@@ -1,0 +1,1 @@
+"""Parts of optimisation steps that the usual optimisers do not have."""
