@@ -24,7 +24,7 @@ def for_steps(run: Run, data: Dataset, steps: int, batch: int, **changes: Any) -
         batch: samples a step, at most; fewer where the data have fewer than four times as many.
         changes: of the recipe.
     """
-    size = max(1, min(batch, len(data) // PARTS))
+    size = max(2, min(batch, len(data) // PARTS))
     whole, rest = divmod(len(data), size)
     epochs = math.ceil(steps / max(whole + (rest >= 2 * run.fabric.world_size), 1))
     return replace(run.recipe, **{"patience": 0} | changes, epochs=epochs, batch=size)

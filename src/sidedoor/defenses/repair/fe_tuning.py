@@ -1,0 +1,51 @@
+"""FE-tuning: a repair that draws the head anew, keeps it as it is, and trains the features to fit it.
+
+Paper: Min, Qin, Shen, Cheng, "Towards Stable Backdoor Purification through Feature Shift Tuning", NeurIPS 2023,
+arXiv:2310.01875, as a step towards FST.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import nn
+
+from sidedoor.algorithms.new_head import with_new_head
+from sidedoor.algorithms.short_training import for_steps
+from sidedoor.data.base import Dataset
+from sidedoor.defenses.repair.base import Repair
+from sidedoor.engine import Run
+from sidedoor.method import Count, Positive
+from sidedoor.models.base import head
+from sidedoor.tasks.task import Supervised, Task
+
+
+@dataclass(frozen=True)
+class FETuning(Repair):
+    """Train everything but a new head.
+
+    Args:
+        steps: of fine-tuning.
+        batch: samples a step, at most.
+        lr: peak learning rate of SGD, with a cosine schedule and no weight decay.
+
+    Raises:
+        NotApplicable: the model has no head.
+    """
+
+    origins: ClassVar[dict[str, str]] = {
+        "steps": "ours: as many as of FST", "batch": "release", "lr": "release",
+    }
+    quick: ClassVar[dict[str, Any]] = {"steps": 4}
+
+    steps: Count = 200
+    batch: Count = 128
+    lr: Positive = 0.01
+
+    def repair(self, model: nn.Module, clean: Dataset, task: Task, run: Run) -> nn.Module:
+        tuned = with_new_head(model, run)
+        head(tuned).requires_grad_(False)
+        recipe = for_steps(run, clean, self.steps, self.batch, optimizer="sgd", lr=self.lr, momentum=0.9,
+                           weight_decay=0.0, schedule="cosine")
+        return run.fit(tuned, clean, Supervised(task), name="features", recipe=recipe).requires_grad_(True)
