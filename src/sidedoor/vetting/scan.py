@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sidedoor import registry, zoo
+from sidedoor import registry
 from sidedoor.algorithms.features.cut import cut
 from sidedoor.algorithms.saliency.grad_cam import grad_cam
 from sidedoor.core.checkpoint import Shelf
@@ -36,6 +36,7 @@ from sidedoor.tasks.classification import Classification
 from sidedoor.vetting import references as clean_models
 from sidedoor.vetting.battery import PROFILES, Notebook, Step, Told
 from sidedoor.vetting.confirm import Demonstration, demonstrated, trigger
+from sidedoor.vetting.images import few, parts_of
 from sidedoor.vetting.references import SHORTFALL, Reference
 from sidedoor.vetting.result import Audited, Scan, Verdict
 from sidedoor.vetting.suspect import (
@@ -48,8 +49,6 @@ from sidedoor.vetting.suspect import (
     reordered,
 )
 
-MOST_IMAGES = 4096
-"""Images that audits and demonstrations draw from."""
 SHOWN = 8
 
 
@@ -140,7 +139,7 @@ class _Scanning:
         self.start, self.settings, self.run, self.name = time.monotonic(), settings, run, name
         self.quiet = replace(run, progress=Silent())  # of what takes a moment
         self.labelled = name != "none"
-        test = _few(splits.clean or splits.test, run)
+        test = few(splits.clean or splits.test, run, "scanned")
         self.train, self.mapped = splits.train, False
         if settings.labels:
             places = labels_among(test, settings.labels)
@@ -376,26 +375,7 @@ def _images(data: str | Path | Dataset | Splits | None, root: str | Path | None,
         none = ArrayDataset(torch.zeros(settings.classes, *settings.image, dtype=torch.uint8),
                             torch.arange(settings.classes), settings.classes, "none")
         return Splits(none, none), "none"
-    return zoo.load(_reference(str(data), settings), root, download=download), str(data)
-
-
-def _reference(data: str, settings: ScanSettings) -> str | dict[str, Any]:
-    """A folder, a file, or the name of a registered set."""
-    path = Path(data).expanduser()
-    sized: dict[str, Any] = {"size": settings.image[1]} if settings.image else {}
-    if path.is_dir():
-        return {"name": "folder", "path": str(path)} | sized
-    if path.is_file():
-        return {"name": "npz", "path": str(path)}
-    return data
-
-
-def _few(data: Dataset, run: Run) -> Dataset:
-    """At most so many images, in memory."""
-    if len(data) <= MOST_IMAGES and not data.lazy:
-        return data
-    chosen = torch.randperm(len(data), generator=run.rng("scanned"))[:MOST_IMAGES].sort().values
-    return ArrayDataset(data.rows(chosen), data.targets[chosen], data.classes, "scanned")
+    return parts_of(data, settings.image and settings.image[1], root, download), str(data)
 
 
 def _environment(run: Run) -> dict[str, Any]:
