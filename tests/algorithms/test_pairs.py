@@ -16,7 +16,8 @@ SHAPE = (3, 32, 32)
 
 @pytest.mark.parametrize(("reference", "count"), [
     ({"name": "small_cnn", "width": 4}, 3), ({"name": "resnet18", "width": 4}, 20),
-    ({"name": "vgg19_bn", "width": 4}, 16), ({"name": "preact_resnet18", "width": 4}, 9), ({"name": "cifar_resnet", "depth": 8}, 7)],
+    ({"name": "vgg19_bn", "width": 4}, 16), ({"name": "preact_resnet18", "width": 4}, 9),
+    ({"name": "cifar_resnet", "depth": 8}, 7)],
     ids=lambda value: value.get("name", "") if isinstance(value, dict) else "")
 def test_pairs_follow_the_data(reference: dict[str, Any], count: int) -> None:
     model = registry.make("model", reference)(10, SHAPE).eval()
