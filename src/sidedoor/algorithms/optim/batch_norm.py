@@ -1,6 +1,6 @@
-"""Two ways to pass a batch through a network without moving the running statistics of its batch normalisation.
+"""Ways to pass a batch through a network without moving the running statistics of its batch normalisation.
 
-Both are context managers, since the training loop puts the model into training mode at the start of every epoch.
+All are context managers, since the training loop puts the model into training mode at the start of every epoch.
 """
 
 from __future__ import annotations
@@ -15,6 +15,18 @@ from torch.nn.modules.batchnorm import _BatchNorm
 def batch_norms(model: nn.Module) -> list[_BatchNorm]:
     """The layers of batch normalisation, in the order of registration."""
     return [module for module in model.modules() if isinstance(module, _BatchNorm)]
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Within the block the whole network is in evaluation mode, dropout included."""
+    training = [module for module in model.modules() if module.training]
+    try:
+        model.eval()
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 @contextlib.contextmanager
