@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
+from sidedoor.bench.after.base import measured_after
 from sidedoor.bench.case import Case, TrainedModel, load, measured, train_or_load
 from sidedoor.bench.examine.base import Delivered, defend
 from sidedoor.bench.machine import Machine
@@ -66,9 +67,10 @@ def _run(case: Case) -> Record:
     scores = trained.scores
     if outcome.model is not trained.model or outcome.purify is not None:
         scores = evaluate(outcome.finished, case.test, case.task, trained.doors, case.run, outcome.purify)
+    later = measured_after(spec.after, case, trained.doors, outcome.finished, clean.model if clean else None)
     record = _scored(case, trained, scores)
     record = replace(record, undefended=trained.scores.means() if defenses else None,
-                     columns=record.columns | outcome.columns | accepted(scores, outcome.alarms),
+                     columns=record.columns | outcome.columns | accepted(scores, outcome.alarms) | later,
                      clean_key=clean.key if clean else None, evidence=outcome.evidence,
                      timing=timing | (outcome.seconds if len(defenses) > 1 else {}),
                      given="; then ".join(str(defense.needs) for defense in defenses),

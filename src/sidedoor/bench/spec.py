@@ -16,6 +16,7 @@ from typing import Annotated, Any
 from sidedoor import registry, zoo
 from sidedoor.attacks.base import Attack
 from sidedoor.backdoor.base import Access
+from sidedoor.bench.after import check_names as check_after
 from sidedoor.bench.class_names import Classes, numbered
 from sidedoor.bench.contents import contents, replaced
 from sidedoor.bench.versions import versions
@@ -66,6 +67,8 @@ class Spec:
         assumed_rate: the share of poisoned rows that a data filter assumes; 1.5 times as many are removed.
         augment: names of augmentations.
         devices: that train together, each on its share of every batch; several lead to another model than one.
+        after: what is tried with the delivered model afterwards: "retuning" on a few poisoned images, "search" for a
+            trigger near the planted one, and whether it stays as it is in "int8" and "bf16". Classifiers only.
     """
 
     data: Reference
@@ -84,6 +87,7 @@ class Spec:
     references: Whole = 2
     assumed_rate: Share = 0.1
     devices: Annotated[int, Bounds(1, 1024), LATER] = 1
+    after: Annotated[tuple[str, ...], LATER] = ()
 
     def __post_init__(self) -> None:
         for kind in _REFERENCES:
@@ -93,7 +97,7 @@ class Spec:
                 object.__setattr__(self, kind, full)
         declared = hints(Spec)
         for name in ("augment", "seed", "defender_seed", "train_samples", "test_samples", "references",
-                     "defender_share", "assumed_rate", "devices"):
+                     "defender_share", "assumed_rate", "devices", "after"):
             check(name, getattr(self, name), declared[name])
         for name, share in (("defender_share", self.defender_share), ("assumed_rate", self.assumed_rate)):
             if share in (0, 1):
@@ -102,6 +106,7 @@ class Spec:
             raise ConfigError(f"assumed_rate = {self.assumed_rate} given; a filter removes {REMOVED} times as many "
                               "rows, which would be all of them; expected less than 2/3")
         augmentation(self.augment)
+        check_after(self.after)
         if self._compared and self.references < 1:
             raise ConfigError("a model audit needs at least one clean reference model; set `references`")
 
@@ -131,6 +136,8 @@ class Spec:
             what = f"attack {self.attack_name}" if attack else f"defence {on_data}"
             return (f"{what} trains a model, and model.frozen = true takes the given one as it is; leave one of them "
                     "out")
+        if self.after and task.output != "labels":
+            return f"after = {list(self.after)} is about classifiers, and the task is {self.task['name']}; leave it out"
         if on_data and attack and attack.access is not Access.DATA:
             return (f"defence {on_data} works on poisoned training data, but in attack {self.attack_name} "
                     "the attacker trains the model and hands over no data; choose a repair, audit, detector or "
@@ -189,7 +196,7 @@ class Spec:
 
     def attack_half(self) -> Spec:
         """The attack half: what decides the trained model."""
-        return replace(self, defense=None, references=0, assumed_rate=0.1)
+        return replace(self, defense=None, references=0, assumed_rate=0.1, after=())
 
     def clean_models(self) -> list[Spec]:
         """The clean models that the cell is compared with: of an attacked model its sibling, the same without the
@@ -346,9 +353,18 @@ def recipe_of(settings: Sequence[str]) -> Recipe:
     Raises:
         ConfigError: an unknown key, or a value that it cannot have.
     """
+    return _make_recipe(settings_of(settings, "--recipe", "epochs=10"))
+
+
+def settings_of(settings: Sequence[str], option: str, example: str) -> dict[str, Any]:
+    """The table of `key=value` settings of an option.
+
+    Raises:
+        ConfigError: one that is not of this form; the message has the example.
+    """
     table: dict[str, Any] = {}
-    _set(table, settings, "--recipe", "epochs=10")
-    return _make_recipe(table)
+    _set(table, settings, option, example)
+    return table
 
 
 def _set(table: dict[str, Any], settings: Sequence[str], option: str, example: str) -> None:

@@ -77,6 +77,7 @@ def _columns(terms: Terms) -> dict[str, Cell]:
         "Oracle's strength": column("oracle_strength", decimal),
         f"Oracle: {terms.heading('clean')}": column("oracle_clean", terms.written),
         f"Oracle: {terms.heading('attack')}": column("oracle_attack", terms.written),
+        **{heading: column(name, terms.written) for name, heading in _afterwards(terms).items()},
         "Audit score": lambda g: _mean([r.audit.finding.score for r in g.done if r.audit], decimal),
         "Clean models' scores": lambda g: ", ".join(decimal(s) for r in g.done if r.audit for s in r.audit.references),
         "Audit p": lambda g: _figure(g.figures.get("p"), decimal),
@@ -85,6 +86,17 @@ def _columns(terms: Terms) -> dict[str, Cell]:
         "Training": lambda g: _mean([r.timing.get("attack") for r in g.done], duration),
         "Defending": lambda g: _mean([r.timing.get("defense") for r in g.done if r.spec.get("defense")], duration),
     }
+
+
+def _afterwards(terms: Terms) -> dict[str, str]:
+    """Headings of what was tried with the delivered model afterwards."""
+    attack, clean = terms.heading("attack"), terms.heading("clean")
+    tuned = {f"{name}_{count}": f"{attack} after re-tuning on {count}{of}" for count in (1, 5, 20)
+             for name, of in (("retuned", ""), ("relearned", ", clean model"))}
+    return tuned | {"searched": f"{attack}, trigger searched",
+                    "searched_clean": f"{attack}, trigger searched, clean model",
+                    "int8_clean": f"{clean} in int8", "int8_attack": f"{attack} in int8",
+                    "bf16_clean": f"{clean} in bf16", "bf16_attack": f"{attack} in bf16"}
 
 
 def _shares(group: Aggregate, name: str, terms: Terms) -> str:
