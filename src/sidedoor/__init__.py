@@ -81,6 +81,12 @@ if TYPE_CHECKING:
     from sidedoor.types import Images as Images
     from sidedoor.types import Index as Index
     from sidedoor.types import Space as Space
+    from sidedoor.vetting.filter.filtering import FilterSettings as FilterSettings
+    from sidedoor.vetting.filter.filtering import filter_data as filter_data
+    from sidedoor.vetting.filter.result import Filtered as Filtered
+    from sidedoor.vetting.repair import Repaired as Repaired
+    from sidedoor.vetting.repair import RepairSettings as RepairSettings
+    from sidedoor.vetting.repair import repair_model as repair_model
     from sidedoor.vetting.result import Scan as Scan
     from sidedoor.vetting.scan import ScanSettings as ScanSettings
     from sidedoor.vetting.scan import scan as scan
@@ -104,7 +110,9 @@ _HOMES = {
     "method": ("Count", "Label", "Method", "NonNegative", "Positive", "Share", "Whole"),
     "models.base": ("classifier",), "registry": ("make",), "tasks.classification": ("Classification",),
     "tasks.task": ("Supervised", "Task"), "triggers.base": ("Trigger", "stamp"), "triggers.patch": ("Patch",),
-    "types": ("Batch", "Build", "Images", "Index", "Space"), "vetting.result": ("Scan",),
+    "types": ("Batch", "Build", "Images", "Index", "Space"),
+    "vetting.filter.filtering": ("FilterSettings", "filter_data"), "vetting.filter.result": ("Filtered",),
+    "vetting.repair": ("RepairSettings", "Repaired", "repair_model"), "vetting.result": ("Scan",),
     "vetting.scan": ("ScanSettings", "scan"), "zoo": ("load", "network"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

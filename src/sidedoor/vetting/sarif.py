@@ -1,4 +1,4 @@
-"""A scan in the Static Analysis Results Interchange Format 2.1.0 (OASIS), which dashboards of code scanning read."""
+"""Verdicts in the Static Analysis Results Interchange Format 2.1.0 (OASIS), which dashboards of code scanning read."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ RULES = {
     "SD-MODEL-003": ("InconclusiveScan", "Whether the model has a backdoor could not be said."),
     "SD-DATA-001": ("PoisonedRows", "Rows of one class form a cluster of their own that carries a trigger."),
     "SD-DATA-002": ("ConflictingDuplicates", "The same image stands under several labels."),
+    "SD-DATA-003": ("InconclusiveFilter", "Whether rows are poisoned could not be said."),
 }
 
 
