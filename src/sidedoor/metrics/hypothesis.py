@@ -22,12 +22,12 @@ def conformal_p(score: float, references: Sequence[float]) -> float:
 
 
 def pooled(scores: Table) -> Table:
-    """One statistic a model from scores by several audits: how far it lies above the median by each, added up.
+    """One statistic a model from scores by several audits: how far it lies above the median by the one that sees most.
 
     An audit's scale is the median and the median absolute deviation of all models, the suspect among them, so that
-    models stay exchangeable and the rank of the statistic is uniform however the audits depend on each other. Audits
-    that agree add up, and one that sees nothing takes nothing away; the largest score alone would be that of whichever
-    audit has the longest tail among clean models.
+    models stay exchangeable and the rank of the statistic is uniform however the audits depend on each other. The
+    largest rather than the sum: an audit sees the triggers that it was made for and is blind to others, while what
+    clean models have by chance, a natural shortcut, all audits see a little of (docs/results/vetting.md).
 
     Args:
         scores: (models, audits).
@@ -36,7 +36,7 @@ def pooled(scores: Table) -> Table:
     spread = np.median(np.abs(scores - centre), axis=0)
     # Where most scores are equal the median deviation is 0 and any other scale will do, as long as all models share it.
     spread = np.where(spread > 0, spread, np.abs(scores - centre).mean(axis=0))
-    above: Table = np.clip((scores - centre) / np.where(spread > 0, spread, 1), 0, None).sum(axis=1)
+    above: Table = ((scores - centre) / np.where(spread > 0, spread, 1)).max(axis=1)
     return above
 
 
