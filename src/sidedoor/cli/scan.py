@@ -61,7 +61,7 @@ def scan(model: Model, data: Data = None, arch: Arch = None, references: Referen
 
     image = (channels, size, size) if size else None
     settings = ScanSettings(alpha, _references(references), profile, budget, recipe_of(recipe), tuple(augment),
-                            normalize, key, _names(labels), image, classes, seed)
+                            normalize, key, names_of(labels), image, classes, seed)
     try:
         found = scanned(model, data, architecture=arch, settings=settings, out=out, root=root, download=download,
                         device=device, progress=Silent() if quiet() else reporter())
@@ -102,7 +102,7 @@ def _references(given: str | None) -> int | Path | None:
     return int(given) if given.isdecimal() else Path(given)
 
 
-def _names(file: Path | None) -> tuple[str, ...]:
+def names_of(file: Path | None) -> tuple[str, ...]:
     """Lines of a text file."""
     from sidedoor.core import opening
 
