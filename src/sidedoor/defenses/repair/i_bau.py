@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from sidedoor.algorithms.optim.batch_norm import evaluating
+from sidedoor.algorithms.optim.batch_norm import evaluating, without_updates
 from sidedoor.data.base import Dataset
 from sidedoor.defenses.repair.base import Repair
 from sidedoor.engine import Objective, Run
@@ -133,7 +133,7 @@ class Unlearning(Objective):
 
     def _implicit(self, model: nn.Module, loss: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
         """(Φ, with its graph; v)"""
-        with evaluating(model):
+        with evaluating(model) if self.method.frozen else without_updates(model):
             inner = self.inner(model, self.samples.x[: self.batch], self.samples.y[: self.batch], delta)
         (slope,) = torch.autograd.grad(inner, delta, create_graph=True)
         step = delta - IMPLICIT_STEP * slope
