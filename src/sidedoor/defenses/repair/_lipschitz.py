@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -21,9 +23,9 @@ def outlying_channels(model: nn.Module, shape: Shape) -> dict[str, Tensor]:
     """
     found = {}
     for conv, norm in convolutions_and_norms(model, shape):
-        kernel, layer = model.get_submodule(conv).get_parameter("weight").float(), model.get_submodule(norm)
+        layer: Any = model.get_submodule(norm)
+        kernel = model.get_submodule(conv).get_parameter("weight").float()
         stretch = torch.linalg.matrix_norm(kernel.flatten(2), 2)
-        variance = layer.get_buffer("running_var")
-        scale = 1.0 if layer.weight is None else layer.get_parameter("weight").abs()
-        found[norm] = outlying(stretch * scale / torch.sqrt(variance + layer.eps))
+        scale = 1.0 if layer.weight is None else layer.weight.abs()
+        found[norm] = outlying(stretch * scale / torch.sqrt(layer.running_var + layer.eps))
     return found

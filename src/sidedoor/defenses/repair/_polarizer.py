@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import skip_init
 
 from sidedoor.algorithms.optim.batch_norm import evaluating
 from sidedoor.algorithms.pruning.pairs import convolutions_and_norms
@@ -20,7 +21,8 @@ class Polarizer(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.mix, self.norm = nn.Conv2d(channels, channels, 1, bias=False), nn.BatchNorm2d(channels)
+        self.mix = skip_init(nn.Conv2d, channels, channels, 1, bias=False)  # draws no random numbers
+        self.norm = nn.BatchNorm2d(channels)
         nn.init.dirac_(self.mix.weight)
 
     def forward(self, maps: Tensor) -> Tensor:
@@ -104,8 +106,8 @@ def write_in(model: nn.Module, place: Place, polarizer: Polarizer) -> None:
     shift = norm.bias - scale * norm.get_buffer("running_mean")
     weight, bias = conv.get_parameter("weight"), conv.bias
     weight.copy_(torch.einsum("oc,cihw->oihw", mix, weight))
-    if bias is not None:
-        conv.get_parameter("bias").copy_(mix @ conv.get_parameter("bias") + shift)
+    if isinstance(bias, nn.Parameter):
+        bias.copy_(mix @ bias + shift)
     else:
         model.get_submodule(place.norm).get_buffer("running_mean").sub_(shift)
     _replace(model, place.conv, conv)

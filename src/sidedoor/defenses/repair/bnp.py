@@ -93,7 +93,7 @@ def _moments(model: nn.Module, layers: dict[str, nn.Module], clean: Dataset, run
     def rows(batch: Batch) -> dict[str, Tensor]:
         model(batch.x)
         count = len(batch.x)
-        parts = {name: values.float().unflatten(1, (count, -1)) for name, values in seen.items()}
+        parts = {name: values.float().reshape(len(values), count, -1) for name, values in seen.items()}
         return {f"{kind}/{name}": value for name, values in parts.items() for kind, value in
                 (("mean", values.mean(2).T), ("square", values.square().mean(2).T))}
 

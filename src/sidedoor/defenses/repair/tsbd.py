@@ -128,7 +128,7 @@ def _zeroed(given: nn.Module, changes: dict[str, Tensor], share: float, zeroed: 
     model, scores = copy.deepcopy(given), torch.cat([change.flatten(1).sum(1) for change in changes.values()])
     chosen = torch.zeros_like(scores, dtype=torch.bool)
     chosen[scores.argsort(descending=True, stable=True)[: max(1, round(share * len(scores)))]] = True
-    rows = dict(zip(changes, chosen.split([len(change) for change in changes.values()]), strict=True))
+    rows = dict(zip(changes, torch.split(chosen, [len(change) for change in changes.values()]), strict=True))
     values = torch.cat([changes[name][gone].flatten() for name, gone in rows.items()])
     # The threshold is a value itself, so that exactly this share goes.
     least = values.sort(descending=True).values[max(0, round(zeroed * len(values)) - 1)]
