@@ -21,7 +21,8 @@ class Polarizer(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.mix = skip_init(nn.Conv2d, channels, channels, 1, bias=False)  # draws no random numbers
+        # Made without random numbers, which a seeded run would draw no more.
+        self.mix = skip_init(nn.Conv2d, channels, channels, 1, bias=False)  # type: ignore[no-untyped-call]
         self.norm = nn.BatchNorm2d(channels)
         nn.init.dirac_(self.mix.weight)
 
