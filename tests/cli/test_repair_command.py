@@ -158,7 +158,7 @@ def test_an_interruption_leaves_no_file(cli: Cli, stripes: Path, monkeypatch: py
         raise KeyboardInterrupt
 
     before = set(stripes.iterdir())
-    monkeypatch.setattr("sidedoor.vetting.repair.save_file", interrupted)
+    monkeypatch.setattr("sidedoor.core.model_file.save_file", interrupted)
     assert cli(*call(stripes, "--set", "steps=4")).code == 130
     assert set(stripes.iterdir()) == before
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sidedoor.cli import doctor, init, repair, run, scan, stego, study
+from sidedoor.cli import doctor, export, init, repair, run, scan, stego, study
 from sidedoor.cli import filter as filtering
 from sidedoor.cli import list as listing
 from sidedoor.cli._options import debugging, log, with_habits
@@ -55,7 +55,7 @@ app.command("list")(with_habits(listing.list_))
 app.command()(with_habits(scan.scan))
 app.command()(with_habits(repair.repair))
 app.command("filter")(with_habits(filtering.filter_))
-for _command in (listing.show, listing.schema, init.init, run.run, run.sweep, run.report, run.poison):
+for _command in (listing.show, listing.schema, init.init, run.run, run.sweep, run.report, run.poison, export.export):
     app.command()(with_habits(_command))
 app.add_typer(stego.app, name="stego")
 app.add_typer(study.app, name="study")

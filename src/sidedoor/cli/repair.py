@@ -35,8 +35,9 @@ def repair(model: Model, method: Method, data: Data, out: Out, arch: Arch = None
     Exit code: 0 repaired, 2 could not complete, 4 usage.
     """
     from sidedoor.bench.spec import settings_of
+    from sidedoor.core.model_file import unused
     from sidedoor.core.progress import Silent, reporter
-    from sidedoor.vetting.repair import RepairSettings, repair_model, unused
+    from sidedoor.vetting.repair import RepairSettings, repair_model
 
     unused(out)
     _make_folder(out.parent)

@@ -7,19 +7,17 @@ or whether it is gone: audit the model before and after.
 from __future__ import annotations
 
 import importlib.metadata
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sidedoor import registry
-from sidedoor.core.files import replacing, write_json
-from sidedoor.core.foreign_weights import identify, read_weights
+from sidedoor.core.foreign_weights import read_weights
+from sidedoor.core.model_file import write_model
 from sidedoor.core.progress import Progress, Silent
 from sidedoor.data.augment import augmentation
 from sidedoor.data.base import Dataset, Splits, split
@@ -102,27 +100,7 @@ class Repaired:
             CannotComplete: it cannot be written.
             ConfigError: another name than NAME.safetensors, or one of the two files exists.
         """
-        path = unused(path)
-        about = {"sidedoor": json.dumps(self.manifest, ensure_ascii=False)}
-        with replacing(path) as temporary:
-            save_file(self.weights, str(temporary), metadata=about)
-        write_json(path.with_suffix(".json"), self.manifest | {"sha256": identify(path)})
-        return path.with_suffix(".json")
-
-
-def unused(path: str | Path) -> Path:
-    """The path of a file to write, which may not be there.
-
-    Raises:
-        ConfigError: another name than NAME.safetensors, or it exists, or the JSON file beside it does.
-    """
-    path = Path(path)
-    if path.suffix != ".safetensors":
-        raise ConfigError(f"{path} given as the file to write; expected a name that ends in .safetensors")
-    for each in (path, path.with_suffix(".json")):
-        if each.exists() or each.is_symlink():
-            raise ConfigError(f"{each} exists and is left as it is; give another name")
-    return path
+        return write_model(path, self.weights, self.manifest)
 
 
 def repair_model(model: str | Path | nn.Module, data: str | Path | Dataset | Splits,
@@ -219,9 +197,8 @@ def _written(model: nn.Module, suspect: Suspect, given: Table | None) -> Table:
                 break
         if not own:
             raise CannotComplete(f"the tensors of {suspect.name} have no names under which they could be written")
-        # Clones, since safetensors refuses tensors that share memory.
-        return {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-                .to(rest[name].dtype if name in rest else tensor.dtype) for name, tensor in (rest | own).items()}
+        return {name: tensor.detach().clone().to(rest[name].dtype if name in rest else tensor.dtype)
+                for name, tensor in (rest | own).items()}
     finally:
         if suspect.reversed:
             reverse(model)
