@@ -33,9 +33,9 @@ def filter_(data: Data, clean: Clean = None, arch: Arch = "small_cnn", recipe: H
     """Say which rows of a data set are poisoned, as far as filters and a transplant can tell; change nothing in it.
 
     A network is trained on the data, filters say which rows of each class stand out, and what these have in common is
-    put into images of other classes: a finding needs that it sends them to the class, and no longer does once a network
-    is trained without the rows. OUT gets keep.txt (files that are in no suspected group), ranking.csv (scores of all),
-    report.html, filter.json and filter.sarif.
+    put into images of other classes. A finding needs that it sends them to the class, and that a network trained
+    without the rows neither does that nor takes the rows for what they are labelled. OUT gets keep.txt (files that are
+    in no suspected group), ranking.csv (scores of all), report.html, filter.json and filter.sarif.
 
     Exit code: 0 no finding, 1 a finding, 2 could not complete, 3 inconclusive or suspicious, 4 usage.
     """

@@ -43,7 +43,7 @@ FEWEST = 20
 """Rows of a class, below which it is not looked at."""
 LEARNT = 0.6
 """Share of the data that the inspection model must have learned, for its features to mean something."""
-NEARLY = 0.1
+NEARLY = 0.05
 """A group's trigger may work so much worse than the best one's if the group is larger."""
 DRAWN = 3
 """Random groups of a class."""

@@ -19,8 +19,8 @@ WORKS = 0.5
 """Share of images of other classes that a trigger must send to its class, by the lower end of its interval."""
 CURED = 0.5
 """Of that share, at most so much may be left once the network is trained without the group."""
-FOREIGN = 0.25
-"""Share of a group's rows that a network without them may still take for their label, where the trigger is blended."""
+FOREIGN = 0.5
+"""Share of a group's rows that a network without them may still take for their label."""
 LISTED = 20
 """Rows of a group, and conflicting pairs, that the text and the page name."""
 
@@ -30,7 +30,7 @@ LIMITS = (
     "A mark that stands in many images of one class without ill intent, such as a watermark, is a shortcut as well, "
     "and is found like one.",
     "Triggers that bend an image or differ from image to image, poison in all classes at once or in most of a class, "
-    "and poison whose label is right may not be seen.",
+    "and poison whose label is right (which is suspicious at most) may not be seen.",
 )
 
 
@@ -66,9 +66,7 @@ class Suspected:
 
     @property
     def beyond(self) -> bool:
-        """Better than what the same search finds where nothing is; blended, the features of any class may do as much,
-        and `foreign` is asked for instead.
-        """
+        """Better than what the same search finds where nothing is; blended, features of any class may do as much."""
         return self.kind == "blend" or self.low > max(self.others, self.chance)
 
     @property
@@ -78,10 +76,10 @@ class Suspected:
 
     @property
     def foreign(self) -> bool:
-        """Whether the rows are not of their class, which a blended trigger must show: it carries the features of the
-        group, and a network without one style of a class may not know that style.
+        """Whether the rows are not of their class: rare but right rows of a class may teach a network something that
+        works elsewhere, too, and a network without them still knows them.
         """
-        return self.kind != "blend" or self.recognised < FOREIGN
+        return self.recognised < FOREIGN
 
     @property
     def confirmed(self) -> bool:

@@ -26,6 +26,8 @@ TOLERANCE = 10 / 255
 """Within which pixels are the same, since files are often compressed."""
 CONSISTENT = 0.5
 """By how much larger the share of a group's rows that agree in a pixel is than that of others."""
+PATCH = 0.15
+"""Largest share of an image that is replaced: a few rows that are alike agree in most of it, which is no patch."""
 STANDARD_ERRORS = 3.0
 """Beyond which a difference of means counts."""
 FAINTEST = 0.3
@@ -55,7 +57,8 @@ class Stamp:
         return ((x - self.shift.to(x.device)) / self.keep.to(x.device).clamp(min=FAINTEST)).clamp(0, 1)
 
 
-def stamps(group: Images, rest: Images, others: Images) -> dict[Kind, Stamp]:
+def stamps(group: Float[Tensor, "g c h w"], rest: Float[Tensor, "r c h w"], others: Float[Tensor, "o c h w"]) \
+        -> dict[Kind, Stamp]:
     """What a group has in common, as triggers of each kind; none of a kind that would change nothing.
 
     "replace" has the median of the group where its rows agree and neither the rest of the class nor other classes do;
@@ -78,10 +81,11 @@ def stamps(group: Images, rest: Images, others: Images) -> dict[Kind, Stamp]:
     found = (Stamp("replace", (~where).float(), median * where, _places(where)),
              Stamp("add", whole, added, _places(added != 0)),
              Stamp("blend", contrast * whole, group.mean(0) - contrast * others.mean(0), median[0].numel()))
-    return {stamp.kind: stamp for stamp in found if stamp.pixels}
+    return {stamp.kind: stamp for stamp in found
+            if stamp.pixels and (stamp.kind != "replace" or stamp.pixels <= PATCH * median[0].numel())}
 
 
-def _error(x: Images) -> Float[Tensor, "c h w"]:
+def _error(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "c h w"]:
     """Variance of the mean."""
     return x.var(0) / len(x)
 
