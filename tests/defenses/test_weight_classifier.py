@@ -53,11 +53,11 @@ def test_models_of_a_heavy_class_score_above_others(monkeypatch: pytest.MonkeyPa
     shadows = tuple(network(seed, 4.0 if seed % 2 else 1.0) for seed in range(24))
     pool = Pool(shadows, torch.arange(24) % 2 == 1)
     monkeypatch.setattr(weight_classifier, "shadow_pool", lambda *_: pool)
-    dirty, clean = ([WeightClassifier().inspect(network(seed, heavy), BLANK, TASK, RUN) for seed in range(50, 58)]
+    dirty, clean = ([WeightClassifier().inspect(network(seed, heavy), BLANK, TASK, RUN) for seed in range(50, 54)]
                     for heavy in (4.0, 1.0))
     scores = (torch.tensor([found.score for found in part]).numpy() for part in (dirty, clean))
     assert auroc(*scores) == 1.0
-    assert sum(found.paper is not None and found.paper.flagged for found in dirty) >= 7
+    assert sum(found.paper is not None and found.paper.flagged for found in dirty) >= 3
     assert sum(found.paper is not None and found.paper.flagged for found in clean) <= 1
 
 
