@@ -76,7 +76,7 @@ def test_data_that_cannot_be_trained_on_are_no_finding(cli: Cli, tmp_path: Path)
 @pytest.mark.slow
 def test_what_poison_writes_is_found_and_clean_data_are_not(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "spec.toml").write_text(SPEC)
-    assert cli("poison", tmp_path / "spec.toml", "-o", tmp_path / "given", "--device", "cpu").code == 0
+    assert cli("poison", tmp_path / "spec.toml", "-o", tmp_path / "given").code == 0
     said = cli("filter", tmp_path / "given", "-o", tmp_path / "out", "--device", "cpu", "--json")
     found = json.loads(said.out)
     assert said.code == 1, said.err

@@ -96,7 +96,9 @@ def test_a_network_that_learned_nothing_says_nothing() -> None:
 
 @pytest.mark.parametrize(("changes", "confirmed"), [
     ({}, True), ({"low": 0.49}, False), ({"others": 0.92}, False), ({"chance": 0.92}, False), ({"after": 0.5}, False),
-    ({"recognised": 0.5}, False), ({"recognised": 0.49}, True), ({"kind": "blend", "others": 1.0}, True)])
+    ({"recognised": 0.5}, False), ({"recognised": 0.49}, True),
+    ({"kind": "blend", "chance": 1.0}, True), ({"kind": "blend", "low": 0.89}, False),
+    ({"kind": "blend", "others": 0.92}, False)])
 def test_a_finding_works_stands_out_and_needs_the_rows(changes: dict[str, Any], confirmed: bool) -> None:
     assert suspected(**changes).confirmed is confirmed
 

@@ -17,6 +17,8 @@ from sidedoor.vetting.result import EXIT, Verdict
 SCHEMA = 1
 WORKS = 0.5
 """Share of images of other classes that a trigger must send to its class, by the lower end of its interval."""
+BLENDED = 0.9
+"""The same where the trigger is blended, since features of a class do much of the work."""
 CURED = 0.5
 """Of that share, at most so much may be left once the network is trained without the group."""
 FOREIGN = 0.5
@@ -66,8 +68,10 @@ class Suspected:
 
     @property
     def beyond(self) -> bool:
-        """Better than what the same search finds where nothing is; blended, features of any class may do as much."""
-        return self.kind == "blend" or self.low > max(self.others, self.chance)
+        """Better than what the same search finds where nothing is; random rows, blended, have the features of the class
+        and say nothing.
+        """
+        return self.low > max(self.others, self.chance if self.kind != "blend" else 0.0)
 
     @property
     def cured(self) -> bool:
@@ -84,7 +88,8 @@ class Suspected:
     @property
     def confirmed(self) -> bool:
         """Whether it demonstrates that these rows are poison."""
-        return self.low >= WORKS and self.beyond and self.cured and self.foreign
+        works = self.low >= (BLENDED if self.kind == "blend" else WORKS)
+        return works and self.beyond and self.cured and self.foreign
 
 
 @dataclass(frozen=True)
