@@ -1,6 +1,6 @@
 """Distance-driven detoxification (D3): a repair that takes the head as far from the old one as its norm allows.
 
-Paper: Wei, Liu, Zha, "Distance-Driven Detoxification", ICCV 2025, arXiv:2411.09585.
+Paper: Wei, Liu, Zha, "Backdoor Mitigation by Distance-Driven Detoxification", ICCV 2025, arXiv:2411.09585.
 
 The objective is λ·mean(max(CE - floor, 0)) - ‖W - W₀‖, in the Frobenius norm, for the head's weight W, kept at the norm
 of the given W₀: samples that are classified well enough have no gradient, and the distance is at most 2‖W₀‖. Of the
