@@ -47,6 +47,12 @@ def test_noise_ascends_from_where_it_was_drawn(scene: Scene) -> None:
     noise = torch.cat(objective._worst_noise(gated, batch))
     torch.manual_seed(0)
     drawn = torch.cat([torch.empty_like(gate.mask).uniform_(-0.3, 0.3) for gate in gates.all()])
+    parts = [len(gate.mask) for gate in gates.all()]
+    losses = []
+    for values in (drawn, noise):
+        gates.set_noise(torch.split(values, parts))
+        losses.append(scene.task.loss(gated, batch).mean().item())
+    assert losses[1] > losses[0] + 0.1
     moved = (noise - drawn).abs()
     assert moved.max() <= 0.3 + 1e-6
     assert (moved > 0.29).float().mean() > 0.5  # three steps of a third, most of them one way
