@@ -12,11 +12,12 @@ from torch.nn import functional
 
 from sidedoor.algorithms.shadow_pool import Jumbos, Overlay, jumbo, shadow_pool, untrained
 from sidedoor.core.checkpoint import Shelf
-from sidedoor.data.base import ArrayDataset
+from sidedoor.data.base import ArrayDataset, Dataset
 from sidedoor.engine import Recipe, Run
 from sidedoor.errors import NotApplicable
 from sidedoor.models.small_cnn import small_cnn
 from sidedoor.tasks.classification import Classification
+from sidedoor.tasks.task import Supervised, Task
 from sidedoor.triggers.base import stamp
 from sidedoor.types import MEASUREMENT, Batch
 
@@ -129,6 +130,22 @@ def test_clean_and_backdoored_models_take_turns_and_are_kept(tmp_path: Path, mon
     assert torch.equal(again.models[3].body[0].weight, first[3])  # type: ignore[index,union-attr]
     with pytest.raises(AttributeError):
         shadow_pool(suspect(), grey(44), TASK, shelved, 2, 4)
+
+
+def test_those_that_are_said_to_be_backdoored_learn_a_backdoor(monkeypatch: pytest.MonkeyPatch) -> None:
+    learned: list[bool] = []
+
+    def jumbos(task: Task, data: Dataset, run: Run) -> Jumbos:
+        learned.append(True)
+        return Jumbos(task, data, run)
+
+    def supervised(task: Task) -> Supervised:
+        learned.append(False)
+        return Supervised(task)
+
+    monkeypatch.setattr("sidedoor.algorithms.shadow_pool.Jumbos", jumbos)
+    monkeypatch.setattr("sidedoor.algorithms.shadow_pool.Supervised", supervised)
+    assert shadow_pool(suspect(), grey(), TASK, RUN, 2, 1).backdoored.tolist() == learned
 
 
 def test_a_backdoor_takes() -> None:
