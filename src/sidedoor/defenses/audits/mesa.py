@@ -64,7 +64,7 @@ class MESA(ModelAudit):
         "lr": "ours: fifty times the release's, for fewer steps", "entropy": "release",
         "samples": "ours: the standard error of the score is below five points",
     }
-    quick: ClassVar[dict[str, Any]] = {"steps": 20, "batch": 8}
+    quick: ClassVar[dict[str, Any]] = {"steps": 40, "batch": 8, "lr": 0.05}
     needs: ClassVar[Needs] = Needs(model="gradients", clean="images")
     sign_tested_in: ClassVar[str] = ("tests/defenses/test_mesa.py::"
                                      "test_a_planted_patch_is_learnt_and_a_clean_model_scores_less")
