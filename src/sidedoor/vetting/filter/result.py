@@ -28,7 +28,7 @@ LISTED = 20
 
 LIMITS = (
     "Nothing here says that the data are safe: there is poison that no known method finds.",
-    "The rule for a finding has no proven false-alarm rate; its error was measured on clean copies of other data.",
+    "The rule for a finding has no proven false-alarm rate; benchmarks/data_filter.py measures it on clean data sets.",
     "A mark that stands in many images of one class without ill intent, such as a watermark, is a shortcut as well, "
     "and is found like one.",
     "Triggers that bend an image or differ from image to image, poison in all classes at once or in most of a class, "
