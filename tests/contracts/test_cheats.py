@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from sidedoor import registry
 from sidedoor.backdoor.base import AttackerRun, Backdoor, Poison
 from sidedoor.backdoor.dataset import PoisonedDataset, seal
 from sidedoor.bench.case import Case, load
@@ -156,9 +157,13 @@ def test_a_defenders_run_leads_to_no_path_no_clean_model_and_no_shelf_of_others(
     filters = case.data_defender()
     assert [value for value in reachable(filters, set()) if isinstance(value, Path)] == []
     assert filters.shelf is not None
+    plain, shadowing = (case.given(registry.make("defense", name), nn.Identity())[3] for name in ("mm_bd", "ulp"))
+    assert plain.shelf is None
+    assert shadowing.shelf is not None
+    assert [value for value in reachable(shadowing, set()) if isinstance(value, Path)] == []
     case.run.shelf.save("net", {}, {})
     assert case.run.shelf.load("net") == {}
-    assert filters.shelf.load("net") is None
+    assert filters.shelf.load("net") is shadowing.shelf.load("net") is None
     with pytest.raises(ConfigError, match=r"'\.\./net' of the shelf asked for"):
         filters.shelf.load("../net")
     attackers = case.attacker()

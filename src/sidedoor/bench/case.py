@@ -87,8 +87,10 @@ class Case:
 
     def given(self, defense: Defense, model: nn.Module) -> tuple[nn.Module, Dataset, Task, Run]:
         """What a defence gets that looks at a model: the model and the clean data as it declares, task and run."""
-        needs = defense.needs
-        return needs.model_for(model, self.task), needs.clean_for(self.clean), self.task, self.defender()
+        needs, run = defense.needs, self.defender()
+        if needs.shadows:  # what it trains on its own clean data serves for the next model, too
+            run = replace(run, shelf=Shelf(self.store.shelf, "shadows-"))
+        return needs.model_for(model, self.task), needs.clean_for(self.clean), self.task, run
 
     def twin(self, spec: Spec) -> Case:
         """Another specification on the same data."""
