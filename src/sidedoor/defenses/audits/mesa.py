@@ -53,7 +53,7 @@ class MESA(ModelAudit):
         size: of the patches, in pixels.
         steps: of Adam.
         batch: images per class, bound and step, each with a patch of its own.
-        lr: of Adam with betas (0.5, 0.999).
+        lr: of Adam.
         entropy: weight of the mutual information of patches and noise.
         samples: most clean images; half of them fit the generators.
     """
