@@ -58,7 +58,7 @@ def numbers(model: torch.nn.Module, door: sd.Door) -> tuple[float, float]:
 @pytest.mark.parametrize("method", ["fst", "d3"])
 def test_a_backdoor_goes_and_accuracy_stays(cli: Cli, digits: SimpleNamespace, tmp_path: Path, method: str) -> None:
     out = tmp_path / "repaired.safetensors"
-    said = cli("repair", digits.model, "--with", method, "--set", "steps=200", "--data", digits.images, "-o", out,
+    said = cli("repair", digits.model, "--with", method, "--set", "steps=120", "--data", digits.images, "-o", out,
                "--device", "cpu")
     assert said.code == 0, said.err
     assert f"{method}: clean accuracy" in said.out
