@@ -171,7 +171,10 @@ def test_blue_before_red_is_found_and_put_right(tmp_path: Path) -> None:
         found = open_suspect(file, "colour", data, "auto", "", RUN)
         given = open_suspect(file, "colour", data, "caffe", "", RUN)
         other = open_suspect(file, "colour", data, "0..255", "", RUN)
-    assert found.normalization.startswith("caffe") and found.reversed and given.reversed and not other.reversed
+    assert found.normalization.startswith("caffe")
+    assert found.reversed
+    assert given.reversed
+    assert not other.reversed
     assert [accuracy(each.model, data, RUN).value for each in (found, given, other)] == [1, 1, 0]
     assert found.key == given.key != other.key  # what was measured of one is not taken for the other's
 
