@@ -206,7 +206,7 @@ def test_the_shell_completes_commands_and_names() -> None:
                       COMP_CWORD=str(words.count(" ")))
         return done.stdout.split()
 
-    assert completed("sidedoor rep") == ["report"]
+    assert completed("sidedoor rep") == ["repair", "report"]
     assert completed("sidedoor show badn") == ["badnets"]
     assert completed("sidedoor show rec") == [e.name for e in registry.entries() if e.name.startswith("rec")] + \
         ["recipe"]
