@@ -203,6 +203,12 @@ class Filtered:
                     f"{len(self.classes)} classes; other poison would not be seen.")
         return f"Inconclusive: {'; '.join(self.why)}."
 
+    @property
+    def network(self) -> str:
+        """The one that was trained on the data, with its parameters."""
+        given = self.model["architecture"]
+        return " ".join([given["name"], *(f"{name}={value}" for name, value in given.items() if name != "name")])
+
     def class_name(self, label: int) -> str:
         return str(self.data["classes"][label])
 
@@ -232,7 +238,7 @@ class Filtered:
     def __str__(self) -> str:
         lines = [f"{self.verdict.upper()}  {self.data['name']}", self.sentence, "",
                  f"images     {self.data['n']} of {len(self.classes)} classes, {len(self.keep)} to keep",
-                 f"model      {self.model['architecture']}, right on {self.accuracy:.1%} of them", "",
+                 f"model      {self.network}, right on {self.accuracy:.1%} of them", "",
                  f"{'class':<20}{'rows':>7}{'silhouette':>12}{'replace':>9}{'add':>7}{'blend':>7}"]
         lines += [_row(each, self.class_name(each.label)) for each in self.classes]
         for each in self.suspected:
