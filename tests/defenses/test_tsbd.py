@@ -13,6 +13,7 @@ from sidedoor.algorithms.short_training import for_steps
 from sidedoor.defenses.repair.tsbd import TSBD, _Regularised, _zeroed, kernels
 from sidedoor.errors import NotApplicable
 from sidedoor.tasks.task import Supervised
+from sidedoor.types import Batch
 
 SHORT = TSBD(unlearning_steps=60, unlearning_lr=0.003, tuning_steps=120, batch=24)
 
@@ -63,7 +64,8 @@ def test_gradients_are_mixed_with_those_a_radius_uphill() -> None:
             return model.w.square() / 2  # type: ignore[operator, union-attr]
 
     model = Square()
-    loss = _Regularised(TSBD(alpha=0.7, radius=0.5), Half(None)).losses(model, None)  # type: ignore[arg-type]
+    batch = Batch(torch.zeros(1, 1, 1, 1), torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64))
+    loss = _Regularised(TSBD(alpha=0.7, radius=0.5), Half(None)).losses(model, batch)  # type: ignore[arg-type]
     assert torch.autograd.grad(loss.sum(), model.w)[0].item() == pytest.approx(0.3 * 3 + 0.7 * 3.5)
     assert loss.item() == pytest.approx(4.5)
 

@@ -53,7 +53,7 @@ class Decoupling:
     drift: float
     width: int
 
-    def masked(self, parts: Cut, x: Images, run: Run) -> Float[Tensor, "c h w"]:
+    def masked(self, parts: Cut, x: Images, run: Run) -> Float[Tensor, "m i j"]:
         """How much the model needs each value of the maps for clean images, in [0, 1]."""
         maps, label = recorded(parts, x, run)
         raw = torch.randn(maps.shape[1:], generator=run.rng("mask")).to(x.device).requires_grad_(True)
@@ -67,7 +67,7 @@ class Decoupling:
         self.mask.minimise([raw], loss, len(x), run, "mask of features")
         return raw.detach().tanh() / 2 + 0.5
 
-    def generated(self, parts: Cut, mask: Float[Tensor, "c h w"], x: Images, space: Space, run: Run) -> nn.Module:
+    def generated(self, parts: Cut, mask: Float[Tensor, "m i j"], x: Images, space: Space, run: Run) -> nn.Module:
         """A network that changes images so that their features change where the mask does not look."""
         maps, _ = recorded(parts, x, run)
         scale = maps.square().mean().clamp(min=TINY)

@@ -73,6 +73,7 @@ class WeightClassifier(ModelAudit):
         return Finding(value, Rule(value, 0.0))
 
 
+@torch.no_grad()
 def features(model: nn.Module) -> Float[Tensor, "d"]:
     """A model's weights described so that permutations of hidden channels change nothing, on the CPU."""
     found = [part for module in model.modules() for part in _described(module, head(model))]

@@ -55,7 +55,7 @@ class UnlearnTrigger(Repair):
         "steps": "ours: the paper's epoch is one over a tenth of the training data",
         "batch": "ours: open in the paper", "lr": "ours: open in the paper",
     }
-    quick: ClassVar[dict[str, Any]] = {"epochs": 8, "samples": 24, "threshold": 0.0, "steps": 4}
+    quick: ClassVar[dict[str, Any]] = {"epochs": 16, "samples": 24, "threshold": 0.0, "steps": 4}
 
     epochs: Count = 100
     samples: Count = 1000
