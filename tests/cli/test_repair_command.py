@@ -9,7 +9,6 @@ import pickle
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from command_line import Cli
@@ -75,19 +74,6 @@ def test_a_backdoor_goes_and_accuracy_stays(cli: Cli, digits: SimpleNamespace, t
     assert about["input"]["architecture"] == {"name": "small_cnn", "width": 16}
     assert about["input"]["sha256"] == hashlib.sha256(out.read_bytes()).hexdigest()
     assert abs(about["accuracy"]["before"]["value"] - repaired_clean) < 0.1
-
-
-@pytest.fixture
-def stripes(tmp_path: Path) -> Path:
-    """Stripes of four classes as an .npz, and beside it a model that knows them."""
-    here = ground()
-    rows = torch.arange(len(here.train))
-    np.savez(tmp_path / "images.npz", train_images=here.train.rows(rows).permute(0, 2, 3, 1).numpy(),
-             train_labels=here.train.targets.numpy(), test_images=here.test.rows(torch.arange(64)).permute(0, 2, 3, 1)
-             .numpy(), test_labels=here.test.targets.numpy())
-    state = here.victim().state_dict()
-    save_file({name: tensor.contiguous() for name, tensor in state.items()}, tmp_path / "given.safetensors")
-    return tmp_path
 
 
 def call(folder: Path, *more: object, out: str = "out.safetensors", model: str = "given.safetensors",

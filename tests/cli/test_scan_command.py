@@ -7,31 +7,21 @@ import os
 import pickle
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 from command_line import Cli
 from safetensors.torch import save_file
 
 from sidedoor import registry
 from sidedoor.defenses.audits.mm_bd import MMBD
 from sidedoor.engine import Run
-from sidedoor.testing.ground import ENOUGH, ground
+from sidedoor.testing.ground import ENOUGH
 from sidedoor.vetting import battery
 from sidedoor.vetting.battery import Step
 
 
 @pytest.fixture
-def images(tmp_path: Path) -> Path:
-    """Stripes of four classes as an .npz, and beside it a model that knows them."""
-    here = ground()
-    rows = torch.arange(len(here.train))
-    np.savez(tmp_path / "images.npz", train_images=here.train.rows(rows).permute(0, 2, 3, 1).numpy(),
-             train_labels=here.train.targets.numpy(), test_images=here.test.rows(torch.arange(64)).permute(0, 2, 3, 1)
-             .numpy(), test_labels=here.test.targets.numpy())
-    state = here.victim().state_dict()
-    save_file({name: tensor.contiguous() for name, tensor in state.items()}, tmp_path / "given.safetensors")
-    return tmp_path / "images.npz"
+def images(stripes: Path) -> Path:
+    return stripes / "images.npz"
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sidedoor.engine import Objective, Run
+from sidedoor.algorithms.short_training import for_steps
+from sidedoor.data.base import Dataset
+from sidedoor.engine import Objective, Recipe, Run
 from sidedoor.models.base import head
 from sidedoor.types import Batch
 
@@ -27,6 +29,12 @@ def with_new_head(model: nn.Module, run: Run) -> nn.Module:
         for parameter in layer.parameters():
             parameter.copy_((2 * torch.rand(parameter.shape, generator=generator) - 1) * bound)
     return tuned
+
+
+def tuning(run: Run, clean: Dataset, steps: int, batch: int, lr: float) -> Recipe:
+    """How a model with a new head is fine-tuned in the releases: SGD with momentum and a cosine schedule, no decay."""
+    return for_steps(run, clean, steps, batch, optimizer="sgd", lr=lr, momentum=0.9, weight_decay=0.0,
+                     schedule="cosine")
 
 
 class FixedNormHead(Objective, ABC):

@@ -8,8 +8,6 @@ alpha, whatever the audits and however they depend on each other. Without refere
 from __future__ import annotations
 
 import functools
-import importlib.metadata
-import platform
 import tempfile
 import time
 from collections.abc import Mapping
@@ -36,6 +34,7 @@ from sidedoor.tasks.classification import Classification
 from sidedoor.vetting import references as clean_models
 from sidedoor.vetting.battery import PROFILES, Notebook, Step, Told
 from sidedoor.vetting.confirm import Demonstration, demonstrated, trigger
+from sidedoor.vetting.described import environment, network_in_words
 from sidedoor.vetting.images import few, parts_of
 from sidedoor.vetting.references import SHORTFALL, Reference
 from sidedoor.vetting.result import Audited, Scan, Verdict
@@ -185,7 +184,7 @@ class _Scanning:
     def told(self, verdict: Verdict, p: float | None, why: tuple[str, ...], audits: tuple[Audited, ...],
              shown: tuple[Demonstration, ...], others: list[Reference]) -> Scan:
         return Scan(verdict, p, self.settings.alpha, why, self.about_model(), self.about_data(), self.accuracy,
-                    self.calibration(others), audits, shown, tuple(self.notes), _environment(self.run),
+                    self.calibration(others), audits, shown, tuple(self.notes), environment(self.run),
                     self.pictures(audits, shown))
 
     def references(self) -> list[Reference]:
@@ -293,9 +292,8 @@ class _Scanning:
 
     def about_model(self) -> dict[str, Any]:
         suspect = self.suspect
-        given = suspect.architecture
-        short = " ".join([given["name"], *(f"{k}={v}" for k, v in given.items() if k != "name")]) if given else ""
-        return {"name": suspect.name, "sha256": suspect.sha256, "architecture": short, "how": suspect.how,
+        return {"name": suspect.name, "sha256": suspect.sha256,
+                "architecture": network_in_words(suspect.architecture), "how": suspect.how,
                 "classes": self.task.classes, "shape": list(self.test.shape), "normalization": suspect.normalization}
 
     def about_data(self) -> dict[str, Any]:
@@ -376,9 +374,3 @@ def _images(data: str | Path | Dataset | Splits | None, root: str | Path | None,
                             torch.arange(settings.classes), settings.classes, "none")
         return Splits(none, none), "none"
     return parts_of(data, settings.image and settings.image[1], root, download), str(data)
-
-
-def _environment(run: Run) -> dict[str, Any]:
-    return {"sidedoor": importlib.metadata.version("sidedoor"), "torch": torch.__version__,
-            "python": platform.python_version(), "device": str(run.device), "threads": torch.get_num_threads(),
-            "seed": run.seed}

@@ -13,6 +13,7 @@ from sidedoor.bench import after
 from sidedoor.bench.case import Case
 from sidedoor.bench.record import Means
 from sidedoor.data.base import Dataset
+from sidedoor.evaluation import evaluate
 from sidedoor.goals.base import Door
 
 
@@ -28,6 +29,12 @@ def measured_after(names: Sequence[str], case: Case, doors: Sequence[Door], fini
     for name in names:
         columns |= importlib.import_module(f"{after.__name__}.{name}").measure(case, doors, finished, clean)
     return columns
+
+
+def in_form(form: str, model: nn.Module, case: Case, doors: Sequence[Door]) -> Means:
+    """What a deployed form of the delivered model does, clean and under attack, by the form's name."""
+    means = evaluate(model, case.test, case.task, doors, case.run).means()
+    return {f"{form}_{name}": means[name] for name in ("clean", "attack")}
 
 
 def eligible_rows(data: Dataset, case: Case, door: Door, count: int, stream: str) -> Int[Tensor, "k"]:

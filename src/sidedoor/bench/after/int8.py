@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from sidedoor.algorithms.rounded import int8
+from sidedoor.bench.after.base import in_form
 from sidedoor.bench.case import Case
 from sidedoor.bench.record import Means
-from sidedoor.evaluation import evaluate
 from sidedoor.goals.base import Door
 
 CALIBRATION = 256
@@ -20,5 +20,4 @@ CALIBRATION = 256
 def measure(case: Case, doors: Sequence[Door], finished: nn.Module, clean: nn.Module | None) -> Means:
     """`int8_clean` and `int8_attack`."""
     images = case.clean.fetch(torch.arange(min(CALIBRATION, len(case.clean))), case.run.device).x
-    means = evaluate(int8(finished, images), case.test, case.task, doors, case.run).means()
-    return {"int8_clean": means["clean"], "int8_attack": means["attack"]}
+    return in_form("int8", int8(finished, images), case, doors)

@@ -11,8 +11,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from sidedoor.algorithms.new_head import with_new_head
-from sidedoor.algorithms.short_training import for_steps
+from sidedoor.algorithms.new_head import tuning, with_new_head
 from sidedoor.data.base import Dataset
 from sidedoor.defenses.repair.base import Repair
 from sidedoor.engine import Run
@@ -46,6 +45,5 @@ class FETuning(Repair):
     def repair(self, model: nn.Module, clean: Dataset, task: Task, run: Run) -> nn.Module:
         tuned = with_new_head(model, run)
         head(tuned).requires_grad_(False)
-        recipe = for_steps(run, clean, self.steps, self.batch, optimizer="sgd", lr=self.lr, momentum=0.9,
-                           weight_decay=0.0, schedule="cosine")
+        recipe = tuning(run, clean, self.steps, self.batch, self.lr)
         return run.fit(tuned, clean, Supervised(task), name="features", recipe=recipe).requires_grad_(True)

@@ -17,8 +17,7 @@ from typing import Any, ClassVar
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sidedoor.algorithms.new_head import FixedNormHead, with_new_head
-from sidedoor.algorithms.short_training import for_steps
+from sidedoor.algorithms.new_head import FixedNormHead, tuning, with_new_head
 from sidedoor.data.base import Dataset
 from sidedoor.defenses.repair.base import Repair
 from sidedoor.engine import Run
@@ -53,8 +52,7 @@ class FST(Repair):
     alpha: NonNegative = 0.1
 
     def repair(self, model: nn.Module, clean: Dataset, task: Task, run: Run) -> nn.Module:
-        recipe = for_steps(run, clean, self.steps, self.batch, optimizer="sgd", lr=self.lr, momentum=0.9,
-                           weight_decay=0.0, schedule="cosine")
+        recipe = tuning(run, clean, self.steps, self.batch, self.lr)
         return run.fit(with_new_head(model, run), clean, _Shifted(task, model, self.alpha), name="feature shift",
                        recipe=recipe)
 

@@ -12,8 +12,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from sidedoor.algorithms.new_head import with_new_head
-from sidedoor.algorithms.short_training import for_steps
+from sidedoor.algorithms.new_head import tuning, with_new_head
 from sidedoor.data.base import Dataset
 from sidedoor.defenses.repair.base import Repair
 from sidedoor.engine import Run
@@ -44,6 +43,5 @@ class FTInit(Repair):
     lr: Positive = 0.01
 
     def repair(self, model: nn.Module, clean: Dataset, task: Task, run: Run) -> nn.Module:
-        recipe = for_steps(run, clean, self.steps, self.batch, optimizer="sgd", lr=self.lr, momentum=0.9,
-                           weight_decay=0.0, schedule="cosine")
+        recipe = tuning(run, clean, self.steps, self.batch, self.lr)
         return run.fit(with_new_head(model, run), clean, Supervised(task), name="fine-tune", recipe=recipe)

@@ -13,8 +13,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from sidedoor.algorithms.new_head import with_new_head
-from sidedoor.algorithms.short_training import for_steps
+from sidedoor.algorithms.new_head import tuning, with_new_head
 from sidedoor.data.base import Dataset
 from sidedoor.defenses.repair.base import Repair
 from sidedoor.engine import Run
@@ -49,8 +48,7 @@ class LinearProbe(Repair):
     def repair(self, model: nn.Module, clean: Dataset, task: Task, run: Run) -> nn.Module:
         tuned = with_new_head(model, run).requires_grad_(False)
         head(tuned).requires_grad_(True)
-        recipe = for_steps(run, clean, self.steps, self.batch, optimizer="sgd", lr=self.lr, momentum=0.9,
-                           weight_decay=0.0, schedule="cosine")
+        recipe = tuning(run, clean, self.steps, self.batch, self.lr)
         return run.fit(tuned, clean, _Evaluating(task), name="probe", recipe=recipe).requires_grad_(True)
 
 

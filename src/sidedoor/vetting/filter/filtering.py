@@ -9,9 +9,7 @@ network is trained without the group.
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
-import platform
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -32,6 +30,7 @@ from sidedoor.engine import Recipe, Run, fabric
 from sidedoor.metrics.statistics import wilson
 from sidedoor.tasks.classification import Classification
 from sidedoor.types import Images
+from sidedoor.vetting.described import environment
 from sidedoor.vetting.filter.duplicates import Conflicts, conflicts
 from sidedoor.vetting.filter.reading import Given, clean_images, read
 from sidedoor.vetting.filter.result import WORKS, Filtered, Judged, Pictures, Rows, Suspected
@@ -290,7 +289,8 @@ class _Filtering:
         rows = Rows(self.given.files, self.data.targets, ranked, flagged)
         return Filtered(verdict, why, self.about(), {"architecture": self.architecture}, accuracy, filters,
                         tuple(self.judged(label, filters, chosen.get(label, {})) for label in range(len(self.count))),
-                        suspected, found, rows, self.given.quarantined, tuple(self.notes), self.environment(), pictures)
+                        suspected, found, rows, self.given.quarantined, tuple(self.notes), environment(self.run),
+                        pictures)
 
     def judged(self, label: int, filters: tuple[Scored, ...], kinds: dict[Kind, _Choice]) -> Judged:
         n = self.count[label]
@@ -304,11 +304,6 @@ class _Filtering:
         return {"name": self.given.name, "n": len(self.data), "classes": list(self.data.classes),
                 "per_class": self.count, "shape": list(self.data.shape), "fingerprint": self.data.fingerprint(),
                 "clean": 0 if self.clean is None else len(self.clean)}
-
-    def environment(self) -> dict[str, Any]:
-        return {"sidedoor": importlib.metadata.version("sidedoor"), "torch": torch.__version__,
-                "python": platform.python_version(), "device": str(self.run.device),
-                "threads": torch.get_num_threads(), "seed": self.run.seed}
 
 
 def _working(kinds: dict[Kind, _Choice], n: int) -> Kind | None:

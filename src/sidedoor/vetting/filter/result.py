@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from sidedoor.vetting.described import network_in_words
 from sidedoor.vetting.filter.duplicates import Conflicts
 from sidedoor.vetting.filter.suspicion import Scored
 from sidedoor.vetting.filter.transplant import Kind
@@ -206,8 +207,7 @@ class Filtered:
     @property
     def network(self) -> str:
         """The one that was trained on the data, with its parameters."""
-        given = self.model["architecture"]
-        return " ".join([given["name"], *(f"{name}={value}" for name, value in given.items() if name != "name")])
+        return network_in_words(self.model["architecture"])
 
     def class_name(self, label: int) -> str:
         return str(self.data["classes"][label])
