@@ -32,10 +32,12 @@ LAYERS = (
     ("trigger_designs",),
     ("backdoor",),
     ("attacks", "defenses"),
+    ("ownership",),  # declares needs as defences do
     ("evaluation",),
     ("bench",),
     ("report", "apps", "testing"),
     ("vetting",),  # its page shows pictures as reports do
+    ("claims",),
     ("cli",),
     ("__init__", "__main__"),
 )

@@ -73,6 +73,7 @@ KINDS = (
          former="detector"),
     Kind("forward_operator", "forward_operators", "Forward operators", "forward_operators",
          "forward_operators.base:Operator", former="operator"),
+    Kind("verifier", "verifiers", "Ownership tests", "ownership", "ownership.base:Verifier"),
 )
 
 

@@ -1,0 +1,40 @@
+"""What opens a suspect is told, and what it gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from sidedoor.data.base import Dataset
+from sidedoor.engine import Run
+from sidedoor.ownership.base import Suspect
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known before a suspect is asked.
+
+    Args:
+        images: labelled; their shape and classes are those that the suspect is taken to have.
+        architecture: a registered network, for a file of weights; None to look for one that fits.
+        normalization: of a file's inputs, as `sidedoor scan` has it.
+    """
+
+    images: Dataset
+    run: Run
+    architecture: str | None = None
+    normalization: str = "auto"
+
+
+class Opened(NamedTuple):
+    """A suspect that can be asked.
+
+    Args:
+        facts: what the evidence says of it, as JSON; no secrets such as the values of headers.
+        at_once: most images of a call. What a call answers is on the disk before the next one, so that a suspect whose
+            answers cost something takes few; None: all of them.
+    """
+
+    suspect: Suspect
+    facts: dict[str, Any]
+    at_once: int | None = None

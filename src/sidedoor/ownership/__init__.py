@@ -1,0 +1,1 @@
+"""Tests of whether a model was trained on a watermarked data set; one per file."""
