@@ -571,6 +571,21 @@ def test_per_sample_values_come_in_the_order_of_the_data(batch: int) -> None:
     assert torch.is_grad_enabled()
 
 
+def test_large_images_are_measured_a_few_at_a_time() -> None:
+    size = 1024
+    large = ArrayDataset(torch.zeros(7, 3, size, size, dtype=torch.uint8), torch.zeros(7, dtype=torch.int64), 3)
+    seen: list[int] = []
+
+    def rows(batch: Batch) -> dict[str, Tensor]:
+        seen.append(len(batch.x))
+        return {"y": batch.y}
+
+    columns = run_of().per_sample(build(), large, rows)
+    assert len(columns["y"]) == 7
+    assert seen == [2, 2, 2, 1]
+
+
+
 def test_a_device_that_is_not_there_says_so() -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")

@@ -47,6 +47,8 @@ CHECKPOINT_SECONDS = 20.0
 HELD_OUT = 1 / 7
 AT_ONCE = {"cpu": 2**17}
 """Most input values in one forward pass by kind of device, 2**20 on others; a single row may have more."""
+LARGEST_BATCH = 512 * 3 * 64 * 64
+"""Input values in one batch of values that are measured per sample."""
 KNOWN = frozenset({"sidedoor", "torch", "torchvision", "timm"})
 """Packages whose networks run in any memory format."""
 
@@ -292,9 +294,13 @@ class Run:
 
         The model is put into evaluation mode, gradients are off; with several devices each takes its share of rows
         and every rank gets all of them.
+
+        Args:
+            batch: samples of a forward pass, at most; fewer where they are larger than 64 pixels a side.
         """
         if len(data) == 0:
             raise ConfigError("an empty data set given; expected at least one sample")
+        batch = min(batch, max(1, LARGEST_BATCH // math.prod(data.shape)))
         world = self.fabric.world_size
         # Ranks take equally many rows, so that they can be gathered; the surplus repeats the first and is cut off.
         mine = torch.arange(self.fabric.global_rank, math.ceil(len(data) / world) * world, world) % len(data)

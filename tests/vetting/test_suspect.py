@@ -13,7 +13,7 @@ from torch import nn
 from torchvision import models
 
 from sidedoor import registry, zoo
-from sidedoor.data.base import ArrayDataset, Dataset
+from sidedoor.data.base import ArrayDataset, Dataset, Subset
 from sidedoor.engine import Run
 from sidedoor.errors import CannotComplete, ConfigError
 from sidedoor.models.base import Classifier
@@ -21,11 +21,12 @@ from sidedoor.vetting import suspect
 from sidedoor.vetting.suspect import (
     USUAL,
     accuracy,
+    answers,
+    in_models_order,
     labels_among,
     object_suspect,
     open_suspect,
     relabelled,
-    reordered,
 )
 
 RUN = Run.local(device="cpu")
@@ -122,7 +123,7 @@ def test_the_normalisation_is_found_by_kept_statistics_or_by_the_loss(truth: str
     monkeypatch.setattr(registry, "reference", lambda kind, given: {"name": given})
     found = open_suspect(saved(body, tmp_path / "model.safetensors"), "bright", data, "auto", "", RUN)
     assert found.normalization.startswith(truth), found.normalization
-    assert accuracy(found.model, data, RUN).value == 1
+    assert accuracy(answers(found.model, data, RUN), data).value == 1
 
 
 def _plain(classes: int) -> Bright:
@@ -175,7 +176,7 @@ def test_blue_before_red_is_found_and_put_right(tmp_path: Path) -> None:
     assert found.reversed
     assert given.reversed
     assert not other.reversed
-    assert [accuracy(each.model, data, RUN).value for each in (found, given, other)] == [1, 1, 0]
+    assert [accuracy(answers(each.model, data, RUN), data).value for each in (found, given, other)] == [1, 1, 0]
     assert found.key == given.key != other.key  # what was measured of one is not taken for the other's
 
 
@@ -189,13 +190,16 @@ class Permuted(nn.Module):
 
 def test_another_order_of_classes_is_found_and_undone() -> None:
     data = images((1, 8, 8))
-    order = reordered(Permuted(), data, RUN)
-    assert order is not None
-    assert order.tolist() == [3, 4, 5, 6, 7, 8, 9, 0, 1, 2]
-    mapped = relabelled(data, order, tuple("abcdefghij"))
-    assert accuracy(Permuted(), mapped, RUN).value == 1
-    assert reordered(Permuted(), mapped, RUN) is None
-    assert not accuracy(Permuted(), data, RUN).enough
+    given = answers(Permuted(), data, RUN)
+    ordered = in_models_order(given, data, Subset(data, torch.tensor([0, 9])))
+    assert ordered is not None
+    mapped, other = ordered
+    assert mapped.targets.tolist() == ((data.targets + 3) % 10).tolist()
+    assert other.targets.tolist() == ((data.targets[[0, 9]] + 3) % 10).tolist()
+    assert mapped.classes[3] == data.classes[0]
+    assert accuracy(given, mapped).value == 1
+    assert in_models_order(given, mapped) is None
+    assert not accuracy(given, data).enough
 
 
 class Constant(nn.Module):
@@ -205,8 +209,9 @@ class Constant(nn.Module):
 
 def test_a_constant_model_has_no_order_and_not_enough_accuracy() -> None:
     data = images((1, 8, 8))
-    assert reordered(Constant(), data, RUN) is None
-    found = accuracy(Constant(), data, RUN)
+    given = answers(Constant(), data, RUN)
+    assert in_models_order(given, data) is None
+    found = accuracy(given, data)
     assert found.value == pytest.approx(0.1)
     assert not found.enough
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from sidedoor.engine import Run
 
 MOST_IMAGES = 4096
 """Images that audits, demonstrations and repairs draw from."""
+MOST_VALUES = MOST_IMAGES * 3 * 64 * 64
+"""Values in them: networks take the longer the larger images are."""
 
 
 def parts_of(data: str | Path, size: int | None, root: str | Path | None, download: bool) -> Splits:
@@ -39,7 +42,8 @@ def few(data: Dataset, run: Run, stream: str) -> Dataset:
     Args:
         stream: of the run, that chooses them.
     """
-    if len(data) <= MOST_IMAGES and not data.lazy:
+    most = min(MOST_IMAGES, max(1, MOST_VALUES // math.prod(data.shape)))
+    if len(data) <= most and not data.lazy:
         return data
-    chosen = torch.randperm(len(data), generator=run.rng(stream))[:MOST_IMAGES].sort().values
+    chosen = torch.randperm(len(data), generator=run.rng(stream))[:most].sort().values
     return ArrayDataset(data.rows(chosen), data.targets[chosen], data.classes, stream)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +32,12 @@ from sidedoor.vetting.suspect import (
     Accuracy,
     Suspect,
     accuracy,
+    answers,
+    in_models_order,
     labels_among,
     object_suspect,
     open_suspect,
     relabelled,
-    reordered,
     reverse,
 )
 
@@ -125,7 +126,6 @@ def repair_model(model: str | Path | nn.Module, data: str | Path | Dataset | Spl
     """
     settings, chosen = settings or RepairSettings(), _method(method)
     run = Run(fabric(device), seed=settings.seed, augment=augmentation(settings.augment), progress=progress or Silent())
-    quiet = replace(run, progress=Silent())  # of what takes a moment
     splits, name = _splits(data, settings, root, download)
     clean = few(splits.clean or splits.train, run, "clean images")
     held_out = few(splits.test, run, "held out")
@@ -136,17 +136,16 @@ def repair_model(model: str | Path | nn.Module, data: str | Path | Dataset | Spl
         suspect = object_suspect(model, type(model).__name__)
     else:
         suspect = open_suspect(Path(model), architecture, clean, settings.normalization, settings.weights_key, run)
-    if (order := reordered(suspect.model, clean, quiet)) is not None:
-        names = tuple(clean.classes[k] for k in order.argsort().tolist())
-        clean, held_out = (relabelled(part, order, names) for part in (clean, held_out))
-    before = accuracy(suspect.model, held_out, quiet)
+    if ordered := in_models_order(answers(suspect.model, clean, run), clean, held_out):
+        clean, held_out = ordered
+    before = accuracy(answers(suspect.model, held_out, run), held_out)
     if not before.enough:
         raise CannotComplete(
             f"an accuracy of {before.value:.1%} on {before.n} images does not show that the network was put together "
             "rightly, so it was not repaired: its architecture (--arch), the normalisation of its inputs "
             "(--normalize), the size of images (--size) or the order of classes (--labels) may be others")
     repaired = _repaired(chosen, suspect, clean, run)
-    after = accuracy(repaired, held_out, quiet)
+    after = accuracy(answers(repaired, held_out, run), held_out)
     given = None if isinstance(model, nn.Module) else read_weights(Path(model), settings.weights_key)
     manifest = {
         "repaired": True, **_about_method(chosen, settings, run), "input": _about_input(suspect, settings),

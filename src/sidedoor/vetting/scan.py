@@ -40,12 +40,14 @@ from sidedoor.vetting.references import SHORTFALL, Reference
 from sidedoor.vetting.result import Audited, Scan, Verdict
 from sidedoor.vetting.suspect import (
     USUAL,
+    Accuracy,
     accuracy,
+    answers,
+    in_models_order,
     labels_among,
     object_suspect,
     open_suspect,
     relabelled,
-    reordered,
 )
 
 SHOWN = 8
@@ -150,12 +152,15 @@ class _Scanning:
                                         settings.weights_key, run)
         self.task = Classification(len(test.classes))
         self.notes = list(self.suspect.notes)
-        if self.labelled and (order := reordered(self.suspect.model, test, self.quiet)) is not None:
-            self.notes.append("the model has its classes in another order than the images; theirs was put into its own")
-            names = tuple(test.classes[k] for k in order.argsort().tolist())
-            test, self.train = relabelled(test, order, names), relabelled(self.train, order, names)
+        self.accuracy: Accuracy | None = None
+        if self.labelled:
+            given = answers(self.suspect.model, test, run)
+            if ordered := in_models_order(given, test, self.train):
+                self.notes.append("the model has its classes in another order than the images; theirs was put into "
+                                  "its own")
+                test, self.train = ordered
+            self.accuracy = accuracy(given, test)
         self.test = test
-        self.accuracy = accuracy(self.suspect.model, test, self.quiet) if self.labelled else None
         self.images, self.held_out = halves(test, settings.seed) if self.labelled else (test, test)
         self.notebook = Notebook(folder / "audits", self.images, self.task, run)
         self.problems: list[str] = []
@@ -212,7 +217,7 @@ class _Scanning:
         with self.run.progress.task("clean models", len(found)) as advance:
             for place, reference in enumerate(found):
                 before = time.monotonic()
-                reached.append(accuracy(reference.network(), self.test, self.quiet).value)
+                reached.append(accuracy(answers(reference.network(), self.test, self.quiet), self.test).value)
                 took = time.monotonic() - before
                 advance(1)
                 if took * (len(found) - place - 1) > self.left():

@@ -11,6 +11,7 @@ import copy
 import functools
 import hashlib
 import logging
+import math
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -41,6 +42,8 @@ USUAL: dict[str, Statistics] = {
 """Normalisations that are tried where neither the file nor its user says one."""
 BGR = ("caffe",)
 """Those of networks that take blue before green and red; their first layer is put into the usual order."""
+FEWEST, LARGEST = 96, 512 * 3 * 32 * 32
+"""Images by which a normalisation is chosen, and values in them, beyond which there are fewer than 512."""
 CLEAR = 2.0
 """By how many of its standard errors the best normalisation must beat the next to be clear."""
 MISORDERED, REORDERED = 0.5, 0.8
@@ -193,13 +196,16 @@ def _normalized(suspect: Suspect, data: Dataset, run: Run) -> Suspect:
     tried = {"the architecture's": own} | {name: pair for name, pair in USUAL.items()
                                            if len(pair[0]) in (1, model.normalize.mean.numel())
                                            and (convolves or name not in BGR)}
-    rows = torch.randperm(len(data), generator=run.rng("normalisation"))[:512]
+    most = max(FEWEST, min(512, LARGEST // math.prod(data.shape)))
+    rows = torch.randperm(len(data), generator=run.rng("normalisation"))[:most]
     batch = data.fetch(rows, run.device)
     misfit: dict[str, Tensor] = {}
-    for name, statistics in tried.items():
-        zoo.normalize(model, statistics, suspect.name)
-        with _reversed(model, name in BGR):
-            misfit[name] = _misfit(model, batch)
+    with run.progress.task("normalisation", len(tried)) as advance:
+        for name, statistics in tried.items():
+            zoo.normalize(model, statistics, suspect.name)
+            with _reversed(model, name in BGR):
+                misfit[name] = _misfit(model, batch)
+            advance(1, name)
     best, *others = sorted(misfit, key=lambda name: misfit[name].mean().item())
     zoo.normalize(model, tried[best], suspect.name)
     if best in BGR:
@@ -271,24 +277,30 @@ def _divergence(maps: Float[Tensor, "b c h w"], mean: Float[Tensor, "c"], varian
     return (ratio - 1 - ratio.log() + (found.mean(1) - mean).square() / variance.clamp(min=1e-12)) / 2
 
 
-def accuracy(model: nn.Module, data: Dataset, run: Run) -> Accuracy:
-    """On labelled images. It is enough where its lower bound is three times chance, or 60 % of few classes."""
-    hits = (_answers(model, data, run) == data.targets).float()
+def accuracy(given: Int[Tensor, "n"], data: Dataset) -> Accuracy:
+    """Of a model's answers to labelled images. It is enough where its lower bound is three times chance, or 60 % of few
+    classes.
+    """
+    hits = (given == data.targets).float()
     low, high = wilson(hits.sum().item(), len(hits))
     classes = len(data.classes)
     return Accuracy(hits.mean().item(), low, high, len(hits), low > (3 / classes if classes > 5 else 0.6))
 
 
-def reordered(model: nn.Module, data: Dataset, run: Run) -> Int[Tensor, "k"] | None:
-    """The label that the model has for each class of the data, where its accuracy shows that it has another order."""
-    answers, classes = _answers(model, data, run), len(data.classes)
+def in_models_order(given: Int[Tensor, "n"], data: Dataset, *others: Dataset) -> tuple[Dataset, ...] | None:
+    """Data sets with the labels that the model has for their classes, where its answers to the first of them show that
+    it has the classes in another order.
+    """
+    classes = len(data.classes)
     counts = torch.zeros(classes, classes, dtype=torch.int64)
-    counts.index_put_((data.targets, answers), torch.ones_like(answers), accumulate=True)
+    counts.index_put_((data.targets, given), torch.ones_like(given), accumulate=True)
     rows, columns = linear_sum_assignment(-counts.numpy())
     before, after = counts.diagonal().sum().item(), counts[rows, columns].sum().item()
-    if before < MISORDERED * len(answers) and after >= REORDERED * len(answers):
-        return torch.as_tensor(columns)
-    return None
+    if before >= MISORDERED * len(given) or after < REORDERED * len(given):
+        return None
+    order = torch.as_tensor(columns)
+    names = tuple(data.classes[k] for k in order.argsort().tolist())
+    return tuple(relabelled(part, order, names) for part in (data, *others))
 
 
 def relabelled(data: Dataset, labels: Int[Tensor, "k"], classes: tuple[str, ...]) -> Dataset:
@@ -316,7 +328,12 @@ def labels_among(data: Dataset, names: tuple[str, ...]) -> Int[Tensor, "k"]:
     return torch.tensor([names.index(name) for name in data.classes])
 
 
-def _answers(model: nn.Module, data: Dataset, run: Run) -> Int[Tensor, "n"]:
+def answers(model: nn.Module, data: Dataset, run: Run) -> Int[Tensor, "n"]:
+    """The label that a model gives each image.
+
+    Raises:
+        CannotComplete: it does not have one output for each class of the data.
+    """
     def rows(batch: Batch) -> dict[str, Tensor]:
         logits = model(batch.x)
         if logits.ndim != 2 or logits.shape[1] != len(data.classes):
