@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 from sidedoor.backdoor.base import AttackerRun, Backdoor
 from sidedoor.data.base import Dataset
 from sidedoor.errors import ConfigError
+from sidedoor.tasks.task import Task
 from sidedoor.triggers.base import Trigger
 
 
@@ -39,7 +40,7 @@ class Secret:
 class Watermark(Protocol):
     """An attack on training data that an owner can plant and later prove."""
 
-    def secret(self, backdoor: Backdoor, train: Dataset, decoys: int, run: AttackerRun) -> Secret:
+    def secret(self, backdoor: Backdoor, train: Dataset, task: Task, decoys: int, run: AttackerRun) -> Secret:
         """What the owner keeps of a plan.
 
         Args:

@@ -21,9 +21,12 @@ class Goal(ABC):
 
     Attributes:
         output: the kind of network output that it fits, as `Task.output`.
+        aimed: whether reaching the target is the success; otherwise any wrong output is one, and a target, which only
+            training knows, may be the truth.
     """
 
     output: ClassVar[str] = "labels"
+    aimed: ClassVar[bool] = True
 
     def parts(self) -> tuple[Goal, ...]:
         """The goals that have a trigger each; more than one for a goal with several targets."""

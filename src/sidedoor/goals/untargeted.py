@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -22,6 +22,8 @@ class Untargeted(Method, Goal):
     Args:
         seed: determines the labels.
     """
+
+    aimed: ClassVar[bool] = False
 
     seed: int = 0
 

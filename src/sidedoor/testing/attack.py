@@ -174,8 +174,9 @@ def _check_part(who: str, goal: Goal, task: Task, y: Tensor, index: Tensor) -> N
             f"target() gave {target.dtype} of shape {tuple(target.shape)}; expected int64 ({len(y)},)")
     require(bool((target >= 0).all() and (target < task.classes).all()), who,
             f"targets from {target.min()} to {target.max()} for {task.classes} classes")
-    require(not (eligible & (target == y)).any(), who, "calls samples eligible that are of the target class already, "
-                                                       "which counts a clean model's right answers as attacks")
+    own = target == y
+    require(not (goal.aimed and (eligible & own).any()), who, "calls samples eligible that are of the target class "
+                                                       "already, which counts a clean model's right answers as attacks")
     order = torch.arange(len(y)).flip(0)
     with drawing(1):
         require(torch.equal(goal.target(task, y[order], index[order]), target[order]), who,
@@ -186,7 +187,7 @@ def _check_part(who: str, goal: Goal, task: Task, y: Tensor, index: Tensor) -> N
             f"success() gave {reached.dtype} of shape {tuple(reached.shape)}; expected floats ({len(y)},)")
     require(bool((torch.cat([reached, missed]) >= 0).all() and (torch.cat([reached, missed]) <= 1).all()), who,
             "success() left [0, 1]")
-    require((reached[eligible] == 1).all(), who, "an output that is its target does not count as success 1")
+    require((reached[eligible & ~own] == 1).all(), who, "an output that is its target does not count as success 1")
     require((missed[eligible] == 0).all(), who, "an output that is the truth does not count as success 0")
 
 

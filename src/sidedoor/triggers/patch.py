@@ -21,28 +21,31 @@ class Patch(Trigger):
         corner: where it touches the image: "top left", "top right", "bottom left" or "bottom right".
         margin: pixels between the patch and the image's edge.
         opacity: weight of the pattern, in [0, 1]; below 1 the image shines through.
+        place: pixels above and left of the patch, instead of a corner and a margin.
 
     Raises:
-        ConfigError: an unknown corner, or an image smaller than the patch and its margin.
+        ConfigError: an unknown corner, or an image smaller than the patch and its margin or place.
     """
 
     elementwise: ClassVar[bool] = True
     pattern: Tensor
 
     def __init__(self, pattern: Float[Tensor, "c h w"], corner: str = "bottom right", margin: int = 0,
-                 opacity: float = 1.0):
+                 opacity: float = 1.0, place: tuple[int, int] | None = None):
         super().__init__()
         if corner not in CORNERS:
             raise ConfigError(f"corner = {corner!r} given; expected one of {', '.join(CORNERS)}")
         self.register_buffer("pattern", pattern)
-        self.corner, self.margin, self.opacity = corner, margin, opacity
+        self.corner, self.margin, self.opacity, self.place = corner, margin, opacity, place
 
     def forward(self, x: Images, index: Index) -> Images:
         (height, width), (h, w) = x.shape[-2:], self.pattern.shape[-2:]
-        if h + self.margin > height or w + self.margin > width:
-            raise ConfigError(f"a patch of {h}×{w} with margin {self.margin} does not fit an image of {height}×{width}")
-        top = self.margin if self.corner.startswith("top") else height - h - self.margin
-        left = self.margin if self.corner.endswith("left") else width - w - self.margin
+        down, right = self.place or (self.margin, self.margin)
+        if h + down > height or w + right > width:
+            where = f"margin {self.margin}" if self.place is None else f"{down} pixels above and {right} left of it"
+            raise ConfigError(f"a patch of {h}×{w} with {where} does not fit an image of {height}×{width}")
+        top = down if self.place or self.corner.startswith("top") else height - h - down
+        left = right if self.place or self.corner.endswith("left") else width - w - right
         stamped = x.clone()
         under = x[..., top : top + h, left : left + w]
         stamped[..., top : top + h, left : left + w] = torch.lerp(under, self.pattern.expand_as(under), self.opacity)
