@@ -1,0 +1,128 @@
+"""The page of what filters, input detectors and purifiers do, from the stores of two studies.
+
+    sidedoor sweep experiments/defenses.toml --workers 1 --out runs/defenses
+    sidedoor sweep experiments/defenses_poison_ink.toml --workers 1 --out runs/common --data-root DIR
+    python -m experiments.defenses --digits runs/defenses --ink runs/common > TABLES.md
+
+Prints the tables; docs/results/defenses.md has them with remarks.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from experiments.pages import Lines, Study, Value, grouped, mean, table
+from sidedoor import registry
+from sidedoor.bench.record import Record
+from sidedoor.evidence import Calibrated
+
+Column = tuple[str, Value, int]
+
+
+def separated(name: str) -> Value:
+    return lambda record: getattr(record.separation, name) if record.separation else None
+
+
+def percent(of: Value) -> Value:
+    def value(record: Record) -> float | None:
+        found = of(record)
+        return None if found is None else 100 * found
+    return value
+
+
+def seconds(record: Record) -> float | None:
+    return record.timing.get("defense")
+
+
+AFTER: tuple[Column, ...] = (("C-Acc %", percent(lambda r: r.clean), 1), ("ASR %", percent(lambda r: r.attack), 1),
+                             ("R-Acc %", percent(lambda r: r.recovered), 1))
+COLUMNS: dict[str, tuple[Column, ...]] = {
+    "filter": (("AUROC", separated("auroc"), 2), ("poisoned rows removed %", percent(separated("removed_poisoned")), 0),
+               *AFTER, ("s", seconds, 0)),
+    "input_detector": (("AUROC", separated("auroc"), 2), ("TPR % at 1 % FPR", percent(separated("tpr_at_1")), 0),
+                       ("at 5 %", percent(separated("tpr_at_5")), 0),
+                       ("FPR % realised at 5 %", percent(separated("fpr_at_5")), 1), ("s", seconds, 0)),
+    "purifier": (*AFTER, ("s", seconds, 0)),
+    "repair": (*AFTER, ("s", seconds, 0)),
+}
+
+
+def named(record: Record, part: str) -> str:
+    value = record.spec.get(part)
+    return str(value["name"]) if isinstance(value, dict) else ""
+
+
+def stages(found: Sequence[Record]) -> dict[str, list[Record]]:
+    """By the stage of their defence, in the order of the specification."""
+    of = {name: str(registry.load("defense", name).stage) for name in {named(r, "defense") for r in found} - {""}}
+    return grouped([r for r in found if named(r, "defense")], lambda record: of[named(record, "defense")])
+
+
+def cells_of(found: Sequence[Record], columns: Sequence[Column]) -> list[str]:
+    """Means of the columns over the seeds; why there are none."""
+    done = [record for record in found if record.status == "done"]
+    if not done:
+        words = "attack failed" if found and found[0].status == "failed" else (found[0].status if found else "not run")
+        return [words, *[""] * (len(columns) - 1)]
+    return [mean(done, value, digits) for _, value, digits in columns]
+
+
+def stage_table(stage: str, found: Sequence[Record], attacks: Sequence[str]) -> Lines:
+    columns = COLUMNS[stage]
+    headings = ["defence", *(f"{attack}: {name}" for attack in attacks for name, _, _ in columns)]
+    rows = [[f"`{name}`", *(cell for attack in attacks
+                            for cell in cells_of([r for r in of if named(r, "attack") == attack], columns))]
+            for name, of in grouped(found, lambda record: named(record, "defense")).items()]
+    return [f"### {stage.capitalize().replace('_', ' ')}s", "", *table(headings, rows)]
+
+
+def audit_table(found: Sequence[Record], attacks: Sequence[str]) -> Lines:
+    """Scores of the attacked model, the clean models' range, and the paper's rule on both."""
+    rows = []
+    for name, of in grouped(found, lambda record: named(record, "defense")).items():
+        row = [f"`{name}`"]
+        for attack in attacks:
+            some = [r for r in of if named(r, "attack") == attack]
+            audited = [e for r in some for e in r.evidence if isinstance(e, Calibrated)]
+            row += _audited(audited[0]) if audited else [some[0].status if some else "not run", "", "", ""]
+        rows.append(row)
+    names = ("score", "clean models", "paper's rule", "first suspect")
+    return ["### Audits", "", *table(["audit", *(f"{attack}: {name}" for attack in attacks for name in names)], rows)]
+
+
+def _audited(found: Calibrated) -> list[str]:
+    paper = found.finding.paper
+    rule = f"{paper.value:.2f}, {'flags' if paper.flagged else 'passes'}" if paper else "none"
+    first = str(found.finding.suspected[0]) if found.finding.suspected else ""
+    return [f"{found.finding.score:.2f}", ", ".join(f"{score:.2f}" for score in sorted(found.references)), rule, first]
+
+
+def page(name: str, out: Path) -> Lines:
+    found = Study(out, Path(__file__).parent).of(name)
+    attacks = list(dict.fromkeys(named(record, "attack") for record in found))
+    before = [[attack, *(mean([r for r in found if named(r, "attack") == attack and r.undefended],
+                              _before(name), 1) for name in ("clean", "attack", "recovered"))] for attack in attacks]
+    lines = table(["attack, undefended", "C-Acc %", "ASR %", "R-Acc %"], before)
+    for stage, of in stages(found).items():
+        lines += audit_table(of, attacks) if stage == "audit" else stage_table(stage, of, attacks)
+    return lines
+
+
+def _before(name: str) -> Callable[[Record], float | None]:
+    return percent(lambda record: (record.undefended or {}).get(name))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--digits", type=Path, default=Path("runs/defenses"))
+    parser.add_argument("--ink", type=Path, default=Path("runs/common"))
+    given = parser.parse_args()
+    for title, name, out in (("Digits", "defenses", given.digits),
+                             ("Poison Ink", "defenses_poison_ink", given.ink)):
+        print("\n".join([f"## {title}", "", *page(name, out)]))
+
+
+if __name__ == "__main__":
+    main()
