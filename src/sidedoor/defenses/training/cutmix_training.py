@@ -67,7 +67,9 @@ def boxes(x: Images, area: float) -> Float[Tensor, "b 1 h w"]:
         centre = torch.randint(length, (len(x), 1), device=x.device)
         start = centre - round(length * area**0.5) // 2
         place = torch.arange(length, device=x.device)
-        return (place >= start) & (place < start + round(length * area**0.5))
+        found: Tensor = (place >= start) & (place < start + round(length * area**0.5))
+        return found
 
     rows, columns = (inside(length) for length in x.shape[2:])
-    return (rows[:, :, None] & columns[:, None, :])[:, None].to(x.dtype)
+    box: Tensor = rows[:, None, :, None] & columns[:, None, None, :]
+    return box.to(x.dtype)
