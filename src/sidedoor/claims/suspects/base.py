@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from sidedoor.claims.suspects.log import Log
 from sidedoor.data.base import Dataset
 from sidedoor.engine import Run
 from sidedoor.ownership.base import Suspect
@@ -18,12 +19,14 @@ class Known:
         images: labelled; their shape and classes are those that the suspect is taken to have.
         architecture: a registered network, for a file of weights; None to look for one that fits.
         normalization: of a file's inputs, as `sidedoor scan` has it.
+        log: where a suspect that is asked image by image writes each attempt before the next one; None to keep nothing.
     """
 
     images: Dataset
     run: Run
     architecture: str | None = None
     normalization: str = "auto"
+    log: Log | None = None
 
 
 class Opened(NamedTuple):
