@@ -17,6 +17,7 @@ from sidedoor.errors import ConfigError
 from sidedoor.testing.attack import check_attack, check_goal, check_trigger
 from sidedoor.testing.defense import check_defense
 from sidedoor.testing.ground import CLASSES, require
+from sidedoor.testing.ownership import check_verifier
 from sidedoor.testing.parts import (
     check_data,
     check_design,
@@ -30,13 +31,14 @@ from sidedoor.testing.parts import (
 
 __all__ = ["check", "check_attack", "check_data", "check_defense", "check_design", "check_detector",
            "check_goal", "check_model", "check_operator", "check_restorer", "check_task", "check_trigger",
-           "check_weighting"]
+           "check_verifier", "check_weighting"]
 
 
 CONTRACTS: dict[str, Callable[..., None]] = {
     "attack": check_attack, "defense": check_defense, "goal": check_goal, "task": check_task, "model": check_model,
     "data": check_data, "trigger": check_trigger, "trigger_design": check_design, "weighting": check_weighting,
     "object_detector": check_detector, "forward_operator": check_operator,
+    "verifier": check_verifier,
 }
 """The contract of each kind of the registry."""
 
