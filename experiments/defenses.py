@@ -1,10 +1,14 @@
 """The page of what filters, input detectors and purifiers do, from the stores of two studies.
 
     sidedoor sweep experiments/defenses.toml --workers 1 --out runs/defenses
+    sidedoor sweep experiments/defenses_fashion.toml --workers 1 --out runs/repairs --data-root DIR
     sidedoor sweep experiments/defenses_poison_ink.toml --workers 1 --out runs/common --data-root DIR
-    python -m experiments.defenses --digits runs/defenses --ink runs/common > TABLES.md
+    python -m experiments.defenses > TABLES.md
 
-Prints the tables; docs/results/defenses.md has them with remarks.
+    python -m experiments.defenses --ink runs/common --data-root DIR --figure docs/results/defenses/grad_cam.svg
+
+Prints the tables, which docs/results/defenses.md has with remarks; with `--figure`, draws where the model with Poison
+Ink and its clean sibling look instead.
 """
 
 from __future__ import annotations
@@ -13,11 +17,23 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from experiments.pages import Lines, Study, Value, grouped, mean, table
-from sidedoor import registry
-from sidedoor.bench.record import Record
-from sidedoor.evidence import Calibrated
+import numpy as np
+import torch
+from torch import Tensor, nn
 
+from experiments.pages import Lines, Study, Value, grouped, mean, shown, table
+from sidedoor import registry
+from sidedoor.algorithms.features.cut import cut
+from sidedoor.algorithms.saliency.grad_cam import grad_cam
+from sidedoor.bench.case import load, train_or_load
+from sidedoor.bench.machine import Machine
+from sidedoor.bench.record import Record
+from sidedoor.bench.spec import grid, read
+from sidedoor.bench.store import Store
+from sidedoor.evidence import Calibrated
+from sidedoor.triggers.base import stamp
+
+IMAGES = 8
 Column = tuple[str, Value, int]
 
 
@@ -99,12 +115,20 @@ def _audited(found: Calibrated) -> list[str]:
     return [f"{found.finding.score:.2f}", ", ".join(f"{score:.2f}" for score in sorted(found.references)), rule, first]
 
 
+def before_table(found: Sequence[Record]) -> Lines:
+    """Attacks without a defence; each of a seed once."""
+    rows = []
+    for attack, of in grouped([r for r in found if r.undefended], lambda record: named(record, "attack")).items():
+        models = list({record.planted: record for record in of}.values())
+        rows.append([attack, *(mean(models, _before(name), 1) for name in ("clean", "attack", "recovered")),
+                     str(len(models))])
+    return table(["attack, undefended", "C-Acc %", "ASR %", "R-Acc %", "models"], rows)
+
+
 def page(name: str, out: Path) -> Lines:
     found = Study(out, Path(__file__).parent).of(name)
     attacks = list(dict.fromkeys(named(record, "attack") for record in found))
-    before = [[attack, *(mean([r for r in found if named(r, "attack") == attack and r.undefended],
-                              _before(name), 1) for name in ("clean", "attack", "recovered"))] for attack in attacks]
-    lines = table(["attack, undefended", "C-Acc %", "ASR %", "R-Acc %"], before)
+    lines = before_table(found)
     for stage, of in stages(found).items():
         lines += audit_table(of, attacks) if stage == "audit" else stage_table(stage, of, attacks)
     return lines
@@ -114,14 +138,44 @@ def _before(name: str) -> Callable[[Record], float | None]:
     return percent(lambda record: (record.undefended or {}).get(name))
 
 
+def looked_at(out: Path, root: Path, file: Path) -> None:
+    """Grad-CAM of the attacked model and of its clean sibling, for what each says of images with and without ink."""
+    spec = next(cell for cell in grid(read(Path(__file__).parent / "defenses_poison_ink.toml"))
+                if cell.attack_name == "poison_ink").attack_half()
+    store, machine = Store(out), Machine(root, device="cpu")
+    case = load(spec, store, machine)
+    attacked, clean = train_or_load(case), train_or_load(load(spec.clean_models()[0], store, machine))
+    door = attacked.doors[0]
+    rows = torch.nonzero(case.test.targets != 0)[:IMAGES, 0]
+    x, _, index = case.test.fetch(rows)
+    with torch.no_grad():
+        inked = stamp(door.trigger, x, index, case.test.space)
+    shown({"image": x.numpy(), "with ink": inked.numpy(),
+           **{f"{name} model, {what}": heat(trained.model, given) for name, trained in
+              (("clean", clean), ("attacked", attacked)) for what, given in (("image", x), ("with ink", inked))}}, file)
+
+
+def heat(model: nn.Module, x: Tensor) -> np.ndarray:
+    """(b, 1, h, w) for the class that a model gives."""
+    network = cut(model.eval(), x.shape[1:])
+    return grad_cam(network, x, model(x).argmax(1))[:, None].numpy()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--digits", type=Path, default=Path("runs/defenses"))
+    parser.add_argument("--fashion", type=Path, default=Path("runs/repairs"))
     parser.add_argument("--ink", type=Path, default=Path("runs/common"))
+    parser.add_argument("--data-root", type=Path)
+    parser.add_argument("--figure", type=Path)
     given = parser.parse_args()
-    for title, name, out in (("Digits", "defenses", given.digits),
+    if given.figure:
+        looked_at(given.ink, given.data_root, given.figure)
+        return
+    for title, name, out in (("Digits", "defenses", given.digits), ("Fashion-MNIST", "defenses_fashion", given.fashion),
                              ("Poison Ink", "defenses_poison_ink", given.ink)):
-        print("\n".join([f"## {title}", "", *page(name, out)]))
+        if any((out / "results").glob("*")):
+            print("\n".join([f"## {title}", "", *page(name, out)]))
 
 
 if __name__ == "__main__":

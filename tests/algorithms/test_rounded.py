@@ -53,6 +53,19 @@ def test_beyond_what_calibration_has_seen_it_saturates() -> None:
     assert out[:, 0].tolist() == pytest.approx([-0.1, 0.5, 1.0, 1.0], abs=1.1 / 255)
 
 
+def test_gradients_pass_the_rounding_of_integers() -> None:
+    model, x = network(), torch.rand(8, 2, 4, 4)
+
+    def gradient(of: nn.Module) -> torch.Tensor:
+        given = x.clone().requires_grad_()
+        (found,) = torch.autograd.grad(of(given)[:, 0].sum(), given)
+        return found.flatten()
+
+    exact, rounded = gradient(model), gradient(int8(model, x))
+    assert exact.norm() > 0
+    assert torch.cosine_similarity(exact, rounded, dim=0) > 0.98
+
+
 def test_bfloat16_keeps_eight_significant_bits() -> None:
     model, x = network(), torch.rand(8, 2, 4, 4)
     with torch.no_grad():

@@ -3,14 +3,16 @@
 Integers are those of Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
 Inference", CVPR 2018, arXiv:1712.05877: weights symmetric by output channel, the inputs of each convolution and linear
 layer affine by tensor, between the extremes that calibration images show, and of the first layer black and white ones,
-since any image may be put in. Batch normalisation stays as it is, where
-deployment folds it into the convolution before; biases and outputs stay in float32.
+since any image may be put in. Batch normalisation stays as it is, where deployment folds it into the layer before;
+biases and outputs stay in float32. Gradients pass the rounding unchanged (straight through), or audits could search for
+nothing in such a network.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -80,5 +82,20 @@ class _Affine:
         self.zero = round(-low / self.scale)
 
     def __call__(self, _layer: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        whole = (given[0] / self.scale).round() + self.zero
-        return ((whole.clamp(0, 255) - self.zero) * self.scale, *given[1:])
+        return (_Straight.apply(given[0], self), *given[1:])
+
+    def rounded(self, x: Tensor) -> Tensor:
+        whole = (x / self.scale).round() + self.zero
+        return (whole.clamp(0, 255) - self.zero) * self.scale
+
+
+class _Straight(torch.autograd.Function):
+    """Rounding whose gradient is taken for 1, so that audits can search through it."""
+
+    @staticmethod
+    def forward(_context: Any, x: Tensor, grid: _Affine) -> Tensor:
+        return grid.rounded(x)
+
+    @staticmethod
+    def backward(_context: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient, None
