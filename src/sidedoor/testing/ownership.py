@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from dataclasses import dataclass, replace
 
@@ -120,7 +121,8 @@ def _check_verdict(who: str, verifier: Verifier, here: Ground, secret: Secret) -
         except NotApplicable:
             return False
         innocent = verdict(deaf)
-        verdict(_Refusing())
+        with contextlib.suppress(NotApplicable):  # of answers that are never right a test may have nothing to say
+            verdict(_Refusing())
     with drawing(99):
         require(verdict(thief) == guilty, who, "found something else with the same answers; draw from run.rng(name)")
     require(guilty.p_value <= innocent.p_value, who, "finds a thief more innocent than a model that sees no trigger")
