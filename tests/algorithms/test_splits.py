@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sidedoor.algorithms.splits import lowest, lowest_per_class, symmetric_cross_entropy
+from sidedoor.algorithms.splits import lowest, lowest_per_class, row_of, symmetric_cross_entropy
+from sidedoor.data.base import Subset
+from sidedoor.testing.ground import ground
 
 SCORES = torch.tensor([5.0, 1.0, 3.0, 1.0, 4.0, 0.5])
 LABELS = torch.tensor([2, 2, 0, 2, 0, 0])
@@ -28,3 +30,12 @@ def test_the_symmetric_cross_entropy_is_the_sum_of_both() -> None:
     p, label = logits.softmax(1), torch.eye(3)[y]
     forward, reverse = -(label * p.log()).sum(1), -(p * label.clamp(min=1e-4).log()).sum(1)
     torch.testing.assert_close(symmetric_cross_entropy(logits, y), 0.1 * forward + reverse)
+
+
+def test_rows_are_found_by_the_index_of_their_batch() -> None:
+    whole = ground(1).test
+    part = Subset(whole, torch.tensor([9, 2, 5]))
+    index = part.fetch(torch.tensor([2, 0, 1])).index
+    assert index.tolist() == [5, 9, 2]  # the premise
+    assert row_of(part)[index].tolist() == [2, 0, 1]
+    assert torch.equal(row_of(whole), torch.arange(len(whole)))

@@ -38,6 +38,15 @@ def symmetric_losses(model: nn.Module, data: Dataset, run: Run) -> Float[Tensor,
     return run.per_sample(model, data, rows)["loss"]
 
 
+def row_of(data: Dataset) -> Int[Tensor, "m"]:
+    """Which row of a data set has a position, as batches name it by `index`; in a sealed view they are the same.
+
+    Positions without a row have row 0, and of rows that share one the last counts.
+    """
+    position = data.position(torch.arange(len(data))).cpu()
+    return torch.zeros(int(position.max()) + 1, dtype=torch.int64).index_copy(0, position, torch.arange(len(data)))
+
+
 def lowest(scores: Float[Tensor, "n"], share: float) -> Bool[Tensor, "n"]:
     """Flags of the rows with the lowest scores; of equal ones the first come first.
 
