@@ -9,13 +9,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from sidedoor.algorithms.local_gradient_ascent import LocalGradientAscent
 from sidedoor.attacks.poisoning.badnets import BadNets
 from sidedoor.backdoor.base import AttackerRun
 from sidedoor.backdoor.dataset import PoisonedDataset, seal
 from sidedoor.data.base import ArrayDataset, Dataset
 from sidedoor.data.root import Where
 from sidedoor.data.sets.digits import digits
-from sidedoor.defenses.training.abl import ABL, LocalGradientAscent, Unlearning, isolate
+from sidedoor.defenses.training.abl import ABL, Unlearning, isolate
 from sidedoor.engine import Recipe, Run
 from sidedoor.errors import ConfigError
 from sidedoor.models.small_cnn import small_cnn

@@ -4,10 +4,11 @@ Paper: Li, Lyu, Koren, Lyu, Li, Ma, "Anti-Backdoor Learning: Training Clean Mode
 arXiv:2110.11571.
 
 The second stage (Eq. 3) is two phases, as in the released code: training continues on the rows that were not isolated,
-then the loss of the isolated ones is ascended. Ours takes the sign of Eq. 2 from a batch's mean loss, as flooding does,
-from which it derives: taken sample by sample it holds poisoned rows at `gamma` like all others, and on the digits it
-mostly isolated clean ones. The ascended loss has no upper bound, so ours clips its gradient: a step of SGD then
-moves the weights by little more than lr / (1 - momentum).
+then the loss of the isolated ones is ascended. Ours takes the sign of Eq. 2 from a batch's mean loss. The ascended loss
+has no upper bound, so ours clips its gradient: a step of SGD then moves the weights by little more than
+lr / (1 - momentum). That slows unlearning down: on the digits, after the five passes of the released code more of the
+backdoor is left than without. After the default's twenty none is left either way, and the clipped model, whose loss on
+the isolated rows has grown half as far, has kept more of its accuracy, with the trigger and without.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from sidedoor.algorithms.local_gradient_ascent import LocalGradientAscent, row_losses
 from sidedoor.data.base import Dataset, Subset
 from sidedoor.defenses.training.base import TrainingDefense
 from sidedoor.engine import Objective, Run
@@ -82,18 +83,6 @@ class ABL(TrainingDefense):
         return count
 
 
-class LocalGradientAscent(Objective):
-    """Descend while a batch's mean loss is above `gamma`, ascend while it is below (Eq. 2)."""
-
-    def __init__(self, task: Task, gamma: float):
-        super().__init__()
-        self.task, self.gamma = task, gamma
-
-    def losses(self, model: nn.Module, batch: Batch) -> Float[Tensor, "1"]:
-        loss = self.task.loss(model, batch).mean()
-        return (torch.sign(loss.detach() - self.gamma) * loss)[None]
-
-
 class Unlearning(Objective):
     """Ascend the loss (the second term of Eq. 3)."""
 
@@ -107,6 +96,5 @@ class Unlearning(Objective):
 
 def isolate(model: nn.Module, data: Dataset, task: Task, count: int, run: Run) -> tuple[Dataset, Dataset]:
     """(the `count` rows with the lowest loss, the rest)."""
-    loss = run.per_sample(model, data, lambda batch: {"loss": task.loss(model, batch)})["loss"]
-    order = loss.argsort(stable=True)
+    order = row_losses(model, data, task, run).argsort(stable=True)
     return Subset(data, order[:count].sort().values), Subset(data, order[count:].sort().values)
