@@ -162,7 +162,8 @@ class Log:
         text = "".join(json.dumps(table, allow_nan=False) + "\n" for table in tables).encode()
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            with open(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0) as file:
+            self._path.touch()
+            with open(self._path, "r+b", buffering=0) as file:
                 if os.fstat(file.fileno()).st_size != self._size:
                     raise CannotComplete(f"another process writes to {self._path}; wait until it has ended")
                 file.truncate(self._good)  # a line that was cut short
