@@ -1,4 +1,4 @@
-"""Export of a poisoned data set as labelled files: PNG class folders or a NumPy archive, with a manifest.
+"""Export of a poisoned or watermarked data set as labelled files: PNG class folders or an archive, with a manifest.
 
 The folder appears at once and whole: everything is written beside it, synced, and renamed. A killed export leaves a
 folder whose name ends in `.partial`, which can be deleted.
@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -29,19 +29,42 @@ from sidedoor.core.system import sync_folder
 from sidedoor.data.base import Dataset
 from sidedoor.errors import CannotComplete, ConfigError
 
-MARK = "backdoored"
 BATCH = 512
 NOTHING: Mapping[str, Dataset] = {}
-NOTICE = """This data set is backdoored.
+Form = Literal["folder", "npz"]
+
+
+class Mark(NamedTuple):
+    """What exported files say of themselves.
+
+    Args:
+        word: that the manifest has as a key, and that names the archive and the notice.
+        comment: of each PNG, after the word.
+        notice: a text for people, with `{tool}` for the version.
+    """
+
+    word: str
+    comment: str
+    notice: str
+
+
+BACKDOORED = Mark("backdoored", "from a data set poisoned by sidedoor, see its manifest.json", """\
+This data set is backdoored.
 
 It was poisoned on purpose by {tool} to study backdoor attacks on vision models. A model that is trained
 on it can be made to fail by whoever knows the trigger. Do not train a model on it that anybody relies on, and do not
 pass it on without this file and manifest.json, which says which rows were changed and how.
-"""
+""")
+WATERMARKED = Mark("watermarked", "from a data set with an ownership watermark, see its manifest.json", """\
+This data set carries an ownership watermark.
+
+Its owner changed a few images and labels with {tool}, so that it can be shown later that a model
+was trained on it. Which ones is secret. manifest.json has the commitment to the secret.
+""")
 
 
 def export(
-    data: Dataset, directory: Path, manifest: dict[str, Any], form: Literal["folder", "npz"] = "folder",
+    data: Dataset, directory: Path, manifest: dict[str, Any], form: Form = "folder",
     others: Mapping[str, Dataset] = NOTHING,
 ) -> Path:
     """Write a poisoned data set, bit by bit as it is, a batch at a time.
@@ -64,8 +87,21 @@ def export(
             names rows that do not exist.
         CannotComplete: the files cannot be written.
     """
-    target = Path(os.path.abspath(directory))
-    changed, parts = _changed(manifest, len(data)), {"train": data, **others}
+    told = manifest | {"rows": len(data), "changed": _changed(manifest, len(data))}
+    return write({"train": data, **others}, directory, told, form, BACKDOORED)
+
+
+def write(parts: Mapping[str, Dataset], directory: Path, manifest: dict[str, Any], form: Form, mark: Mark) -> Path:
+    """Write the parts of a data set, of which "train" is the first, with a manifest and a notice.
+
+    Args:
+        manifest: what it says besides the mark, the tool, the form, the classes, and the hashes of all other files.
+
+    Raises:
+        ConfigError: the folder exists and is not empty, or images are not 8-bit grey or RGB.
+        CannotComplete: the files cannot be written.
+    """
+    target, data = Path(os.path.abspath(directory)), parts["train"]
     for part in parts.values():
         _check_images(part)
     folders = [_folder_name(label, name, len(data.classes)) for label, name in enumerate(data.classes)]
@@ -73,10 +109,9 @@ def export(
                for k, name in enumerate(data.classes)]
     tool = f"sidedoor {importlib.metadata.version('sidedoor')}"
     with _appearing(target) as partial:
-        files = _write_folders(parts, partial, folders) if form == "folder" else _write_npz(parts, partial)
-        files |= _write(partial, "BACKDOORED.txt", NOTICE.format(tool=tool).encode())
-        full = manifest | {MARK: True, "tool": tool, "form": form, "rows": len(data), "changed": changed,
-                           "classes": classes, "files": files}
+        files = _write_folders(parts, partial, folders, mark) if form == "folder" else _write_npz(parts, partial, mark)
+        files |= _write(partial, f"{mark.word.upper()}.txt", mark.notice.format(tool=tool).encode())
+        full = manifest | {mark.word: True, "tool": tool, "form": form, "classes": classes, "files": files}
         _write(partial, "manifest.json", json.dumps(full, indent=1, allow_nan=False, ensure_ascii=False).encode())
     return target
 
@@ -140,17 +175,17 @@ def _batches(data: Dataset) -> Iterator[tuple[int, np.ndarray]]:
         yield start, rows.cpu().permute(0, 2, 3, 1).numpy()
 
 
-def _write_folders(parts: Mapping[str, Dataset], partial: Path, classes: Sequence[str]) -> dict[str, str]:
+def _write_folders(parts: Mapping[str, Dataset], partial: Path, classes: Sequence[str], mark: Mark) -> dict[str, str]:
     if len(parts) == 1:
-        return _write_folder(parts["train"], partial, classes)
+        return _write_folder(parts["train"], partial, classes, mark)
     files: dict[str, str] = {}
     for name, data in parts.items():
-        files |= _write_folder(data, partial, [f"{name}/{each}" for each in classes])
+        files |= _write_folder(data, partial, [f"{name}/{each}" for each in classes], mark)
         sync_folder(partial / name)
     return files
 
 
-def _write_folder(data: Dataset, partial: Path, folders: Sequence[str]) -> dict[str, str]:
+def _write_folder(data: Dataset, partial: Path, folders: Sequence[str], mark: Mark) -> dict[str, str]:
     for name in folders:
         (partial / name).mkdir(parents=True)
     labels, width = data.targets.tolist(), len(str(len(data) - 1))
@@ -158,27 +193,27 @@ def _write_folder(data: Dataset, partial: Path, folders: Sequence[str]) -> dict[
     with ThreadPoolExecutor(8) as pool:  # waiting for the disk is most of the work
         for start, images in _batches(data):
             names = [f"{folders[labels[start + k]]}/{start + k:0{width}d}.png" for k in range(len(images))]
-            for written in pool.map(lambda name, image: _write(partial, name, _png(image)), names, images):
+            for written in pool.map(lambda name, image: _write(partial, name, _png(image, mark)), names, images):
                 files |= written
     for name in folders:
         sync_folder(partial / name)
     return files
 
 
-def _png(image: np.ndarray) -> bytes:
+def _png(image: np.ndarray, mark: Mark) -> bytes:
     note = PngImagePlugin.PngInfo()
-    note.add_text("Comment", f"{MARK}: from a data set poisoned by sidedoor, see its manifest.json")
+    note.add_text("Comment", f"{mark.word}: {mark.comment}")
     buffer = io.BytesIO()
     Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(buffer, "PNG", pnginfo=note)
     return buffer.getvalue()
 
 
-def _write_npz(parts: Mapping[str, Dataset], partial: Path) -> dict[str, str]:
-    path = partial / f"{MARK}.npz"
+def _write_npz(parts: Mapping[str, Dataset], partial: Path, mark: Mark) -> dict[str, str]:
+    path = partial / f"{mark.word}.npz"
     with open(path, "w+b") as file:
         with zipfile.ZipFile(file, "w") as archive:
-            archive.comment = MARK.encode()
-            _write_arrays(archive, classes=np.array(parts["train"].classes), backdoored=np.array(True))
+            archive.comment = mark.word.encode()
+            _write_arrays(archive, classes=np.array(parts["train"].classes), **{mark.word: np.array(True)})
             for name, data in parts.items():
                 _write_arrays(archive, **{f"{name}_labels": data.targets.numpy()})
                 _write_images(archive, f"{name}_images", data)
