@@ -132,10 +132,10 @@ def test_a_margin_leaves_classes_that_are_so_much_larger_after_as_many_epochs_wi
     assert costs.done.tolist() == [False, False, True, False]
     assert costs.behind.tolist() == pytest.approx([0, 0, 1.6, 0])
     costs.raised[3] = True
-    costs.trail[3] = [60.0]
+    costs.follow([3])
     costs.leave([1, 3])
     assert not costs.done[3], "it was successful later, and after two epochs it is 1.2 times as large"
-    costs.trail[3], costs.raised[3] = [60.0, 60.0], False
+    costs.trail[3], costs.raised[3] = [60.0, 60.0, 60.0], False
     costs.leave([1, 3])
     assert not costs.done[3], "its cost has not risen yet"
     costs.raised[3] = True
@@ -152,6 +152,7 @@ def test_masks_are_compared_once_their_parameters_could_move_far_enough() -> Non
     costs.best[:], costs.raised[:], costs.cost[:] = torch.tensor([10.0, 60.0]), True, 1e-3
     left = []
     for _ in range(3):
+        costs.follow([0, 1])
         costs.leave([0, 1])
         left.append(costs.done.tolist())
     assert left == [[False, False], [False, False], [False, True]]

@@ -4,7 +4,8 @@ Paper: Wang, Yao, Shan, Li, Viswanath, Zheng, Zhao, "Neural Cleanse: Identifying
 Neural Networks", IEEE Symposium on Security and Privacy 2019; other penalties make other methods of it.
 
 All classes are optimised at once on the same images; in evaluation mode they do not influence each other, and a class
-that has converged is dropped. Where the data have fewer than `samples` images, an epoch is one pass over them.
+that has converged is dropped. Where the data have fewer than `samples` images, an epoch is one pass over them. An audit
+may say instead whose turn each epoch is.
 """
 
 from __future__ import annotations
@@ -122,6 +123,35 @@ class Recovered:
 
 
 @dataclass(frozen=True)
+class Standing:
+    """How far labels are, one value each, on the CPU.
+
+    Attributes:
+        epochs: that they had.
+        best: L1 norm of the smallest successful mask so far, in pixels; infinite without one.
+        speed: pixels that it lost in an epoch with a cost, on average.
+        settled: whether parameters could move far enough under a cost for masks to be compared.
+        done: finished.
+    """
+
+    epochs: Int[Tensor, "g"]
+    best: Float[Tensor, "g"]
+    speed: Float[Tensor, "g"]
+    settled: Bool[Tensor, "g"]
+    done: Bool[Tensor, "g"]
+
+
+Turns = Callable[[Standing, torch.Generator], list[int]]
+"""The rows of the labels that the next epoch is for; none ends the search."""
+
+
+def all_of_them(standing: Standing, rng: torch.Generator) -> list[int]:
+    """Every label that is not finished."""
+    rows: list[int] = torch.nonzero(~standing.done)[:, 0].tolist()
+    return rows
+
+
+@dataclass(frozen=True)
 class Inversion:
     """Minimise cross-entropy towards a class plus a cost times the sum of the penalties, for every class.
 
@@ -131,6 +161,8 @@ class Inversion:
         batch: images per step; every class sees all of them.
         lr: of Adam with betas (0.5, 0.9).
         form: what a trigger is made of.
+        turns: which labels each epoch is for.
+        rounds: most epochs of all classes together.
     """
 
     penalties: tuple[Penalty, ...]
@@ -140,11 +172,13 @@ class Inversion:
     batch: int
     lr: float
     form: Form = Replaced()
+    turns: Turns = all_of_them
+    rounds: float = math.inf
 
     def recover(self, model: nn.Module, clean: Dataset, labels: Sequence[int], run: Run) -> Recovered:
         """The smallest successful mask and its pattern for each of the labels, on the CPU.
 
-        Without a `margin`, what is found for one label does not depend on the others.
+        Without a `margin`, and with epochs for all, what is found for one label does not depend on the others.
 
         Raises:
             NotApplicable: the images have no bounded range.
@@ -153,14 +187,11 @@ class Inversion:
             raise NotApplicable(f"images in the space {tuple(clean.space)} given; trigger inversion needs a bounded "
                                 "range")
         search = _Search(self, run.frozen(model), clean.staged(run.device), labels, run)
-        with run.progress.task("trigger inversion", self.epochs * len(labels)) as advance:
-            for epoch in range(self.epochs):
-                rows = search.active()
-                if not rows:
-                    break
-                search.train_epoch(rows, epoch)
-                finished = len(rows) - len(search.active())
-                advance(len(rows) + finished * (self.epochs - epoch - 1), f"{len(rows) - finished} classes left")
+        with run.progress.task("trigger inversion", search.left()) as advance:
+            while rows := search.turn():
+                before = search.left()
+                search.train_epoch(rows)
+                advance(before - search.left(), f"{int((~search.done()).sum())} classes left")
         return search.found
 
 
@@ -181,13 +212,27 @@ class _Search:
         self.found = Recovered(torch.ones(len(labels), 1, height, width),
                                torch.zeros(len(labels), channels, height, width),
                                torch.zeros(len(labels), dtype=torch.bool), self.costs.behind)
+        self.epoch = 0
 
-    def active(self) -> list[int]:
-        """The rows of labels that are not finished."""
-        return torch.nonzero(~self.costs.done)[:, 0].tolist()
+    def done(self) -> Bool[Tensor, "g"]:
+        """Which labels get no further epoch."""
+        done: Tensor = self.costs.done | (self.costs.epochs >= self.method.epochs)
+        return done
 
-    def train_epoch(self, rows: list[int], epoch: int) -> None:
-        order = torch.randperm(len(self.clean), generator=self.run.rng(f"order/{epoch}"))[: self.method.samples]
+    def left(self) -> int:
+        """How many epochs of one label may follow."""
+        each = (self.method.epochs - self.costs.epochs).masked_fill(self.done(), 0)
+        return int(min(each.sum().item(), self.method.rounds - self.costs.epochs.sum().item()))
+
+    def turn(self) -> list[int]:
+        """The rows of labels that the next epoch is for."""
+        rows = self.method.turns(self.costs.standing(self.done()), self.run.rng(f"turn/{self.epoch}"))
+        return rows[: self.left()]
+
+    def train_epoch(self, rows: list[int]) -> None:
+        self.optimiser.zero_grad()  # it skips the labels whose turn it is not
+        order = torch.randperm(len(self.clean), generator=self.run.rng(f"order/{self.epoch}"))[: self.method.samples]
+        self.epoch += 1
         hits = torch.zeros(len(self.labels), device=self.run.device)
         for index in torch.split(order, self.method.batch):
             x = self.clean.fetch(index, self.run.device).x
@@ -219,13 +264,10 @@ class _Search:
         return hits
 
     def keep(self, rows: list[int], mask: Tensor, pattern: Tensor, success: Float[Tensor, "r"]) -> None:
-        """Note the masks that are the smallest successful ones so far, and stop the labels that are finished."""
+        """Note the masks that are the smallest successful ones so far."""
         better = self.costs.update(rows, success >= self.method.schedule.success, mask.sum((1, 2, 3)))
         at = torch.tensor(rows)[better]
         self.found.mask[at], self.found.pattern[at], self.found.success[at] = mask[better], pattern[better], True
-        for k in rows:
-            if self.costs.done[k]:
-                self.raw[k].grad = None  # the optimiser skips it from here on
 
 
 class _Costs:
@@ -236,16 +278,18 @@ class _Costs:
         self.cost, self.behind = torch.zeros(2, labels)
         self.best = torch.full((labels,), torch.inf)
         self.trail: list[list[float]] = [[] for _ in range(labels)]  # `best` after each epoch with a cost
-        self.stale, self.won, self.lost = torch.zeros(3, labels, dtype=torch.int64)
+        self.epochs, self.stale, self.won, self.lost = torch.zeros(4, labels, dtype=torch.int64)
         self.raised, self.lowered, self.done = torch.zeros(3, labels, dtype=torch.bool)
 
     def update(self, rows: list[int], success: Bool[Tensor, "r"], norm: Float[Tensor, "r"]) -> Bool[Tensor, "r"]:
         """Enter the result of an epoch; which of the rows have a new smallest successful mask."""
+        self.epochs[rows] += 1
         better = success & (norm < self.best[rows])
         self.best[rows] = torch.where(better, norm, self.best[rows])
         self.stale[rows] = torch.where(better | self.best[rows].isinf(), 0, self.stale[rows] + 1)
         self.press(rows, success)
         self.done |= self.raised & self.lowered & (self.stale >= self.schedule.stopping)
+        self.follow(rows)
         if self.schedule.margin:
             self.leave(rows)
         return better
@@ -262,6 +306,17 @@ class _Costs:
         self.cost[rows] = torch.where(up, higher, torch.where(down, cost / schedule.lowering, cost))
         self.won[rows], self.lost[rows] = won.masked_fill(up, 0), lost.masked_fill(down, 0)
 
+    def follow(self, rows: list[int]) -> None:
+        """Note how large the masks of labels with a cost are by now."""
+        for k in rows:
+            self.trail[k] += [self.best[k].item()] if self.cost[k] > 0 else []
+
+    def standing(self, done: Bool[Tensor, "g"]) -> Standing:
+        """How far the labels are, for whoever decides whose turn it is."""
+        lost = torch.tensor([(seen[0] - seen[-1]) / len(seen) if seen else 0.0 for seen in self.trail])
+        settled = torch.tensor([len(seen) >= self.settling for seen in self.trail])
+        return Standing(self.epochs, self.best, lost, settled, done)
+
     def leave(self, rows: list[int]) -> None:
         """Finish those of the rows whose masks are too large to become the smallest.
 
@@ -269,8 +324,6 @@ class _Costs:
         what the smallest was after as many epochs with a cost, once these let pixels go that are of no use.
         """
         leader = self.trail[int(self.best.argmin())]
-        for k in rows:
-            self.trail[k] += [self.best[k].item()] if self.cost[k] > 0 else []
         settled = [k for k in rows if self.raised[k] and not self.done[k] and len(self.trail[k]) >= self.settling]
         for k in settled if leader else ():
             ratio = self.best[k].item() / max(leader[min(len(self.trail[k]), len(leader)) - 1], TINY)
