@@ -24,12 +24,20 @@ if TYPE_CHECKING:
     from sidedoor.backdoor.base import Poison as Poison
     from sidedoor.backdoor.dataset import PoisonedDataset as PoisonedDataset
     from sidedoor.backdoor.dataset import seal as seal
+    from sidedoor.backdoor.secret import Secret as Secret
+    from sidedoor.backdoor.secret import Watermark as Watermark
     from sidedoor.bench.machine import Machine as Machine
     from sidedoor.bench.record import Record as Record
     from sidedoor.bench.run import run as run
     from sidedoor.bench.spec import Spec as Spec
     from sidedoor.bench.store import Store as Store
     from sidedoor.bench.sweep import sweep as sweep
+    from sidedoor.claims.release import WatermarkSettings as WatermarkSettings
+    from sidedoor.claims.release import watermark as watermark
+    from sidedoor.claims.result import Released as Released
+    from sidedoor.claims.result import Verified as Verified
+    from sidedoor.claims.verify import replay as replay
+    from sidedoor.claims.verify import verify as verify
     from sidedoor.data.base import Dataset as Dataset
     from sidedoor.data.base import Splits as Splits
     from sidedoor.data.base import split as split
@@ -69,6 +77,9 @@ if TYPE_CHECKING:
     from sidedoor.method import Share as Share
     from sidedoor.method import Whole as Whole
     from sidedoor.models.base import classifier as classifier
+    from sidedoor.ownership.base import Answers as Answers
+    from sidedoor.ownership.base import Suspect as Suspect
+    from sidedoor.ownership.base import Verifier as Verifier
     from sidedoor.registry import make as make
     from sidedoor.tasks.classification import Classification as Classification
     from sidedoor.tasks.task import Supervised as Supervised
@@ -99,6 +110,8 @@ _HOMES = {
     "backdoor.base": ("Access", "AttackerRun", "Backdoor", "Planted", "Poison"),
     "backdoor.dataset": ("PoisonedDataset", "seal"), "bench.machine": ("Machine",), "bench.record": ("Record",),
     "bench.run": ("run",), "bench.spec": ("Spec",), "bench.store": ("Store",), "bench.sweep": ("sweep",),
+    "backdoor.secret": ("Secret", "Watermark"), "claims.release": ("WatermarkSettings", "watermark"),
+    "claims.result": ("Released", "Verified"), "claims.verify": ("replay", "verify"),
     "data.base": ("Dataset", "Splits", "split", "wrap"), "data.root": ("self_contained",),
     "defenses.audits.base": ("ModelAudit",), "defenses.base": ("Needs",),
     "defenses.detectors.base": ("InputDetector",), "defenses.filters.base": ("DataFilter", "GuidedFilter"),
@@ -108,7 +121,8 @@ _HOMES = {
     "evidence": ("Exhibit", "Finding", "Localisation", "Rule", "Verdict"), "goals.all_to_one": ("AllToOne",),
     "goals.base": ("Door", "Goal"),
     "method": ("Count", "Label", "Method", "NonNegative", "Positive", "Share", "Whole"),
-    "models.base": ("classifier",), "registry": ("make",), "tasks.classification": ("Classification",),
+    "models.base": ("classifier",), "ownership.base": ("Answers", "Suspect", "Verifier"), "registry": ("make",),
+    "tasks.classification": ("Classification",),
     "tasks.task": ("Supervised", "Task"), "triggers.base": ("Trigger", "stamp"), "triggers.patch": ("Patch",),
     "types": ("Batch", "Build", "Images", "Index", "Space"),
     "vetting.filter.filtering": ("FilterSettings", "filter_data"), "vetting.filter.result": ("Filtered",),

@@ -198,8 +198,7 @@ class Verified:
             return (f"If this model had been made without the marked data, answers like these would come with "
                     f"probability at most {found.p_value:.2g}. The test does not say who trained it, nor on which "
                     "part.")
-        known = "is not known, since the owner made no trial" if found.power is None else \
-            f"was {found.power:.2f} in the owner's own trial"
+        known = "is not known" if found.power is None else f"was {found.power:.2f} in the owner's own trial"
         return (f"No evidence (p = {found.p_value:.2g}). Power at this plan against a model trained on all of it "
                 f"{known}.")
 

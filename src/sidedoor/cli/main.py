@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sidedoor.cli import doctor, export, init, repair, run, scan, stego, study
+from sidedoor.cli import doctor, export, init, repair, run, scan, stego, study, verify, watermark
 from sidedoor.cli import filter as filtering
 from sidedoor.cli import list as listing
 from sidedoor.cli._options import debugging, log, with_habits
@@ -55,6 +55,8 @@ app.command("list")(with_habits(listing.list_))
 app.command()(with_habits(scan.scan))
 app.command()(with_habits(repair.repair))
 app.command("filter")(with_habits(filtering.filter_))
+app.command()(with_habits(watermark.watermark))
+app.command()(with_habits(verify.verify))
 for _command in (listing.show, listing.schema, init.init, run.run, run.sweep, run.report, run.poison, export.export):
     app.command()(with_habits(_command))
 app.add_typer(stego.app, name="stego")
@@ -84,8 +86,6 @@ def main(arguments: list[str] | None = None) -> None:
         code = _code(arguments)
     finally:
         signal.signal(signal.SIGTERM, before)
-    if code == _INTERRUPTED:
-        typer.echo("interrupted; what is finished is kept, and the same command resumes where it stopped", err=True)
     sys.exit(code)
 
 
@@ -96,12 +96,12 @@ def _interrupt(number: int, frame: object) -> None:
 def _code(arguments: list[str] | None) -> int:
     try:
         outcome = app(arguments, prog_name="sidedoor", standalone_mode=False)
-        return outcome if isinstance(outcome, int) else 0
+        return _resumable() if outcome == _INTERRUPTED else outcome if isinstance(outcome, int) else 0
     except typer.Exit as stop:
         return int(stop.exit_code)
     except (KeyboardInterrupt, typer.Abort) as stop:  # newer typer returns the code itself
         cause = stop.__cause__  # typer takes the end of a file for the end of a terminal
-        return _said(cause, _FAULT) if isinstance(cause, EOFError) else _INTERRUPTED
+        return _said(cause, _FAULT) if isinstance(cause, EOFError) else _resumable()
     except _UsageError as error:
         error.show()
         return 4
@@ -111,6 +111,12 @@ def _code(arguments: list[str] | None) -> int:
         return _said(error, 2)
     except Exception as error:
         return _said(error, _FAULT)
+
+
+def _resumable() -> int:
+    """Say that a command was interrupted that resumes; one that does not raises `Interrupted`."""
+    typer.echo("interrupted; what is finished is kept, and the same command resumes where it stopped", err=True)
+    return _INTERRUPTED
 
 
 def _said(error: BaseException, code: int) -> int:
