@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from sidedoor.bench.after import known, retuning, search
+from sidedoor.bench.after import known, repaired_sibling, retuning, search
 from sidedoor.bench.case import Case, TrainedModel, load, train_or_load
 from sidedoor.bench.machine import Machine
 from sidedoor.bench.run import run
@@ -80,6 +80,34 @@ def test_the_search_finds_a_trigger_near_the_old_one(victim: tuple[Case, Trained
     assert 0 < delta.abs().max() <= search.BOUND + 1e-6
 
 
+REPAIR = {"name": "fine_tuning", "epochs": 2}
+
+
+def test_a_repaired_sibling_gets_the_same_rows_and_the_same_search(tiny: Tiny, store: Store,
+                                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "QUERIES", 10)
+    monkeypatch.setattr(retuning, "IMAGES", (5,))
+    once, twice = (run(tiny(defense=REPAIR, after=after), store, CPU).columns
+                   for after in (("retuning",), ("retuning", "search", "repaired_sibling")))
+    assert {name for name in twice if "repaired" in name} == {"repaired_relearned_5", "repaired_searched"}
+    assert not any("repaired" in name for name in once)
+    assert twice["retuned_5"] == once["retuned_5"] > 0.9, "the attacked model remembers behind this repair"
+    assert max(twice["repaired_relearned_5"] or 0, twice["repaired_searched"] or 0) < 0.5
+
+
+def test_the_sibling_goes_through_what_changes_a_model(tiny: Tiny, store: Store) -> None:
+    audited = [REPAIR, {"name": "head_norms"}]
+    case = load(tiny(defense=audited, after=("retuning", "repaired_sibling")), store, CPU)
+    sibling = train_or_load(case.twin(case.spec.clean_models()[0])).model
+    repaired = repaired_sibling.never_attacked(case)
+    assert repaired is not None
+    assert any((repaired.state_dict()[name] != value).any() for name, value in sibling.state_dict().items())
+    assert case.spec.defended_sibling() == tiny(defense=REPAIR, attack=None)
+    assert tiny(defense="head_norms").defended_sibling() is None
+    undefended = load(tiny(after=("retuning", "repaired_sibling")), store, CPU)
+    assert repaired_sibling.measure(undefended, (), sibling, sibling) == {}
+
+
 def test_deployed_forms_behave_nearly_the_same(tiny: Tiny, store: Store) -> None:
     record = run(tiny(after=("int8", "bf16")), store, CPU)
     for form, name in (("int8", "clean"), ("bf16", "clean"), ("bf16", "attack")):
@@ -92,7 +120,9 @@ def test_a_key_knows_what_is_tried_only_where_something_is(tiny: Tiny) -> None:
     assert tiny(after=("int8",)).attack_half() == tiny().attack_half()
     with pytest.raises(ConfigError, match="did you mean int8"):
         tiny(after=("int-8",))
-    assert known() == ["bf16", "int8", "retuning", "search"]
+    assert known() == ["bf16", "int8", "repaired_sibling", "retuning", "search"]
+    with pytest.raises(ConfigError, match="control of retuning and search; list one"):
+        tiny(after=("int8", "repaired_sibling"))
 
 
 def test_images_out_are_refused(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from sidedoor.core import opening
 from sidedoor.data.augment import augmentation
 from sidedoor.defenses.base import Defense, Stage
 from sidedoor.defenses.filters.base import REMOVED, STAGE
+from sidedoor.defenses.repair.base import Repair
 from sidedoor.engine import Recipe
 from sidedoor.errors import ConfigError, NotApplicable, unknown
 from sidedoor.method import LATER, Bounds, Share, Whole, came_later, check, hints, lasting
@@ -68,7 +69,8 @@ class Spec:
         augment: names of augmentations.
         devices: that train together, each on its share of every batch; several lead to another model than one.
         after: what is tried with the delivered model afterwards: "retuning" on a few poisoned images, "search" for a
-            trigger near the planted one, and whether it stays as it is in "int8" and "bf16". Classifiers only.
+            trigger near the planted one, either with a "repaired_sibling" as a further control, which costs the
+            defences once more, and whether it stays as it is in "int8" and "bf16". Classifiers only.
     """
 
     data: Reference
@@ -209,6 +211,13 @@ class Spec:
         seeds = (replace(clean, seed=seed) for seed in itertools.count(self.seed))
         return list(itertools.islice((spec for spec in seeds if spec != half),
                                      self.references if compared else int(self.attack is not None)))
+
+    def defended_sibling(self) -> Spec | None:
+        """The same defences of a model that was never attacked, as far as they change one; None if none does."""
+        changing = tuple(reference for reference, stage in zip(self._defenses, self._stages, strict=True)
+                         if stage.place <= Repair.stage.place)
+        return replace(self, attack=None, surrogate=None, model=zoo.fresh(self.model), defense=changing, after=()) \
+            if changing else None
 
     @property
     def _compared(self) -> bool:

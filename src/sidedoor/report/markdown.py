@@ -92,9 +92,11 @@ def _afterwards(terms: Terms) -> dict[str, str]:
     """Headings of what was tried with the delivered model afterwards."""
     attack, clean = terms.heading("attack"), terms.heading("clean")
     tuned = {f"{name}_{count}": f"{attack} after re-tuning on {count}{of}" for count in (1, 5, 20)
-             for name, of in (("retuned", ""), ("relearned", ", clean model"))}
+             for name, of in (("retuned", ""), ("relearned", ", clean model"),
+                              ("repaired_relearned", ", repaired clean model"))}
     return tuned | {"searched": f"{attack}, trigger searched",
                     "searched_clean": f"{attack}, trigger searched, clean model",
+                    "repaired_searched": f"{attack}, trigger searched, repaired clean model",
                     "int8_clean": f"{clean} in int8", "int8_attack": f"{attack} in int8",
                     "bf16_clean": f"{clean} in bf16", "bf16_attack": f"{attack} in bf16"}
 

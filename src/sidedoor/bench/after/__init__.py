@@ -9,7 +9,10 @@ from __future__ import annotations
 import pkgutil
 from collections.abc import Sequence
 
-from sidedoor.errors import unknown
+from sidedoor.errors import ConfigError, unknown
+
+CONTROLLED = {"retuning": "relearned", "search": "searched"}
+"""Checks that a repaired sibling is a control of, and what its columns are called."""
 
 
 def known() -> list[str]:
@@ -21,8 +24,11 @@ def check_names(names: Sequence[str]) -> None:
     """Refuse what is no check.
 
     Raises:
-        ConfigError: an unknown name.
+        ConfigError: an unknown name, or a control of nothing.
     """
     for name in names:
         if name not in known():
             raise unknown("check in `after`", name, known())
+    if "repaired_sibling" in names and not set(CONTROLLED) & set(names):
+        raise ConfigError("after = repaired_sibling given, which is a control of "
+                          f"{' and '.join(CONTROLLED)}; list one of these, too")

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -52,13 +52,18 @@ def measure(case: Case, doors: Sequence[Door], finished: nn.Module, clean: nn.Mo
     """Attack success after re-tuning on so many poisoned images: `retuned_5` of the delivered model, `relearned_5` of
     the clean sibling.
     """
+    return {} if clean is None else reached(case, doors, {"retuned": finished, "relearned": clean})
+
+
+def reached(case: Case, doors: Sequence[Door], models: Mapping[str, nn.Module]) -> Means:
+    """Attack success of each model after re-tuning, by the model's name and the number of poisoned images."""
     door = next((door for door in doors if door.scored), None)
-    if door is None or clean is None:
+    if door is None:
         return {}
     columns: Means = {}
     for count in IMAGES:
         poisoned = _few(case, door, count)
-        for name, model in (("retuned", finished), ("relearned", clean)):
+        for name, model in models.items():
             tuned = _tuned(case, model, poisoned, f"{name} on {count}")
             columns[f"{name}_{count}"] = evaluate(tuned, case.test, case.task, doors, case.run).means()["attack"]
     return columns

@@ -13,7 +13,7 @@ the difference speaks for the backdoor.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float
@@ -58,11 +58,16 @@ def measure(case: Case, doors: Sequence[Door], finished: nn.Module, clean: nn.Mo
     """Attack success of the best trigger found on the delivered model, `searched`, and on its clean sibling,
     `searched_clean`.
     """
+    return {} if clean is None else reached(case, doors, {"searched": finished, "searched_clean": clean})
+
+
+def reached(case: Case, doors: Sequence[Door], models: Mapping[str, nn.Module]) -> Means:
+    """Attack success of the best trigger found on each model, by the model's name."""
     door = next((door for door in doors if door.scored), None)
-    if door is None or clean is None:
+    if door is None:
         return {}
     columns: Means = {}
-    for name, model in (("searched", finished), ("searched_clean", clean)):
+    for name, model in models.items():
         near = Door(Moved(door.trigger, found(case, door, model)).to(case.run.device), door.goal)
         columns[name] = evaluate(model, case.test, case.task, [near], case.run).means()["attack"]
     return columns
