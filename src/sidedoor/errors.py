@@ -39,6 +39,12 @@ class NotApplicable(ConfigError):
     """
 
 
+class Interrupted(SidedoorError):
+    """Ctrl-C or SIGTERM in a command that keeps nothing to resume from. Exit code 130."""
+
+    exit_code = 130
+
+
 def unknown(what: str, given: str, known: Iterable[str]) -> ConfigError:
     """The error for a key that is not known, naming the nearest ones that are."""
     names = sorted(set(known))

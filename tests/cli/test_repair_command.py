@@ -145,7 +145,10 @@ def test_an_interruption_leaves_no_file(cli: Cli, stripes: Path, monkeypatch: py
 
     before = set(stripes.iterdir())
     monkeypatch.setattr("sidedoor.core.model_file.save_file", interrupted)
-    assert cli(*call(stripes, "--set", "steps=4")).code == 130
+    said = cli(*call(stripes, "--set", "steps=4"))
+    assert said.code == 130
+    assert "the same command starts afresh" in said.err
+    assert "resumes" not in said.err
     assert set(stripes.iterdir()) == before
 
 

@@ -49,6 +49,15 @@ def test_lines_name_what_is_done_and_how_long_the_rest_takes(
     assert lines[-1].startswith("victim: done in")
 
 
+def test_a_piece_of_work_is_shown_by_another_name(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = progress.Renamed(progress.Lines(), {"victim": "training"})
+    with shown.task("artefact/victim", 2):
+        pass
+    with shown.task("victims", 3):
+        pass
+    assert capsys.readouterr().err == "training: 0/2\nvictims: 0/3\n"
+
+
 def test_lines_say_at_once_that_the_outermost_task_begins(capsys: pytest.CaptureFixture[str]) -> None:
     lines = progress.Lines()
     with lines.task("cells", 2), lines.task("victim", 8):

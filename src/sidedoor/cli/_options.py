@@ -53,6 +53,7 @@ Settings = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help=
 Root = Annotated[Path | None, typer.Option("--data-root", envvar="SIDEDOOR_DATA", help="Where data sets lie.")]
 Download = Annotated[bool, typer.Option("--download", help="Let torchvision download missing data sets.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder of results; a run resumes there.")]
+FailOn = Annotated[str, typer.Option(help="finding or suspicious: what exits with 1.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 (the second GPU alone) or mps.")]
 SpecFile = Annotated[Path, typer.Argument(help="A specification in TOML.", metavar="SPEC.toml")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be run; train nothing.")]
@@ -65,6 +66,18 @@ _HABITS = {
     "debug": Annotated[bool, typer.Option("--debug", callback=_sets(logging.DEBUG), is_eager=True,
                                           help="Say all there is to say, with the traceback of an error.")],
 }
+
+
+def check_fail_on(given: str) -> None:
+    """Refuse a verdict that a command cannot fail on, before it works for long."""
+    if given not in ("finding", "suspicious"):
+        raise ConfigError(f"--fail-on {given} given; expected finding or suspicious")
+
+
+def exit_by(verdict: str, code: int, fail_on: str) -> None:
+    """End with a verdict's exit code, which is 1 for the one that a command is to fail on."""
+    if code := 1 if verdict == fail_on else code:
+        raise typer.Exit(code)
 
 
 def with_habits(function: Callable[..., None]) -> Callable[..., None]:

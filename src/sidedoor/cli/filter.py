@@ -9,7 +9,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sidedoor.cli._options import AsJson, Device, Download, Root, emit, note, quiet, say
+from sidedoor.cli._options import (
+    AsJson,
+    Device,
+    Download,
+    FailOn,
+    Root,
+    check_fail_on,
+    emit,
+    exit_by,
+    note,
+    quiet,
+    say,
+)
 from sidedoor.errors import CannotComplete, ConfigError, Diverged
 
 if TYPE_CHECKING:
@@ -22,7 +34,6 @@ Clean = Annotated[str | None, typer.Option(help="Images of the same classes that
 Arch = Annotated[str, typer.Option(help="The network that is trained on the data, as resnet18.")]
 HowTrained = Annotated[list[str], typer.Option("--recipe", metavar="KEY=VALUE", help="How, e.g. epochs=20.")]
 Size = Annotated[int | None, typer.Option(help="Pixels a side that images of a folder are resized to.", min=1)]
-FailOn = Annotated[str, typer.Option(help="finding or suspicious: what exits with 1.")]
 Seed = Annotated[int, typer.Option(help="Of the network and of the images that triggers are tried on.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder of the results; a run resumes there.")]
 
@@ -39,8 +50,7 @@ def filter_(data: Data, clean: Clean = None, arch: Arch = "small_cnn", recipe: H
 
     Exit code: 0 no finding, 1 a finding, 2 could not complete, 3 inconclusive or suspicious, 4 usage.
     """
-    if fail_on not in ("finding", "suspicious"):
-        raise ConfigError(f"--fail-on {fail_on} given; expected finding or suspicious")
+    check_fail_on(fail_on)
     _check(data, out)
     note(f"filtering {data}")
     from sidedoor.bench.spec import recipe_of
@@ -54,8 +64,7 @@ def filter_(data: Data, clean: Clean = None, arch: Arch = "small_cnn", recipe: H
     except Diverged as error:  # whose exit code is that of a finding
         raise CannotComplete(f"a network could not be trained on the data: {error}") from error
     _finish(found, data, out, as_json)
-    if code := 1 if found.verdict == fail_on else found.exit_code:
-        raise typer.Exit(code)
+    exit_by(found.verdict, found.exit_code, fail_on)
 
 
 def _check(data: str, out: Path) -> None:

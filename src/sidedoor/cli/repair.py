@@ -9,7 +9,7 @@ import typer
 
 from sidedoor.cli._options import AsJson, Device, Download, Root, emit, note, quiet, say
 from sidedoor.cli.scan import Arch, Key, Labels, Model, Normalize, Size, names_of
-from sidedoor.errors import CannotComplete
+from sidedoor.errors import CannotComplete, Interrupted
 
 Method = Annotated[str, typer.Option("--with", metavar="NAME", help="The repair, as fst; `sidedoor list` has them.")]
 Data = Annotated[str, typer.Option(help="Clean images with labels: class folders, an .npz, or a known set. What is not "
@@ -43,10 +43,13 @@ def repair(model: Model, method: Method, data: Data, out: Out, arch: Arch = None
     _make_folder(out.parent)
     note(f"repairing {model}")
     how = RepairSettings(tuple(augment), normalize, key, names_of(labels), size, seed)
-    found = repair_model(model, data, {"name": method, **settings_of(settings, "--set", "steps=500")},
-                         architecture=arch, settings=how, root=root, download=download, device=device,
-                         progress=Silent() if quiet() else reporter())
-    manifest = found.save(out)
+    try:
+        found = repair_model(model, data, {"name": method, **settings_of(settings, "--set", "steps=500")},
+                             architecture=arch, settings=how, root=root, download=download, device=device,
+                             progress=Silent() if quiet() else reporter())
+        manifest = found.save(out)
+    except KeyboardInterrupt as stop:
+        raise Interrupted("interrupted; nothing was written, and the same command starts afresh") from stop
     if as_json:
         emit(found.manifest)
     else:

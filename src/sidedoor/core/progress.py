@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -32,6 +32,21 @@ class Silent:
     @contextlib.contextmanager
     def task(self, name: str, total: int) -> Iterator[Advance]:
         yield lambda steps=1, note="": None
+
+
+class Renamed:
+    """Shows pieces of work under other names than those that decide their random streams.
+
+    Args:
+        names: the last part of a name, after a slash, and what is shown.
+    """
+
+    def __init__(self, shown: Progress, names: Mapping[str, str]):
+        self.shown, self.names = shown, names
+
+    def task(self, name: str, total: int) -> contextlib.AbstractContextManager[Advance]:
+        """Show it by its other name."""
+        return self.shown.task(self.names.get(name.rpartition("/")[2], name), total)
 
 
 class Lines:

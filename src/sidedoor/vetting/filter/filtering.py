@@ -24,7 +24,7 @@ from sidedoor import registry
 from sidedoor.algorithms.features.collect import Features, collect
 from sidedoor.algorithms.inspection import inspection_model
 from sidedoor.core.checkpoint import Shelf
-from sidedoor.core.progress import Progress, Silent
+from sidedoor.core.progress import Progress, Renamed, Silent
 from sidedoor.data.base import Dataset, Subset
 from sidedoor.engine import Recipe, Run, fabric
 from sidedoor.metrics.statistics import wilson
@@ -89,7 +89,8 @@ def filter_data(data: str | Path | Dataset, clean: str | Path | Dataset | None =
         made = json.dumps([network, registry.plain(settings.recipe), settings.seed], sort_keys=True)
         shelf = Shelf((Path(out) if out is not None else Path(temporary)) / "networks",
                       f"inspection-{hashlib.sha256(made.encode()).hexdigest()[:8]}-")
-        run = Run(fabric(device), settings.recipe, settings.seed, progress=progress or Silent(), shelf=shelf)
+        shown = Renamed(progress or Silent(), {"victim": "training on the data"})
+        run = Run(fabric(device), settings.recipe, settings.seed, progress=shown, shelf=shelf)
         return _Filtering(given, trusted, network, run).result()
 
 
