@@ -97,7 +97,7 @@ def compared(found: dict[str, list[Record]]) -> dict[str, str]:
     for name, of in found.items():
         own = blocks(of, net_of)
         common = [attack for attack in own if attack in base]
-        if name != BASELINE and common:
+        if name != BASELINE and len(common) > 1:
             raw[name] = signed_rank_p([own[a] for a in common], [base[a] for a in common])
     return {name: f"{value:.2f}" for name, value in zip(raw, holm(list(raw.values())), strict=True)}
 
