@@ -6,7 +6,10 @@ import base64
 import json
 import multiprocessing
 import random
+import shutil
 import signal
+import ssl
+import subprocess
 import sys
 import threading
 from collections import Counter
@@ -95,11 +98,13 @@ def pixels(headers: dict[str, str], content: bytes) -> np.ndarray:
 
 
 @contextmanager
-def serving(rule: Rule = honest, first: Callable[[str], None] | None = None) -> Iterator[Server]:
+def serving(rule: Rule = honest, first: Callable[[str], None] | None = None, context: ssl.SSLContext | None = None) \
+        -> Iterator[Server]:
     """A server in a thread.
 
     Args:
         first: called with its URL, before there is a thread.
+        context: to encrypt by.
     """
     server = Server(rule)
 
@@ -120,6 +125,8 @@ def serving(rule: Rule = honest, first: Callable[[str], None] | None = None) -> 
             pass
 
     http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    if context is not None:
+        http.socket = context.wrap_socket(http.socket, server_side=True)
     http.daemon_threads = True
     http.block_on_close = False
     server.url = f"http://127.0.0.1:{http.server_port}/classify"
@@ -506,6 +513,28 @@ def test_no_query_is_lost_or_doubled_when_the_command_is_killed(at_once: int, tm
     assert not set(again) & set(kept), "what was answered was not asked again"
     whole = [json.loads(line) for line in path.read_text().splitlines()]
     assert Counter(line["sha256"] for line in whole) == Counter(HASHES + twice)
+
+
+# -- it is encrypted
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
+def test_a_certificate_has_to_be_signed_by_somebody_known(tmp_path: Path) -> None:
+    key, own = str(tmp_path / "key.pem"), str(tmp_path / "own.pem")
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+                    "-keyout", key, "-out", own, "-days", "2", "-subj", "/CN=localhost", "-addext",
+                    "subjectAltName=DNS:localhost"], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(own, key)
+    with serving(context=context) as server:
+        secure = server.url.replace("http://127.0.0.1", "https://localhost")
+        log = Log(None, 4)
+        with pytest.raises(CannotComplete, match=r"certificate of https://localhost.* is not to be trusted .*`ca`"):
+            suspect_at(endpoint(server, url=secure), log).answer(IMAGES[:2])
+        with pytest.raises(CannotComplete, match="is not to be trusted"):  # of another host
+            suspect_at(endpoint(server, url=server.url.replace("http:", "https:"), ca=own), log).answer(IMAGES[:2])
+        assert log.queries == len(server.requests) == 0
+        answers = suspect_at(endpoint(server, url=secure, ca=own), log).answer(IMAGES[:2])
+    np.testing.assert_array_equal(answers.labels, TRUE[:2])
 
 
 # -- it is opened

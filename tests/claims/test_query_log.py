@@ -89,7 +89,7 @@ def test_a_line_that_a_kill_cut_short_is_overwritten(tmp_path: Path) -> None:
     path = tmp_path / "queries.jsonl"
     Logged(Counting(), Log(path, 4), repeated=0.0).answer(IMAGES[:3])
     whole = path.read_bytes()
-    for cut in range(len(whole.splitlines(keepends=True)[-1])):
+    for cut in range(0, len(whole.splitlines(keepends=True)[-1]), 16):
         path.write_bytes(whole[: len(whole) - 1 - cut])
         log = Log(path, 4)
         assert log.queries == 2

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from sidedoor.claims.suspects.base import Known, Opened
+from sidedoor.claims.suspects.csv import open_csv
 from sidedoor.claims.suspects.http import open_http
 from sidedoor.claims.suspects.model import open_model
 from sidedoor.errors import ConfigError, unknown
 
-KINDS: dict[str, Callable[[str, Known], Opened]] = {"model": open_model, "http": open_http}
+KINDS: dict[str, Callable[[str, Known], Opened]] = {"model": open_model, "http": open_http, "csv": open_csv}
 """What opens a suspect of each kind: (what follows the colon, what is known) -> it."""
 
 

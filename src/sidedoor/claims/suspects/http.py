@@ -33,6 +33,7 @@ from sidedoor.claims.suspects.endpoint import Endpoint, read_endpoint, values_of
 from sidedoor.claims.suspects.log import Line, Log
 from sidedoor.core.files import parsed
 from sidedoor.core.printable import visible
+from sidedoor.core.progress import Progress, Silent
 from sidedoor.errors import CannotComplete
 from sidedoor.ownership.base import OTHER, Answers
 
@@ -88,7 +89,7 @@ def open_http(where: str, known: Known) -> Opened:
     log = known.log or Log(None, len(known.images.classes))
     headers = values_of(endpoint.headers, os.environ)
     client(endpoint, headers).close()  # what is missing is missed now
-    return Opened(HttpSuspect(endpoint, headers, log), endpoint.facts())
+    return Opened(HttpSuspect(endpoint, headers, log, progress=known.run.progress), endpoint.facts())
 
 
 def client(endpoint: Endpoint, headers: dict[str, str]) -> httpx.Client:
@@ -130,6 +131,7 @@ class HttpSuspect:
     wait: Callable[[threading.Event, float], object] = threading.Event.wait
     clock: Callable[[], float] = time.monotonic
     chance: random.Random = field(default_factory=random.Random)
+    progress: Progress = field(default_factory=Silent)
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
@@ -144,7 +146,9 @@ class HttpSuspect:
         with client(self.endpoint, self.headers) as http, futures.ThreadPoolExecutor(self.endpoint.concurrency) as pool:
             asked = [pool.submit(self._one, http, png.encoded(image), stop) for image in images]
             try:
-                futures.wait(asked)
+                with self.progress.task("queries", len(asked)) as advance:
+                    for _ in futures.as_completed(asked):
+                        advance()
             finally:
                 stop.set()  # requests under way end, and what they bring is kept
         errors = [error for each in asked if (error := each.exception()) and not isinstance(error, _Stopped)]
