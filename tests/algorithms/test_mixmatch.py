@@ -78,7 +78,7 @@ def test_a_batch_has_as_many_trusted_rows_as_others(count: int, passes: list[int
     flags = torch.zeros(len(HERE.train), dtype=torch.bool)
     flags[:4] = True
     flags[40:50] = True
-    objective = MixMatch(HERE.train, lambda model, number: flags, None, ROUNDS, 1)
+    objective = MixMatch(HERE.train, None, lambda model, number: flags, None, ROUNDS, 1)
     model = Recording()
     objective.start(model, HERE.run)
     rows = torch.cat([torch.arange(4), torch.arange(4, count) + (torch.arange(4, count) >= 40) * 10])
@@ -92,7 +92,7 @@ def test_a_batch_has_as_many_trusted_rows_as_others(count: int, passes: list[int
 
 
 def test_the_weight_of_others_grows_with_the_rounds() -> None:
-    objective = MixMatch(HERE.train, lambda model, number: TRUSTED, None, ROUNDS, 2)
+    objective = MixMatch(HERE.train, None, lambda model, number: TRUSTED, None, ROUNDS, 2)
     model = Recording()
     objective.start(model, HERE.run)
     rows = torch.arange(40)
@@ -153,8 +153,24 @@ def test_an_augmentation_makes_each_view_of_a_row_for_itself() -> None:
         calls.append(len(batch.x))
         return batch
 
-    objective = MixMatch(HERE.train, lambda model, number: TRUSTED, augment, ROUNDS, 1)
+    objective = MixMatch(HERE.train, None, lambda model, number: TRUSTED, augment, ROUNDS, 1)
     objective.start(Recording(), HERE.run)
     rows = torch.arange(8)
     objective.losses(Recording(), HERE.train.fetch(rows))
     assert calls == [6, 6, 6]
+
+
+def test_seeds_are_trusted_where_no_row_is() -> None:
+    nobody = torch.zeros(len(HERE.train), dtype=torch.bool)
+    seeds = HERE.clean
+    objective = MixMatch(HERE.train, seeds, lambda model, number: nobody, None, ROUNDS, 1)
+    objective.start(Recording(), HERE.run)
+    torch.manual_seed(0)
+    found = objective._labelled(HERE.train.fetch(torch.arange(0)), 20)
+    assert found.x.shape == (20, 1, 16, 16)
+    known = seeds.fetch(torch.arange(len(seeds)))
+    place = {int(index): row for row, index in enumerate(known.index)}
+    rows = torch.tensor([place[int(index)] for index in found.index])
+    assert torch.equal(found.x, known.x[rows])
+    assert torch.equal(found.y, known.y[rows])
+    assert len(rows.unique()) > 10

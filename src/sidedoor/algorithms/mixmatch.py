@@ -54,21 +54,22 @@ class Rounds:
     lr: float
     weight: float
 
-    def fit(self, model: nn.Module, data: Dataset, renew: Renew, run: Run) -> nn.Module:
+    def fit(self, model: nn.Module, data: Dataset, renew: Renew, run: Run, seeds: Dataset | None = None) -> nn.Module:
         """Train a model in place by MixMatch.
 
         Args:
             renew: gives flags (n,) of the trusted rows; it is called at the start of every round, after the first with
                 the model in training mode.
+            seeds: samples beside the data that are always trusted.
 
         Raises:
-            ConfigError: no row is trusted.
+            ConfigError: nothing is trusted.
         """
         batch = max(2, min(self.batch, len(data) // 2))
         epochs = max(1, round(self.steps / math.ceil(len(data) / batch)))
         recipe = replace(run.recipe, optimizer="adam", lr=self.lr, momentum=0.9, weight_decay=0.0, schedule="constant",
                          epochs=self.count * epochs, batch=batch, patience=0)
-        objective = MixMatch(data, renew, run.augment, self, epochs)
+        objective = MixMatch(data, seeds, renew, run.augment, self, epochs)
         return replace(run, augment=None).fit(model, data, objective, name="semi-supervised", recipe=recipe)
 
 
@@ -77,6 +78,7 @@ class MixMatch(Objective):
 
     Args:
         data: all rows.
+        seeds: more of the trusted ones.
         renew: which rows are trusted, by round.
         augment: makes the views.
         rounds: how many.
@@ -87,9 +89,10 @@ class MixMatch(Objective):
     row: Tensor
     done: Tensor
 
-    def __init__(self, data: Dataset, renew: Renew, augment: Augment | None, rounds: Rounds, epochs: int):
+    def __init__(self, data: Dataset, seeds: Dataset | None, renew: Renew, augment: Augment | None, rounds: Rounds,
+                 epochs: int):
         super().__init__()
-        self.data, self.renew, self.rounds, self.epochs = data, renew, rounds, epochs
+        self.data, self.seeds, self.renew, self.rounds, self.epochs = data, seeds, renew, rounds, epochs
         self.augment = augment or (lambda batch: batch)
         self.register_buffer("trusted", torch.zeros(len(data), dtype=torch.bool))
         self.register_buffer("row", row_of(data), persistent=False)
@@ -107,7 +110,7 @@ class MixMatch(Objective):
 
     def _renew(self, model: nn.Module, number: int) -> None:
         flags = self.renew(model, number)
-        if not flags.any():
+        if not flags.any() and not self.seeds:
             raise ConfigError(f"round {number + 1} of MixMatch has no row with a label to trust; raise their share")
         self.trusted.copy_(flags)
 
@@ -126,11 +129,16 @@ class MixMatch(Objective):
         return semi_supervised(logits, target, len(labelled.x), weight)[None]
 
     def _labelled(self, own: Batch, count: int) -> Batch:
-        """The trusted rows of the batch, and more of the whole until there are as many as others."""
-        rows = torch.nonzero(self.trusted)[:, 0]
-        missing = max(count - len(own.x), 0)
-        drawn = rows[torch.randint(len(rows), (missing,), device=rows.device)]
-        return joined(own, self.data.fetch(drawn, own.x.device)) if missing else own
+        """The trusted rows of the batch, and more of the whole and the seeds until there are as many as others."""
+        missing = count - len(own.x)
+        if missing <= 0:
+            return own
+        rows = torch.nonzero(self.trusted)[:, 0].cpu()
+        drawn = torch.randint(len(rows) + len(self.seeds or ()), (missing,))
+        own = joined(own, self.data.fetch(rows[drawn[drawn < len(rows)]], own.x.device))
+        if self.seeds is None:
+            return own
+        return joined(own, self.seeds.fetch(drawn[drawn >= len(rows)] - len(rows), own.x.device))
 
 
 @torch.no_grad()
