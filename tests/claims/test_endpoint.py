@@ -50,7 +50,7 @@ def test_all_that_can_be_said(tmp_path: Path) -> None:
     ({"top": 'url = "http://a.example"', "headers": 'A = "B"'}, "unencrypted; expected https"),
     ({"top": GOOD[""] + "\nconcurrency = 9"}, "Endpoint.concurrency = 9 given; expected between 1 and 8"),
     ({"top": GOOD[""] + "\nconcurrency = true"}, "concurrency = True given"),
-    ({"top": GOOD[""] + "\nretries = -1"}, "retries = -1 given; expected at least 0"),
+    ({"top": GOOD[""] + "\nretries = -1"}, "retries = -1 given; expected between 0 and 100"),
     ({"top": GOOD[""] + "\nbudget = 0"}, "budget = 0 given; expected at least 1"),
     ({"top": GOOD[""] + "\nrate = 0"}, r"rate = 0\.0 given"),
     ({"top": GOOD[""] + "\ntimeout = 0"}, r"timeout = 0\.0 given"),

@@ -5,7 +5,7 @@
     timeout = 30.0              # seconds that a request may take
     concurrency = 1             # requests at a time, 1 to 8
     rate = 5.0                  # most requests a second; left out: no limit
-    retries = 5                 # after 429, 5xx, a time-out or a broken connection
+    retries = 5                 # most, after 429, 5xx, a time-out or a broken connection
     budget = 5000               # most requests in all, retries and earlier runs included
     failures = "stop"           # or "miss": an image that is never answered counts as answered wrongly
     ca = "company.pem"          # certificates that sign the endpoint's; left out: those of certifi
@@ -50,7 +50,7 @@ import numpy as np
 from sidedoor.bench.spec import read
 from sidedoor.claims.suspects.log import check_probabilities
 from sidedoor.errors import CannotComplete, ConfigError, unknown
-from sidedoor.method import Bounds, Count, Method, Positive, Whole, hints
+from sidedoor.method import Bounds, Count, Method, hints
 from sidedoor.ownership.base import OTHER
 from sidedoor.registry import convert
 
@@ -144,8 +144,8 @@ class Endpoint(Method):
     method: Literal["POST", "PUT"] = "POST"
     timeout: Annotated[float, Bounds(0.001, 3600.0)] = 30.0
     concurrency: Annotated[int, Bounds(1, 8)] = 1
-    rate: Positive | None = None
-    retries: Whole = 5
+    rate: Annotated[float, Bounds(0.001, 1e6)] | None = None
+    retries: Annotated[int, Bounds(0, 100)] = 5
     budget: Count = 5000
     failures: Literal["stop", "miss"] = "stop"
     ca: str | None = None

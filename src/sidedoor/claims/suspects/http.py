@@ -139,12 +139,14 @@ class HttpSuspect:
         self._free = self.clock()  # when the next request may begin
         self._unread = 0
         self._begun = self.log.queries > 0
+        parts = {part for value in self.headers.values() for part in (value, *value.split()) if len(part) > 5}
+        self._hidden = sorted(parts, key=len, reverse=True)
 
     def answer(self, images: UInt8[np.ndarray, "n h w c"]) -> Answers:
         """What it says. Each answer is in the log before the next request."""
         stop = threading.Event()
         with client(self.endpoint, self.headers) as http, futures.ThreadPoolExecutor(self.endpoint.concurrency) as pool:
-            asked = [pool.submit(self._one, http, png.encoded(image), stop) for image in images]
+            asked = [pool.submit(self._one, http, image, stop) for image in images]
             try:
                 with self.progress.task("queries", len(asked)) as advance:
                     for _ in futures.as_completed(asked):
@@ -161,9 +163,9 @@ class HttpSuspect:
         told = np.array([line.probabilities for line in lines], dtype=np.float32)
         return Answers(labels, told.reshape(len(lines), len(self.endpoint.names)))
 
-    def _one(self, http: httpx.Client, picture: bytes, stop: threading.Event) -> Line:
+    def _one(self, http: httpx.Client, image: UInt8[np.ndarray, "h w c"], stop: threading.Event) -> Line:
         try:
-            return self._ask(http, picture, stop)
+            return self._ask(http, png.encoded(image), stop)
         except BaseException:
             stop.set()  # here, before this thread turns to another image
             raise
@@ -246,12 +248,18 @@ class HttpSuspect:
             try:
                 return self.endpoint.understood(_json(reply.content)), True
             except ValueError as error:
-                return (*miss, visible(f"unreadable: {error}")[:300]), False
+                return (*miss, self._shown(f"unreadable: {error}")), False
         if reply.status in REFUSED:
-            return (*miss, f"refused: {_excerpt(reply.content)}"), False
+            return (*miss, self._shown(f"refused: {_text(reply.content)}")), False
         if last and self.endpoint.failures == "miss" and not reply.misled:
-            return (*miss, f"never answered: {_excerpt(reply.content)}"), False
-        return (None, None, _excerpt(reply.content)), False
+            return (*miss, self._shown(f"never answered: {_text(reply.content)}")), False
+        return (None, None, self._shown(_text(reply.content))), False
+
+    def _shown(self, text: str) -> str:
+        """Words of the endpoint as they may be kept and printed: some endpoints repeat the key that they were sent."""
+        for part in self._hidden:
+            text = text.replace(part, "***")
+        return visible(text[:300])
 
     def _keep(self, line: Line, read: bool) -> None:
         with self._lock:
@@ -277,15 +285,17 @@ class HttpSuspect:
 
     def _failure(self, reply: Reply, attempts: int) -> str:
         times = "once" if attempts == 1 else f"{attempts} times"
-        said = f"{self.endpoint.address} was asked {times} about an image and said {reply.status}"
+        asked = f"{self.endpoint.address} was asked {times} about an image"
         if isinstance(reply.status, str):
-            said = f"{self.endpoint.address} was asked {times} about an image: {reply.status}"
-        elif 300 <= reply.status < 400:
+            said = f"{asked}: {reply.status}"
+        else:
+            said = f"{asked} and said {reply.status} ({self._shown(_text(reply.content))})"
+        if reply.status in (401, 403, 407):
+            return f"{said}; look at [headers] and the environment variables named there"
+        if isinstance(reply.status, int) and 300 <= reply.status < 400:
             return f"{said}, which sends to another place, and that is not followed; give the place as url"
-        elif reply.status in (401, 403):
-            return f"{said} ({_excerpt(reply.content)}); look at [headers] and the environment variables named there"
-        elif reply.status < 500 and not reply.again:
-            return f"{said} ({_excerpt(reply.content)}); look at the url and the method"
+        if not reply.again:
+            return f"{said}; look at the url and the method"
         return (f"{said}; run the command again to go on, which asks about what is left. With `failures = \"miss\"` in "
                 "the file of the endpoint such images count as misses")
 
@@ -296,21 +306,21 @@ def _json(content: bytes) -> Any:
     try:
         return parsed(content.decode())
     except ValueError as error:
-        raise ValueError(f"the answer is no JSON ({error}): {_excerpt(content)}") from error
+        raise ValueError(f"the answer is no JSON ({error}): {_text(content)}") from error
 
 
-def _excerpt(content: bytes) -> str:
-    return visible(content[:200].decode(errors="replace"))
+def _text(content: bytes) -> str:
+    return content[:1000].decode(errors="replace")
 
 
 def _seconds(given: str | None) -> float | None:
     """What a header Retry-After asks for: seconds, or a date; None where it says nothing of use."""
     if given is None:
         return None
-    if given.strip().isdecimal():
-        return float(given)
     try:
+        if given.strip().isdecimal():
+            return float(given)
         when = parsedate_to_datetime(given)
-    except ValueError:
+        return max(0.0, (when.replace(tzinfo=when.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
+    except (ValueError, OverflowError):
         return None
-    return max(0.0, (when.replace(tzinfo=when.tzinfo or UTC) - datetime.now(UTC)).total_seconds())

@@ -11,6 +11,7 @@ from jaxtyping import UInt8
 from torch import nn
 
 from sidedoor.claims.suspects.base import Known, Opened
+from sidedoor.core.progress import Silent
 from sidedoor.data.base import ArrayDataset
 from sidedoor.engine import Run
 from sidedoor.errors import CannotComplete
@@ -47,6 +48,9 @@ class ModelSuspect:
     model: nn.Module
     classes: int
     run: Run
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "run", dataclasses.replace(self.run, progress=Silent()))  # a call takes a moment
 
     def answer(self, images: UInt8[np.ndarray, "n h w c"]) -> Answers:
         """Its labels and probabilities."""
