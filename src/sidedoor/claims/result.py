@@ -186,6 +186,11 @@ class Verified:
         return found
 
     @property
+    def name(self) -> str:
+        """Of the suspect: its file or address, else its kind."""
+        return next(str(self.suspect[key]) for key in ("file", "url", "folder", "kind") if key in self.suspect)
+
+    @property
     def outcome(self) -> str:
         """In a word or two."""
         return "evidence of use" if self.verdict.rejected else "no evidence"

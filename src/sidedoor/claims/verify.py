@@ -34,6 +34,9 @@ from sidedoor.ownership.keys_sequential import KeysSequential
 from sidedoor.tasks.classification import Classification
 from sidedoor.vetting.described import environment
 
+OBJECT = 256
+"""Images of a call to a suspect that is an object."""
+
 
 def verify(secret: str | Path, commitment: str, suspect: str | Suspect, out: str | Path, *,
            architecture: str | None = None, normalization: str = "auto", receipts: str | Path | None = None,
@@ -139,7 +142,7 @@ def ask(suspect: Logged, claim: Claim) -> None:
 def _opened(suspect: str | Suspect, known: Known) -> Opened:
     if isinstance(suspect, str):
         return open_suspect(suspect, known)
-    return Opened(suspect, {"kind": "object", "type": type(suspect).__name__})
+    return Opened(suspect, {"kind": "object", "type": type(suspect).__name__}, OBJECT)
 
 
 def judged(claim: Claim, asked: Logged | Recalled, log: Log, facts: dict[str, Any], run: Run) -> Verified:
