@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sidedoor.core.terms import Terms
+from sidedoor.goals.base import Door
 from sidedoor.method import Count, Method, Share
 from sidedoor.tasks.task import Task
 from sidedoor.types import Batch, Images
@@ -44,6 +45,16 @@ class Classification(Method, Task):
     def agree(self, output: Tensor, target: Tensor) -> Float[Tensor, "b"]:
         """1 where the most probable class is the target and all probabilities are finite."""
         return ((output.argmax(1) == target) & self.finite(output)).float()
+
+    def columns(self, batch: Batch, clean_out: Tensor, stamped_out: Tensor | None, door: Door | None) \
+            -> dict[str, Tensor]:
+        """For a goal without a target, the success among samples that are right without the trigger (ASR-C of Li et
+        al., NeurIPS 2022, arXiv:2210.00875); the attack success is over all samples (ASR-A).
+        """
+        if door is None or door.goal.aimed or stamped_out is None:
+            return {}
+        reached = self.reached(door.goal, stamped_out, batch.y, batch.index)
+        return {"asr_c": torch.where(self.agree(clean_out, batch.y) > 0, reached, torch.nan)}
 
     def distance(self, a: Tensor, b: Tensor) -> Float[Tensor, "b"]:
         """Total variation between two predicted distributions, in [0, 1]."""

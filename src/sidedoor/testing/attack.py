@@ -262,7 +262,7 @@ def _eligible(backdoor: Backdoor, here: Ground) -> list[Tensor]:
     """Masks of which a share is poisoned: with clean labels each target class, else what any door is eligible for."""
     y, index = here.train.targets, torch.arange(len(here.train))
     used = [backdoor.doors[k] for k in sorted(set(backdoor.poison.door.tolist()))]
-    if _clean_label(backdoor, here.train):
+    if _clean_label(backdoor, here.train) and all(door.goal.aimed for door in used):
         return [door.goal.target(here.task, y, index) == y for door in used]
     return [torch.stack([door.goal.eligible(here.task, y) for door in used]).any(0)]
 

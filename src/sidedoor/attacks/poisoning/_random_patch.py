@@ -1,9 +1,11 @@
-"""Patches of random pixels at a random place, which watermarks draw from the owner's stream."""
+"""Patches of random pixels at a random place, which watermarks draw from the owner's streams."""
 
 from __future__ import annotations
 
 import torch
 
+from sidedoor.backdoor.base import AttackerRun, Backdoor
+from sidedoor.backdoor.secret import Secret
 from sidedoor.errors import ConfigError
 from sidedoor.triggers.patch import Patch
 
@@ -33,3 +35,8 @@ def random_patch(shape: tuple[int, int, int], size: int, rng: torch.Generator) -
 def random_patches(shape: tuple[int, int, int], size: int, count: int, rng: torch.Generator) -> tuple[Patch, ...]:
     """Several, drawn one after the other."""
     return tuple(random_patch(shape, size, rng) for _ in range(count))
+
+
+def without_label(backdoor: Backdoor, shape: tuple[int, int, int], size: int, decoys: int, run: AttackerRun) -> Secret:
+    """The secret of a watermark that leads to no class: its patch, and others that could as well have been drawn."""
+    return Secret((backdoor.doors[0].trigger,), (), random_patches(shape, size, decoys, run.rng("decoys")))

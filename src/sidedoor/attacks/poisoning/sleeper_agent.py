@@ -10,24 +10,22 @@ and leads all classes to the target unless the goal names source classes. Gradie
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 import torch
 
-from sidedoor.algorithms.adversarial.pgd import Steps
 from sidedoor.attacks.base import Attack, surrogate_of
-from sidedoor.attacks.poisoning._gradient_matching import Wanted, gradient, match, squared_norms
+from sidedoor.attacks.poisoning._gradient_matching import Matching, Wanted, gradient, squared_norms
 from sidedoor.backdoor import select
 from sidedoor.backdoor.base import Access, Backdoor, Poison
-from sidedoor.backdoor.dataset import PoisonedDataset
-from sidedoor.data.base import Dataset, stored
+from sidedoor.data.base import Dataset
 from sidedoor.engine import Run
 from sidedoor.goals.all_to_one import AllToOne
 from sidedoor.goals.base import Door, Goal
 from sidedoor.goals.from_classes import FromClasses
 from sidedoor.method import Bounds, Count, Positive, Share
-from sidedoor.tasks.task import Supervised, Task
+from sidedoor.tasks.task import Task
 from sidedoor.triggers.base import stamp
 from sidedoor.triggers.patch import Patch, checkerboard
 from sidedoor.types import Build, Images
@@ -71,22 +69,12 @@ class SleeperAgent(Attack):
         rows = members[strongest.indices.cpu()].sort().values
         poison = Poison(rows, torch.zeros_like(rows), torch.zeros(len(rows), dtype=torch.bool),
                         targets=train.targets[rows], rate=self.rate)
-        base = train.fetch(rows, run.device).x
-        triggered, bound = self._triggered(train, task, door, run), self.epsilon / 255
-        how = Steps(bound, bound / 20, max(1, self.iterations // (self.retrain + 1)))
-        crafted = match(model, base, base, Wanted(label, gradient(model, triggered, label)), how)
-        for k in range(1, self.retrain + 1):
-            known = PoisonedDataset(train, _backdoor(door, poison, crafted, train), task)
-            model = run.fit(run.build(surrogate), known, Supervised(task), name=f"surrogate {k}").eval()
-            crafted = match(model, base, crafted, Wanted(label, gradient(model, triggered, label)), how)
-        return _backdoor(door, poison, crafted, train)
+        triggered = self._triggered(train, task, door, run)
+        matching = Matching(self.epsilon, self.iterations, self.retrain, train, task, surrogate, run)
+        return matching.backdoor(door, poison, model, lambda model: Wanted(label, gradient(model, triggered, label)))
 
     def _triggered(self, train: Dataset, task: Task, door: Door, run: Run) -> Images:
         eligible = torch.nonzero(door.goal.eligible(task, train.targets))[:, 0]
         order = torch.randperm(len(eligible), generator=run.rng("sources"))
         batch = train.fetch(eligible[order[:self.sources]], run.device)
         return stamp(door.trigger, batch.x, batch.index, train.space)
-
-
-def _backdoor(door: Door, poison: Poison, crafted: Images, train: Dataset) -> Backdoor:
-    return Backdoor((door,), replace(poison, images=stored(crafted, train.space).cpu()))

@@ -15,7 +15,7 @@ from typing import ClassVar
 import torch
 
 from sidedoor.attacks.base import PoisoningAttack
-from sidedoor.attacks.poisoning._random_patch import random_patches
+from sidedoor.attacks.poisoning._random_patch import random_patches, without_label
 from sidedoor.backdoor.base import AttackerRun, Backdoor
 from sidedoor.backdoor.secret import Secret
 from sidedoor.core.random import seed_of
@@ -53,5 +53,4 @@ class UbwP(PoisoningAttack):
 
     def secret(self, backdoor: Backdoor, train: Dataset, task: Task, decoys: int, run: AttackerRun) -> Secret:
         """The patch, and others that could as well have been drawn."""
-        return Secret((backdoor.doors[0].trigger,), (),
-                      random_patches(train.shape, self.size, decoys, run.rng("decoys")))
+        return without_label(backdoor, train.shape, self.size, decoys, run)
