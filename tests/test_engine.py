@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import math
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -657,3 +658,34 @@ def test_chunks_cover_the_rows_and_hold_no_more_values_than_the_bound(monkeypatc
     assert [list(range(7))[part] for part in run.chunks(7, 3)] == [[0, 1, 2], [3, 4, 5], [6]]
     assert [part.stop - part.start for part in run.chunks(2, 11)] == [1, 1]  # a row is never cut
     assert list(run.chunks(0, 3)) == []
+
+
+def test_of_a_resumed_phase_only_what_is_left_is_shown(tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+
+    class Shown:
+        @contextlib.contextmanager
+        def task(self, name: str, total: int) -> Iterator[Any]:
+            done = [0]
+            yield lambda steps=1, note="": done.append(done.pop() + steps)
+            seen.append((total, done[0]))
+
+    class Stops(Supervised):
+        def end_epoch(self, model: nn.Module, epoch: int) -> bool:
+            if epoch == 3 and not seen:
+                raise KeyboardInterrupt
+            return False
+
+    def trained() -> None:
+        run = replace(run_of(), progress=Shown(), checkpoints=Checkpoints(tmp_path))
+        run.fit(run.build(build), data(), Stops(TASK), name="phase", recipe=RECIPE)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "CHECKPOINT_SECONDS", -1.0)
+        with pytest.raises(KeyboardInterrupt):
+            trained()
+    seen.append((0, 0))
+    trained()
+    assert seen[1:] == [(2 * 6, 2 * 6)]  # of five epochs three were kept
+    trained()
+    assert seen[2:] == [(0, 0)]

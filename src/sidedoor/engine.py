@@ -403,10 +403,9 @@ class _Phase:
     def run_epochs(self) -> None:
         first, done = self.resume()
         saved = time.monotonic()
-        total = self.recipe.epochs * self.steps
-        with self.run.progress.task(self.name, total) as advance:
-            advance(first * self.steps)
-            for epoch in range(first, 0 if done else self.recipe.epochs):
+        left = 0 if done else self.recipe.epochs - first  # only this is shown: what was done before took no time now
+        with self.run.progress.task(self.name, left * self.steps) as advance:
+            for epoch in range(first, first + left):
                 torch.manual_seed(random.seed_of(self.run.seed, f"{self.name}/{epoch}/{self.run.fabric.global_rank}"))
                 self.train_epoch(epoch, advance)
                 # Not `or`: both must see every epoch.
