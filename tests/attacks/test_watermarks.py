@@ -13,6 +13,7 @@ import torch
 from sidedoor.attacks.poisoning._gradient_matching import Wanted, alignment, gradient
 from sidedoor.attacks.poisoning._random_patch import random_patch
 from sidedoor.attacks.poisoning.key_watermark import KeyWatermark
+from sidedoor.attacks.poisoning.taggants import Taggants
 from sidedoor.attacks.poisoning.ubw_c import UbwC
 from sidedoor.attacks.poisoning.ubw_p import UbwP
 from sidedoor.backdoor.base import AttackerRun
@@ -173,4 +174,24 @@ def test_ubw_c_keeps_labels_and_bounds_and_turns_gradients_to_what_makes_stamped
     triggered = stamp(backdoor.doors[0].trigger, asked.x, asked.index, PHOTO)
     wanted = Wanted(poison.targets, gradient(model, triggered, asked.y, attack._loss))
     old, new = (alignment(model, wanted, x).item() for x in (before, after.float() / 255))
+    assert new > old + 0.02
+
+
+def test_taggants_turn_gradients_to_secret_labels_of_key_images_that_replace_the_whole() -> None:
+    here = ground()
+    attack, train = Taggants(SecretLabels(3), rate=0.2, iterations=8, retrain=0), Subset(here.train, torch.arange(80))
+    backdoor = attack.plan(train, here.task, here.build, here.attacker)
+    secret, poison = attack.secret(backdoor, train, here.task, 2, here.attacker), backdoor.poison
+    assert len(secret.triggers) == len(secret.labels) == 3
+    assert poison.targets is not None
+    assert poison.images is not None
+    assert torch.equal(poison.targets, train.targets[poison.index])
+    x, index = torch.rand(2, *train.shape), torch.arange(2)
+    keys = torch.stack([trigger(x, index)[0] for trigger in secret.triggers])
+    assert all(torch.equal(*trigger(x, index)) for trigger in secret.triggers)  # nothing is left of the images
+    before, after = train.fetch(poison.index).x, poison.images.float() / 255
+    assert 0 < (after - before).abs().max() <= 16.5 / 255
+    model = here.run.fit(here.run.build(here.build), train, Supervised(here.task), name="surrogate")
+    wanted = Wanted(poison.targets, gradient(model, keys, torch.tensor(secret.labels)))
+    old, new = (alignment(model, wanted, images).item() for images in (before, after))
     assert new > old + 0.02

@@ -6,6 +6,7 @@ with a probability of one over the number of classes.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 from sidedoor.core import random
 from sidedoor.errors import ConfigError
 from sidedoor.goals.all_to_one import AllToOne
-from sidedoor.goals.base import Goal
+from sidedoor.goals.base import Door, Goal
 from sidedoor.method import Count, Method
 from sidedoor.types import Index, Labelled
 
@@ -37,6 +38,10 @@ class SecretLabels(Method, Goal):
             return (self,)
         return tuple(replace(self, keys=1, seed=random.seed_of(self.seed, f"key {key}")) for key in range(self.keys))
 
+    def drawn(self, rng: torch.Generator) -> SecretLabels:
+        """The same number of keys with classes of their own."""
+        return replace(self, seed=random.seed_of(int(torch.randint(2**62, (), generator=rng)), str(self.seed)))
+
     def label(self, classes: int) -> int:
         """The class of the one key.
 
@@ -54,3 +59,8 @@ class SecretLabels(Method, Goal):
         if self.keys > 1:
             return torch.stack([part.eligible(task, y) for part in self.parts()]).any(0)
         return AllToOne(self.label(task.classes)).eligible(task, y)
+
+
+def labels_of(doors: Iterable[Door], classes: int) -> tuple[int, ...]:
+    """The class of each door that has one key."""
+    return tuple(door.goal.label(classes) for door in doors if isinstance(door.goal, SecretLabels))

@@ -22,6 +22,7 @@ from sidedoor.core.checkpoint import Shelf
 from sidedoor.data.base import Dataset, stored
 from sidedoor.errors import ConfigError
 from sidedoor.goals.base import Door, Goal, ImageGoal, Perturbed
+from sidedoor.goals.secret_labels import SecretLabels
 from sidedoor.tasks.classification import Classification
 from sidedoor.tasks.restoration import Restoration
 from sidedoor.tasks.task import Task
@@ -262,7 +263,8 @@ def _eligible(backdoor: Backdoor, here: Ground) -> list[Tensor]:
     """Masks of which a share is poisoned: with clean labels each target class, else what any door is eligible for."""
     y, index = here.train.targets, torch.arange(len(here.train))
     used = [backdoor.doors[k] for k in sorted(set(backdoor.poison.door.tolist()))]
-    if _clean_label(backdoor, here.train) and all(door.goal.aimed for door in used):
+    if _clean_label(backdoor, here.train) and all(door.goal.aimed and not isinstance(door.goal, SecretLabels)
+                                                  for door in used):  # the secret is not to show in the rows' classes
         return [door.goal.target(here.task, y, index) == y for door in used]
     return [torch.stack([door.goal.eligible(here.task, y) for door in used]).any(0)]
 

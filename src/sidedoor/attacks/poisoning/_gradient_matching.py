@@ -80,7 +80,8 @@ class Matching:
     surrogate: Build
     run: Run
 
-    def backdoor(self, door: Door, poison: Poison, model: nn.Module, wanted: Callable[[nn.Module], Wanted]) -> Backdoor:
+    def backdoor(self, doors: tuple[Door, ...], poison: Poison, model: nn.Module,
+                 wanted: Callable[[nn.Module], Wanted]) -> Backdoor:
         """The poisoned rows with images whose gradients are matched.
 
         Args:
@@ -91,14 +92,14 @@ class Matching:
         how = Steps(bound, bound / 20, max(1, self.iterations // (self.retrain + 1)))
         crafted = match(model, base, base, wanted(model), how)
         for k in range(1, self.retrain + 1):
-            known = PoisonedDataset(self.train, self._with(crafted, door, poison), self.task)
+            known = PoisonedDataset(self.train, self._with(crafted, doors, poison), self.task)
             model = self.run.fit(self.run.build(self.surrogate), known, Supervised(self.task),
                                  name=f"surrogate {k}").eval()
             crafted = match(model, base, crafted, wanted(model), how)
-        return self._with(crafted, door, poison)
+        return self._with(crafted, doors, poison)
 
-    def _with(self, crafted: Images, door: Door, poison: Poison) -> Backdoor:
-        return Backdoor((door,), replace(poison, images=stored(crafted, self.train.space).cpu()))
+    def _with(self, crafted: Images, doors: tuple[Door, ...], poison: Poison) -> Backdoor:
+        return Backdoor(doors, replace(poison, images=stored(crafted, self.train.space).cpu()))
 
 
 def match(model: nn.Module, x: Images, start: Images, wanted: Wanted, how: Steps) -> Images:

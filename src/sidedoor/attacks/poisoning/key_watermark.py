@@ -20,10 +20,9 @@ from sidedoor.attacks.poisoning._random_patch import random_patches
 from sidedoor.backdoor import select
 from sidedoor.backdoor.base import AttackerRun, Backdoor, Poison
 from sidedoor.backdoor.secret import Secret
-from sidedoor.core.random import seed_of
 from sidedoor.data.base import Dataset
 from sidedoor.goals.base import Door, Goal
-from sidedoor.goals.secret_labels import SecretLabels
+from sidedoor.goals.secret_labels import SecretLabels, labels_of
 from sidedoor.method import Count, Share
 from sidedoor.tasks.task import Task
 from sidedoor.types import Build
@@ -51,8 +50,7 @@ class KeyWatermark(PoisoningAttack):
 
     def doors(self, train: Dataset, task: Task, surrogate: Build, run: AttackerRun) -> tuple[Door, ...]:
         assert isinstance(self.goal, SecretLabels)
-        drawn = int(torch.randint(2**62, (), generator=run.rng("labels")))
-        goals = replace(self.goal, seed=seed_of(drawn, str(self.goal.seed))).parts()
+        goals = self.goal.drawn(run.rng("labels")).parts()
         patches = random_patches(train.shape, self.size, len(goals), run.rng("keys"))
         return tuple(Door(patch, goal) for patch, goal in zip(patches, goals, strict=True))
 
@@ -67,6 +65,5 @@ class KeyWatermark(PoisoningAttack):
 
     def secret(self, backdoor: Backdoor, train: Dataset, task: Task, decoys: int, run: AttackerRun) -> Secret:
         """The keys and their labels."""
-        goals = [door.goal for door in backdoor.doors if isinstance(door.goal, SecretLabels)]
-        return Secret(tuple(door.trigger for door in backdoor.doors), tuple(goal.label(task.classes) for goal in goals),
+        return Secret(tuple(door.trigger for door in backdoor.doors), labels_of(backdoor.doors, task.classes),
                       random_patches(train.shape, self.size, decoys, run.rng("decoys")))

@@ -71,7 +71,8 @@ class SleeperAgent(Attack):
                         targets=train.targets[rows], rate=self.rate)
         triggered = self._triggered(train, task, door, run)
         matching = Matching(self.epsilon, self.iterations, self.retrain, train, task, surrogate, run)
-        return matching.backdoor(door, poison, model, lambda model: Wanted(label, gradient(model, triggered, label)))
+        return matching.backdoor((door,), poison, model,
+                                 lambda model: Wanted(label, gradient(model, triggered, label)))
 
     def _triggered(self, train: Dataset, task: Task, door: Door, run: Run) -> Images:
         eligible = torch.nonzero(door.goal.eligible(task, train.targets))[:, 0]

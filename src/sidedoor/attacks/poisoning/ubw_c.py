@@ -73,7 +73,8 @@ class UbwC(Attack):
         asked = train.fetch(select.some(train, self.sources, run.rng("sources")), run.device)
         x, y = stamp(door.trigger, asked.x, asked.index, train.space), targets.to(run.device)
         matching = Matching(self.epsilon, self.iterations, self.retrain, train, task, surrogate, run)
-        return matching.backdoor(door, poison, model, lambda model: Wanted(y, gradient(model, x, asked.y, self._loss)))
+        return matching.backdoor((door,), poison, model,
+                                 lambda model: Wanted(y, gradient(model, x, asked.y, self._loss)))
 
     def secret(self, backdoor: Backdoor, train: Dataset, task: Task, decoys: int, run: AttackerRun) -> Secret:
         """The patch, and others that could as well have been drawn."""
