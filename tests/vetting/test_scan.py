@@ -7,20 +7,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from made_scans import HOSTILE, audited, demonstration, scanned
 from safetensors.torch import save_file
 from sarif_pydantic import Sarif
 from torch import nn
 
 import sidedoor as sd
-from sidedoor import zoo
+from sidedoor import registry, zoo
+from sidedoor.defenses.audits.base import ModelAudit
+from sidedoor.defenses.audits.k_arm import KArm
 from sidedoor.defenses.audits.mm_bd import MMBD
 from sidedoor.defenses.audits.neural_cleanse import NeuralCleanse
+from sidedoor.defenses.audits.pixel_inversion import PixelInversion
 from sidedoor.engine import Run
 from sidedoor.errors import ConfigError
+from sidedoor.evidence import Finding
 from sidedoor.testing.ground import ENOUGH, Ground, ground
 from sidedoor.vetting import battery, sarif
-from sidedoor.vetting.battery import Step
+from sidedoor.vetting.battery import Step, Told
+from sidedoor.vetting.confirm import trigger
 from sidedoor.vetting.page import page
 from sidedoor.vetting.result import EXIT, LIMITS
 from sidedoor.vetting.scan import ScanSettings, scan
@@ -105,6 +111,42 @@ def test_too_few_clean_models_are_no_pass(here: Ground, out: Path) -> None:
     few = scan(here.victim(), data_of(here), settings=settings(references=1, alpha=0.25), out=out, device="cpu")
     assert few.verdict == "inconclusive"
     assert "needs 3" in few.sentence
+
+
+def test_profiles_are_of_audits_each_once_and_the_deep_one_has_all_of_the_standard_one() -> None:
+    for steps in battery.PROFILES.values():
+        assert all(isinstance(registry.make("defense", audit), ModelAudit) for step in steps for audit in step.audits)
+        assert len({step.name for step in steps}) == len(steps)
+    deep, standard = battery.PROFILES["deep"], battery.PROFILES["standard"]
+    assert deep[: len(standard)] == standard
+    costs = [sum(step.passes * len(step.audits) for step in steps) for steps in (standard, deep)]
+    assert 4 < costs[1] / costs[0] < 6, "--help says five times"
+    assert {"k_arm", "umd", "bti_dbf"} <= {step.name for step in deep if step.role == "required"}
+
+
+def test_a_deep_scan_demonstrates_what_its_own_audits_recover(here: Ground, out: Path,
+                                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(battery.PROFILES, "deep", (
+        Step("k_arm", ({"name": "k_arm", **KArm.quick},), "required"),
+        Step("pixel_inversion", ({"name": "pixel_inversion", **PixelInversion.quick},)),
+        Step("umd", ({"name": "umd", "most": 2},))))
+    found = scan(here.victim(), data_of(here), settings=settings(profile="deep"), out=out, device="cpu")
+    assert [audit.name for audit in found.audits] == ["k_arm", "pixel_inversion", "umd"]
+    assert [audit.compared for audit in found.audits] == [True, True, False]
+    assert found.p == ALPHA, str(found)
+    assert {each.label for each in found.demonstrations if each.audit == "k_arm"} == {0}
+
+
+def test_a_change_of_pixels_is_added_and_a_pattern_replaces() -> None:
+    mask, covered = torch.ones(1, 1), torch.full((1, 1, 1), 0.75)
+    told = Told(Finding(2.0, per_class=(0.0, 2.0)), {"mask": mask, "trigger": covered}, 0.0)
+    x = torch.full((1, 1, 1, 1), 0.25)
+    for name, expected in (("pixel_inversion", 0.75), ("neural_cleanse", 0.75), ("k_arm", 0.75)):
+        label, stamp, pixels = trigger({"name": name}, told) or (None, None, None)
+        assert (label, pixels) == (1, 1.0)
+        assert stamp is not None
+        assert stamp(x).item() == expected
+        assert stamp(x + 0.25).item() == (1.0 if name == "pixel_inversion" else 0.75)
 
 
 def test_a_budget_that_does_not_suffice_is_said(here: Ground, tmp_path: Path) -> None:

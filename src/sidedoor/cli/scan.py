@@ -9,7 +9,19 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from sidedoor.cli._options import AsJson, Device, Download, Root, emit, note, quiet, say
+from sidedoor.cli._options import (
+    AsJson,
+    Device,
+    Download,
+    FailOn,
+    Root,
+    check_fail_on,
+    emit,
+    exit_by,
+    note,
+    quiet,
+    say,
+)
 from sidedoor.errors import CannotComplete, ConfigError, Diverged
 
 if TYPE_CHECKING:
@@ -23,7 +35,8 @@ Arch = Annotated[str | None, typer.Option(help="The network, as torchvision:resn
 References = Annotated[str | None, typer.Option(metavar="N|DIR", help="Clean models to train, or a folder of trusted "
                                                 "ones; default: as many as --alpha needs.")]
 Alpha = Annotated[float, typer.Option(help="Rate of false findings, for clean models like the references.")]
-Profile = Annotated[str, typer.Option(help="quick or standard.")]
+Profile = Annotated[str, typer.Option(help="quick, standard or deep; deep takes about five times as long as standard, "
+                                          "so give it a --budget of 75 or more.")]
 Budget = Annotated[float, typer.Option(help="Minutes; what does not fit is left out and said so.")]
 HowTrained = Annotated[list[str], typer.Option("--recipe", metavar="KEY=VALUE", help="How clean models are trained, "
                                                "e.g. epochs=20; best as the model was.")]
@@ -35,7 +48,6 @@ Labels = Annotated[Path | None, typer.Option(help="Names of the model's classes,
 Size = Annotated[int | None, typer.Option(help="Pixels a side that images are resized to.", min=1)]
 Channels = Annotated[int, typer.Option(help="Without images: 1 or 3.", min=1)]
 Classes = Annotated[int, typer.Option(help="Without images: the number of classes.", min=0)]
-FailOn = Annotated[str, typer.Option(help="finding or suspicious: what exits with 1.")]
 Seed = Annotated[int, typer.Option(help="Of the audits and the clean models.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder; a scan resumes there.")]
 
@@ -50,8 +62,7 @@ def scan(model: Model, data: Data = None, arch: Arch = None, references: Referen
     Exit code: 0 no finding, 1 a finding (or a file that asks for code to be run), 2 could not complete,
     3 inconclusive or suspicious, 4 usage.
     """
-    if fail_on not in ("finding", "suspicious"):
-        raise ConfigError(f"--fail-on {fail_on} given; expected finding or suspicious")
+    check_fail_on(fail_on)
     note(f"scanning {model}")
     from sidedoor.bench.spec import recipe_of
     from sidedoor.core.foreign_weights import UnsafeFile
@@ -70,8 +81,7 @@ def scan(model: Model, data: Data = None, arch: Arch = None, references: Referen
     except UnsafeFile as unsafe:
         _refuse(unsafe, out / model.stem, model)
     _finish(found, model, out, as_json)
-    if code := 1 if found.verdict == fail_on else found.exit_code:
-        raise typer.Exit(code)
+    exit_by(found.verdict, found.exit_code, fail_on)
 
 
 def _refuse(unsafe: Exception, folder: Path, model: Path) -> NoReturn:

@@ -50,19 +50,36 @@ class Step:
     aim: float = 0.3
 
 
-def _inverted(epochs: int, samples: int) -> dict[str, Any]:
-    return {"name": "neural_cleanse", "epochs": epochs, "samples": samples, "batch": 32, "margin": 1.25}
+def _inverted(epochs: int, samples: int, name: str = "neural_cleanse") -> dict[str, Any]:
+    return {"name": name, "epochs": epochs, "samples": samples, "batch": 32, "margin": 1.25}
 
 
 _SHORTCUT = Step("shortcut", tuple({"name": "shortcut", "eps": eps} for eps in (8 / 255, 16 / 255, 0.15)),
                  "required", 40 * 32)
 _MARGINS = Step("mm_bd", ({"name": "mm_bd", "starts": 5, "steps": 80},), "required", 5 * 80)
 _HEAD = Step("head_norms", ({"name": "head_norms"},), "note")
+_STANDARD = (_HEAD, _MARGINS, _SHORTCUT, Step("neural_cleanse", (_inverted(80, 96),), "required", 80 * 96))
+_DEEPER = (
+    Step("k_arm", ({"name": "k_arm", "rounds": 800, "samples": 96},), "required", 80 * 96),
+    Step("pixel_inversion", (_inverted(80, 96, "pixel_inversion"),), "further", 80 * 96),
+    Step("abs", ({"name": "abs"},), "further", 40 * 200),
+    Step("umd", ({"name": "umd"},), "required", 9 * 30 * 16),
+    Step("bti_dbf", ({"name": "bti_dbf"},), "required", 2 * 550 * 32 // 10),
+    Step("feature_re", ({"name": "feature_re"},), "required", 4 * 120 * 16),
+    Step("mesa", ({"name": "mesa"},), "further", 3 * 60 * 12),
+    # Measured: it does not tell small networks apart, so it only may show what it sees.
+    Step("free_eagle", ({"name": "free_eagle"},), "note", 4 * 1000),
+)
+"""Passes are of ten classes, twice as many where a generator is trained beside the network. Audits that learn from a
+pool of backdoored models are left out: a scan has none.
+"""
 PROFILES: dict[str, tuple[Step, ...]] = {
     "quick": (_HEAD, _MARGINS, _SHORTCUT, Step("neural_cleanse", (_inverted(30, 96),), "required", 30 * 96)),
-    "standard": (_HEAD, _MARGINS, _SHORTCUT, Step("neural_cleanse", (_inverted(80, 96),), "required", 80 * 96)),
+    "standard": _STANDARD,
+    "deep": (*_STANDARD, *_DEEPER),
 }
-"""Dense and sparse searches in each: either is blind where the other sees."""
+"""Dense and sparse searches in each: either is blind where the other sees. Deep ones also look in the space of features
+and for pairs of classes; who asks for that gets no verdict without it."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from sidedoor import registry
 from sidedoor.data.base import Dataset
+from sidedoor.defenses.audits.pixel_inversion import PixelInversion
 from sidedoor.defenses.audits.shortcut import Shortcut
 from sidedoor.engine import Run
 from sidedoor.metrics.statistics import wilson
@@ -110,6 +111,9 @@ def trigger(audit: dict[str, object], told: Told) -> tuple[int, Stamp, float | N
     arrays = told.arrays
     if {"trigger", "mask"} <= arrays.keys():
         mask, covered = arrays["mask"], arrays["trigger"]
+        if isinstance(registry.make("defense", audit), PixelInversion):
+            change = 2 * covered - 1
+            return label, lambda x: (x + change.to(x)).clamp(0, 1), float(mask.double().sum())
         return label, lambda x: (1 - mask.to(x)) * x + covered.to(x), float(mask.double().sum())
     if "perturbation" in arrays:
         method = registry.make("defense", audit)
