@@ -1,6 +1,7 @@
 """The page of what filters, input detectors and purifiers do, from the stores of two studies.
 
     sidedoor sweep experiments/defenses.toml --workers 1 --out runs/defenses
+    sidedoor sweep experiments/defenses_rare.toml --workers 1 --out runs/defenses
     sidedoor sweep experiments/defenses_fashion.toml --workers 1 --out runs/repairs --data-root DIR
     sidedoor sweep experiments/defenses_poison_ink.toml --workers 1 --out runs/common --data-root DIR
     python -m experiments.defenses > TABLES.md
@@ -172,7 +173,9 @@ def main() -> None:
     if given.figure:
         looked_at(given.ink, given.data_root, given.figure)
         return
-    for title, name, out in (("Digits", "defenses", given.digits), ("Fashion-MNIST", "defenses_fashion", given.fashion),
+    for title, name, out in (("Digits", "defenses", given.digits),
+                             ("Digits, rare poison", "defenses_rare", given.digits),
+                             ("Fashion-MNIST", "defenses_fashion", given.fashion),
                              ("Poison Ink", "defenses_poison_ink", given.ink)):
         if any((out / "results").glob("*")):
             print("\n".join([f"## {title}", "", *page(name, out)]))
