@@ -230,7 +230,8 @@ class _Search:
         return rows[: self.left()]
 
     def train_epoch(self, rows: list[int]) -> None:
-        self.optimiser.zero_grad()  # it skips the labels whose turn it is not
+        for parameter in self.raw:
+            parameter.grad = None  # the optimiser skips the labels whose turn it is not
         order = torch.randperm(len(self.clean), generator=self.run.rng(f"order/{self.epoch}"))[: self.method.samples]
         self.epoch += 1
         hits = torch.zeros(len(self.labels), device=self.run.device)
