@@ -243,6 +243,9 @@ def test_a_sequential_test_asks_no_more_than_it_needs(tmp_path: Path) -> None:
     found = verify(tmp_path / "secret.json", released.commitment, suspect, tmp_path / "out", device="cpu")
     assert found.verdict.rejected
     assert suspect.asked <= 3 * 10 < released.queries
+    assert released.needed_hits is None
+    assert released.needed_rate is not None
+    assert 0.5 < released.needed_rate < 0.9
     assert replay(tmp_path / "out") == found
     innocent = verify(tmp_path / "secret.json", released.commitment, Told(claim, follow=False), tmp_path / "other",
                       device="cpu")

@@ -202,7 +202,7 @@ def test_decoys_rank_a_single_trigger() -> None:
     verdict, asked = on_thief(Decoys(alpha=0.1), secret)
     assert (verdict.statistic, verdict.effect, verdict.p_value) == (1, 1, 1 / 16)
     assert asked == verdict.n == 16 * 20
-    with pytest.raises(NotApplicable, match="a level of 0.01 needs 99"):
+    with pytest.raises(NotApplicable, match=r"a level of 0\.01 needs 99"):
         on_thief(Decoys(), secret)
     with pytest.raises(NotApplicable, match="8 triggers"):
         on_thief(Decoys(), SECRET)
@@ -301,6 +301,23 @@ def test_how_good_a_watermark_must_be_for_a_power_of_95_percent(keys: int, class
     fewest = chance.needed_keys(classes, alpha, found + 0.005)
     assert fewest is not None
     assert keys - 3 <= fewest <= keys  # a level that is hardly reached wastes keys
+
+
+def test_the_power_of_the_sequential_test_is_that_of_all_courses_it_may_take() -> None:
+    """By the sum over all answers of a model that meets each of six keys with a probability of 0.7."""
+    total = 0.0
+    for met in itertools.product((True, False), repeat=6):
+        wealth, paid = 1.0, False
+        for hit in met:
+            wealth *= chance.bet(hit, 10, 0.8)
+            paid = paid or wealth >= 100
+        total += paid * 0.7**sum(met) * 0.3**(6 - sum(met))
+    assert 0.1 < total < 0.99
+    assert chance.sequential_power(6, 10, 0.01, 0.7, 0.8) == pytest.approx(total)
+    assert chance.sequential_power(2, 10, 0.01, 1.0, 0.8) == 0  # 64 is less than 100
+    rate = chance.needed_sequential_rate(8, 10, 0.01, 0.8)
+    assert rate is not None
+    assert chance.sequential_power(8, 10, 0.01, rate, 0.8) == pytest.approx(0.95)
 
 
 def test_too_few_keys_for_a_level_have_no_power() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +131,9 @@ def watermark(data: str | Path | Dataset, out: str | Path, secret: str | Path, *
     marked = PoisonedDataset(base, backdoor, task)
     kept = mark.secret(backdoor, base, task, needed(settings.alpha) if settings.harmless else 0, run)
     trial = None if settings.trial is None else tried(settings.trial, base, marked, kept, held, plan.test, run)
-    plan = Plan(plan.test, plan.beside, plan.order, _power(settings, task, trial))
+    met = None if trial is None else trial.hits
+    power = None if met is None else _power(settings, task, met / settings.keys)
+    plan = Plan(plan.test, plan.beside, plan.order, power)
     claim = Claim(os.urandom(32), registry.plain(mark), kept, held, plan, tuple(backdoor.poison.index.tolist()),
                   marked.fingerprint())
     save(claim, file)
@@ -160,10 +162,10 @@ def _plan(settings: WatermarkSettings, task: Classification, run: Run) -> Plan:
     order = int(torch.randint(2**62, (), generator=run.rng("order of questions")))
     if settings.harmless:
         return Plan(Decoys(settings.alpha), (Ubw(),), order, None)
-    if chance.needed_hits(settings.keys, task.classes, settings.alpha) is None:
-        fewest = next(k for k in range(1, 10_000) if chance.needed_hits(k, task.classes, settings.alpha))
+    if _power(settings, task, 1.0) == 0:
+        fewest = next(k for k in range(1, 10_000) if _power(replace(settings, keys=k), task, 1.0))
         raise ConfigError(f"{settings.keys} keys of {task.classes} classes given; even if a model meets all of them, "
-                          f"chance does so more often than {settings.alpha:g}: give {fewest} or more")
+                          f"that is no evidence at a level of {settings.alpha:g}: give {fewest} or more")
     test: Verifier = KeysSequential(settings.alpha) if settings.sequential else Keys(settings.alpha)
     beside = () if settings.sequential else (KeysSoft(settings.alpha), Dvbw(), DvbwLabelOnly())
     return Plan(test, beside, order, None)
@@ -187,23 +189,33 @@ def _mark(settings: WatermarkSettings, base: Dataset) -> KeyWatermark | UbwP:
     return KeyWatermark(SecretLabels(settings.keys), rate=settings.marked, size=patch)
 
 
-def _power(settings: WatermarkSettings, task: Classification, trial: Trial | None) -> float | None:
-    """By the share of keys that the network of the trial meets."""
-    if trial is None or trial.hits is None or settings.sequential:
-        return None
-    return chance.power(settings.keys, task.classes, settings.alpha, trial.hits / settings.keys)
+def _power(settings: WatermarkSettings, task: Classification, rate: float) -> float:
+    """Against a model that meets each key with a probability."""
+    if settings.sequential:
+        return chance.sequential_power(settings.keys, task.classes, settings.alpha, rate, KeysSequential().rate)
+    return chance.power(settings.keys, task.classes, settings.alpha, rate)
+
+
+def _needed(settings: WatermarkSettings, classes: int) -> tuple[int | None, float | None]:
+    """Hits that a suspect is accused of, and how probable one must be for a power of 95 %; None where not counted."""
+    if settings.harmless:
+        return None, None
+    if settings.sequential:
+        staked = KeysSequential().rate
+        return None, chance.needed_sequential_rate(settings.keys, classes, settings.alpha, staked)
+    return (chance.needed_hits(settings.keys, classes, settings.alpha),
+            chance.needed_rate(settings.keys, classes, settings.alpha))
 
 
 def _released(claim: Claim, settings: WatermarkSettings, marked: PoisonedDataset, trial: Trial | None,
               files: tuple[Path, Path, Path], notes: tuple[str, ...]) -> Released:
     classes, asked = len(marked.classes), len(claim.images)
-    keys = len(claim.secret.labels)
+    keys, (hits, rate) = len(claim.secret.labels), _needed(settings, classes)
     triggers = len(claim.secret.triggers) + len(claim.secret.decoys)
     counts = Tensor.tolist(torch.bincount(marked.poison.door, minlength=len(claim.secret.triggers)))
     return Released(
         commitment=claim.commitment, folder=str(files[0]), secret=str(files[1]), preview=str(files[2]),
         scheme=claim.watermark["name"], rows=len(marked), marked=len(claim.rows), a_key=(min(counts), max(counts)),
         keys=keys, classes=classes, alpha=settings.alpha, test=registry.name_of(claim.plan.test),
-        needed_hits=chance.needed_hits(keys, classes, settings.alpha) if keys else None,
-        needed_rate=chance.needed_rate(keys, classes, settings.alpha) if keys else None,
+        needed_hits=hits, needed_rate=rate,
         queries=(triggers + 1) * asked, power=claim.plan.power, trial=trial, notes=notes)

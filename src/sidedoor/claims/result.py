@@ -37,7 +37,7 @@ class Trial:
         tested: images, held out.
         unmarked, marked: accuracy on them.
         p_value: of the test, on the network of the marked data.
-        hits: keys that it meets; None where the test does not count them.
+        hits: keys that it meets; None where there are no labels.
         dispersibility: in nats, of its answers to images with a trigger, the mean over triggers; ln(classes) if they
             are random, near 0 if each trigger leads to one class.
         wrong: share of such images that it answers wrongly.
@@ -68,8 +68,8 @@ class Released:
         a_key: fewest and most rows that a trigger marks.
         keys: triggers with a secret label; 0 for a mark that leads to no class.
         test: the registered test whose verdict will count.
-        needed_hits: keys that a suspect must meet to be accused.
-        needed_rate: how probable a hit must be for a power of 95 %.
+        needed_hits: keys that a suspect must meet to be accused; None where the test does not count them.
+        needed_rate: how probable a hit must be for a power of 95 %; None where no rate is enough.
         queries: that a test takes, without repeated ones.
         power: by the trial.
     """
@@ -102,9 +102,11 @@ class Released:
         each = f"{few}" if few == many else f"{few} to {many}"
         lines = [f"{self.folder}: {self.rows:,} rows, {self.marked:,} of them marked, {each} a trigger"]
         if self.keys:
-            lines.append(f"{self.keys} keys of {self.classes} classes: a suspect that meets {self.needed_hits} or more "
-                         f"is accused (level {self.alpha:g}), as 95 % are that meet each with a probability of "
-                         f"{self.needed_rate:.2f}")
+            accused = f"that meets {self.needed_hits} or more" if self.needed_hits else "against whom the bets have paid"
+            often = "" if self.needed_rate is None else \
+                f", as 95 % are that meet each with a probability of {self.needed_rate:.2f}"
+            lines.append(f"{self.keys} keys of {self.classes} classes: a suspect {accused} is accused (level "
+                         f"{self.alpha:g}){often}")
         lines.append(f"a test asks up to {self.queries:,} questions, and 5 % of them twice")
         lines += self._of_trial()
         lines += self.notes

@@ -53,7 +53,7 @@ def tried(architecture: str | Mapping[str, Any], base: Dataset, marked: Dataset,
     right = [float((each.answer(pixels(images)).labels == images.targets.numpy()).mean())
              for each in (unmarked, suspect)]
     verdict = test.verify(suspect, secret, held, task, Run(run.fabric, seed=run.seed))
-    hits = round(verdict.statistic) if isinstance(test, Keys) else None
+    hits = round(Keys().verify(suspect, secret, held, task, run).statistic) if secret.labels else None
     spread, wrong, most = zip(*(_answers(suspect, stamped(trigger, images), images) for trigger in secret.triggers),
                               strict=True)
     return Trial(reference["name"], len(rest), len(tested), right[0], right[1], verdict.p_value, hits,

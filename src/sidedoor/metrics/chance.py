@@ -8,6 +8,9 @@ whatever the model answers.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import numpy as np
 from scipy import optimize, stats
 
 
@@ -33,9 +36,7 @@ def power(keys: int, classes: int, alpha: float, rate: float) -> float:
 
 def needed_rate(keys: int, classes: int, alpha: float, wanted: float = 0.95) -> float | None:
     """The least probability of a hit that leads to a power; None where there are too few keys for the level."""
-    if needed_hits(keys, classes, alpha) is None:
-        return None
-    return float(optimize.brentq(lambda rate: power(keys, classes, alpha, rate) - wanted, 0.0, 1.0))
+    return _least(lambda rate: power(keys, classes, alpha, rate), wanted)
 
 
 def needed_keys(classes: int, alpha: float, rate: float, wanted: float = 0.95, most: int = 512) -> int | None:
@@ -53,3 +54,32 @@ def bet(hit: bool, classes: int, rate: float) -> float:
         rate: of hits, that the owner bets on; above chance and below 1.
     """
     return classes * rate if hit else (1 - rate) * classes / (classes - 1)
+
+
+def sequential_power(keys: int, classes: int, alpha: float, rate: float, staked: float) -> float:
+    """The probability that the product of bets reaches 1/alpha within so many keys.
+
+    Args:
+        rate: the probability that a model trained on the data gives the secret label of a key.
+        staked: the rate of hits that is bet on.
+    """
+    gain, loss = np.log([bet(True, classes, staked), bet(False, classes, staked)])
+    going, found = np.ones(1), 0.0  # the probability of each number of hits while the bets go on
+    for asked in range(1, keys + 1):
+        going = np.append(going * (1 - rate), 0.0) + np.append(0.0, going * rate)
+        hits = np.arange(asked + 1)
+        paid = hits * gain + (asked - hits) * loss >= -np.log(alpha) - 1e-12
+        found, going = found + going[paid].sum(), np.where(paid, 0.0, going)
+    return float(found)
+
+
+def needed_sequential_rate(keys: int, classes: int, alpha: float, staked: float, wanted: float = 0.95) -> float | None:
+    """As `needed_rate`, of the sequential test."""
+    return _least(lambda rate: sequential_power(keys, classes, alpha, rate, staked), wanted)
+
+
+def _least(power: Callable[[float], float], wanted: float) -> float | None:
+    """The least rate with a power; None where even 1 has less."""
+    if power(1.0) < wanted:
+        return None
+    return float(optimize.brentq(lambda rate: power(rate) - wanted, 0.0, 1.0))
