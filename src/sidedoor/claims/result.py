@@ -102,7 +102,7 @@ class Released:
         each = f"{few}" if few == many else f"{few} to {many}"
         lines = [f"{self.folder}: {self.rows:,} rows, {self.marked:,} of them marked, {each} a trigger"]
         if self.keys:
-            accused = f"that meets {self.needed_hits} or more" if self.needed_hits else "against whom the bets have paid"
+            accused = f"that meets {self.needed_hits} or more" if self.needed_hits else "against which bets have paid"
             often = "" if self.needed_rate is None else \
                 f", as 95 % are that meet each with a probability of {self.needed_rate:.2f}"
             lines.append(f"{self.keys} keys of {self.classes} classes: a suspect {accused} is accused (level "
