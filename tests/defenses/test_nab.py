@@ -16,7 +16,9 @@ from sidedoor.backdoor.dataset import PoisonedDataset, seal
 from sidedoor.data.base import ArrayDataset, Subset
 from sidedoor.data.root import Where
 from sidedoor.data.sets.digits import digits
-from sidedoor.defenses.training.nab import NAB, StampedRows, nearest
+from sidedoor.defenses.training._non_adversarial import GreySquare, Isolation, StampedRows
+from sidedoor.defenses.training.nab import NAB, nearest
+from sidedoor.defenses.training.nab_vd import NABVD
 from sidedoor.engine import Recipe, Run
 from sidedoor.errors import ConfigError
 from sidedoor.models.small_cnn import small_cnn
@@ -69,8 +71,8 @@ def test_the_stamp_takes_the_trigger_s_power(monkeypatch: pytest.MonkeyPatch) ->
     truth = data.is_poisoned()[order]
     plain = run.fit(run.build(build), view, Supervised(TASK), name="plain")
     method = NAB(isolation_epochs=8, isolation_rate=0.08, pretraining_epochs=6, window=0.4, size=0.125)
-    isolated = method.isolated(view, TASK, build, run)
-    monkeypatch.setattr(NAB, "isolated", lambda *given: isolated)  # once is enough
+    isolated = Isolation(method.isolation_rate, method.gamma, method.isolation_epochs).rows(view, TASK, build, run)
+    monkeypatch.setattr(Isolation, "rows", lambda *given: isolated)  # once is enough
     model = method.train(view, TASK, build, run)
     assert isinstance(model, Stamped)
 
@@ -92,3 +94,18 @@ def test_a_task_without_losses_of_samples_is_refused() -> None:
     data = ArrayDataset(torch.zeros(6, 1, 16, 16, dtype=torch.uint8), [0, 1, 0, 1, 0, 1], 10)
     with pytest.raises(ConfigError, match="Joint has a loss of batches only"):
         NAB().train(data, Joint(10), build, Run.local(device="cpu"))
+
+
+def test_with_verified_samples_isolated_rows_get_what_a_network_trained_on_those_says(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    y = torch.arange(40) % 2
+    shades = torch.where(y == 1, 200, 50).to(torch.uint8)[:, None, None, None].expand(40, 1, 4, 4)
+    given = y.clone()
+    given[:6] = 0  # rows 1, 3 and 5 are called 0
+    train, clean = ArrayDataset(shades, given, 2), ArrayDataset(shades[:20], y[:20], 2)
+    monkeypatch.setattr(Isolation, "rows", lambda *given: torch.arange(40) < 12)
+    seen: list[Tensor] = []
+    monkeypatch.setattr(GreySquare, "train", lambda self, train, labels, *rest: seen.append(labels) or nn.Identity())
+    run = Run.local(Recipe(epochs=1, lr=0.1), device="cpu")
+    NABVD(steps=60).train(train, clean, Classification(2), lambda: nn.Sequential(nn.Flatten(), nn.Linear(16, 2)), run)
+    assert seen[0].tolist() == y.tolist()

@@ -4,7 +4,7 @@ Paper: Liu, Sangiovanni-Vincentelli, Yue, "Beating Backdoor Attack at Its Own Ga
 
 Rows are isolated as in ABL. They get the class of the nearest centre in features learned without labels, and those
 whose class differs from their label are stamped, so that the stamp comes to mean: do not follow the trigger. The model
-is delivered behind the stamp; the bare one still has the backdoor. This is the variant without clean data (NC).
+is delivered behind the stamp; the bare one may still have the backdoor. This is the variant without clean data (NC).
 
 Where isolation misses the poison, there is nothing for the stamp to be learned from. The network of the second stage
 draws its features from SimCLR, for which the release has a checkpoint of its own.
@@ -12,7 +12,7 @@ draws its features from SimCLR, for which the release has a checkpoint of its ow
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -22,18 +22,13 @@ from torch.nn import functional
 
 from sidedoor.algorithms.contrastive import VIEWS, Pretraining, View, Views
 from sidedoor.algorithms.features.collect import collect
-from sidedoor.algorithms.local_gradient_ascent import LocalGradientAscent, row_losses
-from sidedoor.algorithms.splits import lowest
-from sidedoor.algorithms.stamped import Stamped
 from sidedoor.data.base import Dataset
+from sidedoor.defenses.training._non_adversarial import GreySquare, Isolation
 from sidedoor.defenses.training.base import TrainingDefense
-from sidedoor.engine import Objective, Run
-from sidedoor.errors import ConfigError
+from sidedoor.engine import Run
 from sidedoor.method import Count, NonNegative, Positive, Share
 from sidedoor.tasks.task import Task
-from sidedoor.triggers.base import Trigger
-from sidedoor.triggers.patch import Patch
-from sidedoor.types import Batch, Build
+from sidedoor.types import Build
 
 
 @dataclass(frozen=True)
@@ -80,47 +75,12 @@ class NAB(TrainingDefense):
     window: Share = 0.2
 
     def train(self, train: Dataset, task: Task, build: Build, run: Run) -> nn.Module:
-        isolated = self.isolated(train, task, build, run)
-        features = collect(self._pretrained(train, build, run), train, run).features
-        pseudo = torch.where(isolated, nearest(features, train.targets, ~isolated), train.targets)
-        side = max(1, round(self.size * min(train.shape[1:])))
-        stamp = Patch(torch.full((1, side, side), self.value), "top left").to(run.device)
-        objective = StampedRows(task, train, pseudo, stamp)
-        model = run.fit(run.build(build), train, objective, name="non-adversarial")
-        return Stamped(model, stamp, torch.arange(task.classes, device=run.device)).eval()
-
-    def isolated(self, train: Dataset, task: Task, build: Build, run: Run) -> Bool[Tensor, "n"]:
-        """The rows of lowest loss after local gradient ascent."""
-        if not task.per_sample:
-            raise ConfigError(f"NAB isolates rows by their loss, but {type(task).__name__} has a loss of batches only")
-        recipe = replace(run.recipe, epochs=self.isolation_epochs, patience=0)
-        early = run.fit(run.build(build), train, LocalGradientAscent(task, self.gamma), name="isolation", recipe=recipe)
-        return lowest(row_losses(early, train, task, run), self.isolation_rate)
-
-    def _pretrained(self, train: Dataset, build: Build, run: Run) -> nn.Module:
+        isolated = Isolation(self.isolation_rate, self.gamma, self.isolation_epochs).rows(train, task, build, run)
         learning = Pretraining(self.pretraining_epochs, self.pretraining_batch, self.pretraining_lr, self.temperature,
                                Views(self.views, self.window))
-        return learning.fit(run.build(build), train, run)
-
-
-class StampedRows(Objective):
-    """The task's loss under other labels; rows whose label differs from the given one are stamped."""
-
-    labels: Tensor
-    changed: Tensor
-
-    def __init__(self, task: Task, data: Dataset, labels: Int[Tensor, "n"], stamp: Trigger):
-        super().__init__()
-        self.task, self.stamp = task, stamp
-        at = data.position(torch.arange(len(data)))
-        table = torch.zeros(int(at.max()) + 1, dtype=torch.int64)
-        self.register_buffer("labels", table.index_copy(0, at, labels))
-        self.register_buffer("changed", table.bool().index_copy(0, at, labels != data.targets))
-
-    def losses(self, model: nn.Module, batch: Batch) -> Float[Tensor, "1"]:
-        stamped = self.changed[batch.index][:, None, None, None]
-        x = torch.where(stamped, self.stamp(batch.x, batch.index), batch.x)
-        return self.task.loss(model, Batch(x, self.labels[batch.index], batch.index)).mean()[None]
+        features = collect(learning.fit(run.build(build), train, run), train, run).features
+        labels = torch.where(isolated, nearest(features, train.targets, ~isolated), train.targets)
+        return GreySquare(self.size, self.value).train(train, labels, task, build, run)
 
 
 def nearest(features: Float[Tensor, "n d"], labels: Int[Tensor, "n"], trusted: Bool[Tensor, "n"]) -> Int[Tensor, "n"]:
