@@ -19,6 +19,7 @@ from sidedoor.ownership.base import Answers
 from sidedoor.tasks.classification import Classification
 from sidedoor.types import Batch
 from sidedoor.vetting import suspect as vetting
+from sidedoor.vetting.described import network_in_words
 
 AT_ONCE = 4096
 """Images of a call."""
@@ -32,8 +33,9 @@ def open_model(where: str, known: Known) -> Opened:
         ConfigError: no known architecture fits.
     """
     found = vetting.open_suspect(Path(where), known.architecture, known.images, known.normalization, "", known.run)
-    facts = {"kind": "model", "file": found.name, "sha256": found.sha256, "architecture": found.architecture,
-             "architecture_is": found.how, "normalization": found.normalization, "notes": list(found.notes)}
+    facts = {"kind": "model", "file": found.name, "sha256": found.sha256,
+             "network": f"{network_in_words(found.architecture)}, {found.how}", "normalization": found.normalization}
+    facts |= {"notes": "; ".join(found.notes)} if found.notes else {}
     return Opened(ModelSuspect(found.model, len(known.images.classes), known.run), facts, AT_ONCE)
 
 
