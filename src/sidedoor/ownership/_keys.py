@@ -12,8 +12,8 @@ from sidedoor.data.base import Dataset
 from sidedoor.errors import NotApplicable
 from sidedoor.ownership.base import OTHER, Suspect, stamped
 
-HYPOTHESIS = ("the suspect does not depend on the labels of the keys, which were drawn at random and kept secret: it owes "
-              "nothing to the marked data")
+HYPOTHESIS = ("the suspect does not depend on the labels of the keys, which were drawn at random and kept secret: it "
+              "owes nothing to the marked data")
 
 
 def labels_of(secret: Secret) -> tuple[int, ...]:
