@@ -87,7 +87,7 @@ class DST(TrainingDefense):
     views: tuple[View, ...] = VIEWS
     window: Share = 0.2
     head_epochs: Count = 10
-    head_lr: Positive = 0.1
+    head_lr: Positive = 1.0
     unlearning: NonNegative = 1e-3
 
     def train(self, train: Dataset, task: Task, build: Build, run: Run) -> nn.Module:

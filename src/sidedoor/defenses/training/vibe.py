@@ -13,6 +13,7 @@ prior, which is nearly uniform, counts for more where they are short; without it
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -114,7 +115,7 @@ class VIBE(TrainingDefense):
         layer.weight.copy_(objective.means.to(layer.weight).reshape(layer.weight.shape))
         layer.weight.requires_grad_(True)
         recipe = for_steps(run, train, self.steps, self.batch, optimizer="sgd", lr=self.lr, momentum=0.9,
-                           weight_decay=WEIGHT_DECAY, schedule="constant")
+                           weight_decay=WEIGHT_DECAY, schedule="constant", precision="32")
         objective.recipe = recipe
         replace(run, augment=None).fit(model, train, objective, name="variational", recipe=recipe)
         model.requires_grad_(True)
@@ -202,10 +203,9 @@ def balanced(scores: Float[Tensor, "n k"], log_prior: Float[Tensor, "k"], sweeps
     Args:
         sweeps: over rows and columns, at most.
     """
-    n = len(scores)
     columns = torch.zeros_like(log_prior)
     for _ in range(sweeps):
-        rows = -(scores + columns).logsumexp(1, keepdim=True) - torch.tensor(float(n)).log()
+        rows = -(scores + columns).logsumexp(1, keepdim=True) - math.log(len(scores))
         mass = (scores + rows).logsumexp(0)
         error = ((mass + columns).exp() - log_prior.exp()).abs().sum()
         columns = log_prior - mass
