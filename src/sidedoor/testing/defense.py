@@ -11,6 +11,7 @@ from functools import singledispatch
 import torch
 from torch import Tensor, nn
 
+from sidedoor.algorithms.stamped import Stamped
 from sidedoor.core.restricted import NotDeclared
 from sidedoor.data.base import Dataset
 from sidedoor.defenses.audits.base import ModelAudit
@@ -281,10 +282,11 @@ def _check_exhibit(who: str, exhibit: Exhibit, clean: Dataset) -> None:
 
 
 def _check_model(who: str, model: object, here: Ground) -> None:
-    """Something that predicts, and that a model file of this architecture can hold."""
+    """Something that predicts, and that a model file of this architecture can hold, or of it behind a stamp."""
     if not isinstance(model, nn.Module):
         raise AssertionError(f"{who}: gave a {type(model).__name__}, expected a model")
-    expected, given = here.build().state_dict().keys(), model.state_dict().keys()
+    network = model.model if isinstance(model, Stamped) else model
+    expected, given = here.build().state_dict().keys(), network.state_dict().keys()
     require(expected == given, who, f"its model's state dict differs from the architecture's by "
                                     f"{', '.join(sorted(expected ^ given))}; bake what was added for training")
     x, _, _ = here.test.fetch(torch.arange(8))
