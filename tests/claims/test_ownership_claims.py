@@ -280,6 +280,27 @@ def test_a_trial_says_what_the_mark_costs_and_whether_it_takes(tmp_path: Path) -
     assert "trial: small_cnn" in str(released)
 
 
+def test_files_that_cannot_be_used_are_named_and_what_is_too_large_to_read_again_is_not_written(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    for label in ("cat", "dog"):
+        (tmp_path / "data" / label).mkdir(parents=True)
+        for row in range(20):
+            Image.fromarray(rng.integers(0, 256, (8, 8), dtype=np.uint8)).save(tmp_path / "data" / label / f"{row}.png")
+    (tmp_path / "data" / "cat" / "bad.png").write_bytes(b"no image")
+    settings = WatermarkSettings(keys=12, rate=0.5, images=5, trial=None)
+    released = watermark(tmp_path / "data", tmp_path / "release", tmp_path / "s.json", settings=settings, device="cpu")
+    assert any("cat/bad.png" in note for note in released.notes)
+    assert released.rows == 35
+    assert {path.name for path in (tmp_path / "release").iterdir()} \
+        == {"0_cat", "1_dog", "manifest.json", "WATERMARKED.txt"}
+    monkeypatch.setattr("sidedoor.claims.secret.LARGEST", 100)
+    with pytest.raises(ConfigError, match="ask about fewer images"):
+        watermark(tmp_path / "data", tmp_path / "other", tmp_path / "t.json", settings=settings, device="cpu")
+    assert not (tmp_path / "t.json").exists()
+    assert not (tmp_path / "other").exists()
+
+
 def test_too_few_keys_for_the_level_are_refused(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     two = ArrayDataset(rng.integers(0, 256, (80, 1, 8, 8), dtype=np.uint8), np.arange(80) % 2, 2)

@@ -141,7 +141,9 @@ def watermark(data: str | Path | Dataset, out: str | Path, secret: str | Path, *
                 "commitment": claim.commitment, "rows": len(marked)}
     write({"train": marked}, folder, manifest, settings.form, WATERMARKED)
     preview = save_preview(base, marked, backdoor, file)
-    return _released(claim, settings, marked, trial, (folder, file, preview), given.notes)
+    return _released(claim, settings, marked, trial, (folder, file, preview),
+                     (*given.notes, *(f"left out, since it cannot be used: {name} ({reason})"
+                                      for name, reason in given.quarantined)))
 
 
 def _check(folder: Path, file: Path) -> None:

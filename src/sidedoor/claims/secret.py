@@ -33,6 +33,8 @@ from sidedoor.triggers.patch import Patch
 
 FORMAT = 1
 """Of the file."""
+LARGEST = 2**26
+"""Bytes of a file that can be read again."""
 
 
 @dataclass(frozen=True)
@@ -103,14 +105,18 @@ def save(claim: Claim, path: Path) -> None:
     """Write the file so that only its owner may read it.
 
     Raises:
-        ConfigError: there is one already, which may be the secret of another release.
+        ConfigError: there is one already, which may be the secret of another release, or the images are too large.
         CannotComplete: it cannot be written.
     """
     if path.exists():
         raise ConfigError(f"{path} exists and may be the secret of another release; give another file")
+    content = claim.content()
+    if len(content) > LARGEST:
+        raise ConfigError(f"a secret of {len(content):,} bytes, most of them {len(claim.images)} images, given; "
+                          f"expected at most {LARGEST:,}: ask about fewer images, or release smaller ones")
     with replacing(path) as temporary, \
             open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(claim.content())
+        file.write(content)
 
 
 def load(path: Path, commitment: str) -> Claim:

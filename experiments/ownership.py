@@ -1,0 +1,192 @@
+"""Tests of data-set ownership: how often they accuse models that never saw the data, and how often they find a thief.
+
+    python experiments/ownership.py innocent --models 50 --secrets 20 --out runs/ownership
+    python experiments/ownership.py thieves  --models 20 --out runs/ownership
+    python experiments/ownership.py page     --out runs/ownership
+
+`innocent` trains models on scikit-learn's digits without any mark and asks each about secrets that were drawn for
+nobody. `thieves` trains models on data that were marked, at several rates, each with a secret of its own. Both go on
+where they stopped: what was found is kept in the folder, a line a verdict. `page` prints the tables and trains nothing.
+Models are trained on a random half of the training data each, so that they differ; the images of the tests are from the
+test data.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import sidedoor as sd
+from sidedoor import registry, zoo
+from sidedoor.attacks.poisoning.key_watermark import KeyWatermark
+from sidedoor.attacks.poisoning.ubw_p import UbwP
+from sidedoor.backdoor.dataset import PoisonedDataset
+from sidedoor.claims.suspects.model import ModelSuspect
+from sidedoor.data.base import ArrayDataset, Dataset, Subset
+from sidedoor.goals.secret_labels import SecretLabels
+from sidedoor.metrics.statistics import wilson
+
+RECIPE = sd.Recipe(epochs=10, batch=32)
+NETWORK = {"name": "small_cnn", "width": 16}
+IMAGES, DECOYS = 25, 99
+RATES = (0.02, 0.04, 0.08, 0.16, 0.24)
+"""Shares of the rows that eight keys mark together; an untargeted mark has the same."""
+TESTS = {"keys": ("keys", "keys_soft", "keys_sequential", "dvbw", "dvbw_label_only"), "untargeted": ("decoys", "ubw")}
+LEVELS = (0.05, 0.01, 0.001)
+Mark = KeyWatermark | UbwP
+
+
+def main() -> None:
+    """One of the commands."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=["innocent", "thieves", "page"])
+    parser.add_argument("--models", type=int, default=50)
+    parser.add_argument("--secrets", type=int, default=20)
+    parser.add_argument("--out", type=Path, default=Path("runs/ownership"))
+    given = parser.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
+    if given.command == "page":
+        print("\n".join(page(given.out)))
+        return
+    study = Study()
+    work = innocent(study, given.models, given.secrets) if given.command == "innocent" else thieves(study, given.models)
+    kept = given.out / f"{given.command}.jsonl"
+    done = {line["case"] for line in lines(kept)}
+    with open(kept, "a", encoding="utf-8") as file:
+        for case, found in work:
+            if case not in done:
+                file.write("".join(json.dumps({"case": case, **each}) + "\n" for each in found()))
+                file.flush()
+
+
+class Study:
+    """The digits, and models of them."""
+
+    def __init__(self) -> None:
+        splits = zoo.load("digits")
+        self.train, self.task = splits.train, sd.Classification(len(splits.train.classes))
+        rows = torch.randperm(len(splits.test), generator=torch.Generator().manual_seed(0))[:IMAGES]
+        self.images = ArrayDataset(splits.test.rows(rows), splits.test.targets[rows], splits.test.classes, "asked")
+        self.test = splits.test
+        self.build = registry.make("model", NETWORK, classes=self.task.classes, shape=self.train.shape)
+
+    def run(self, seed: int) -> sd.AttackerRun:
+        """With the streams of a seed."""
+        return sd.AttackerRun.of(sd.Run.local(RECIPE, seed, device="cpu"))
+
+    def half(self, seed: int) -> Dataset:
+        """A random half of the training data."""
+        order = torch.randperm(len(self.train), generator=self.run(seed).rng("half"))
+        return Subset(self.train, order[: len(order) // 2])
+
+    def model(self, data: Dataset, seed: int) -> ModelSuspect:
+        """Trained on data."""
+        run = self.run(seed)
+        trained = run.fit(run.build(self.build), data, sd.Supervised(self.task), name="model")
+        return ModelSuspect(trained, self.task.classes, sd.Run.local(device="cpu"))
+
+    def tests(self, suspect: ModelSuspect, kind: str, secret: sd.Secret, seed: int) -> Iterator[dict[str, Any]]:
+        """All tests that are for a kind of mark."""
+        for name in TESTS[kind]:
+            test = registry.make("verifier", name)
+            verdict = test.verify(suspect, secret, self.images, self.task, self.run(seed))
+            yield {"test": name, "p": verdict.p_value, "effect": verdict.effect, "statistic": verdict.statistic}
+
+    @functools.cache  # noqa: B019  (there is one study)
+    def unmarked(self, seed: int) -> float:
+        """Accuracy of a model of data without marks."""
+        return self.accuracy(self.model(self.half(seed), seed))
+
+    def accuracy(self, suspect: ModelSuspect) -> float:
+        """On test images without any trigger."""
+        every = torch.arange(len(self.test))
+        said = suspect.answer(self.test.rows(every).permute(0, 2, 3, 1).contiguous().numpy())
+        return float((said.labels == self.test.targets.numpy()).mean())
+
+
+def marks(rate: float = 0.1) -> dict[str, Mark]:
+    """Of each kind."""
+    return {"keys": KeyWatermark(SecretLabels(8), rate=rate), "untargeted": UbwP(rate=rate)}
+
+
+def secret_of(study: Study, mark: Mark, data: Dataset, seed: int) -> tuple[sd.Secret, Dataset]:
+    """A secret, and the data that have its mark."""
+    run = replace(study.run(seed), scope="owner/")
+    backdoor = mark.plan(data, study.task, study.build, run)
+    return mark.secret(backdoor, data, study.task, DECOYS, run), PoisonedDataset(data, backdoor, study.task)
+
+
+def innocent(study: Study, models: int, secrets: int) -> Iterator[tuple[str, Any]]:
+    """Of each model, its answers to secrets that it knows nothing of."""
+    for k in range(models):
+        def found(k: int = k) -> Iterator[dict[str, Any]]:
+            suspect = study.model(study.half(k), k)
+            for j in range(secrets):
+                for kind, mark in marks().items():
+                    secret, _ = secret_of(study, mark, study.train, 10_000 + 1000 * k + j)
+                    yield from study.tests(suspect, kind, secret, j)
+
+        yield f"model {k}", found
+
+
+def thieves(study: Study, models: int) -> Iterator[tuple[str, Any]]:
+    """Models of marked data, with what the mark costs."""
+    for k in range(models):
+        for rate in RATES:
+            for kind, mark in marks(rate).items():
+                def found(k: int = k, rate: float = rate, kind: str = kind, mark: Mark = mark) \
+                        -> Iterator[dict[str, Any]]:
+                    secret, marked = secret_of(study, mark, study.half(k), 50_000 + k)
+                    suspect = study.model(marked, k)
+                    cost = study.unmarked(k) - study.accuracy(suspect)
+                    for each in study.tests(suspect, kind, secret, k):
+                        yield {"rate": rate, "cost": cost, **each}
+
+                yield f"model {k}, {kind}, {rate}", found
+
+
+def lines(file: Path) -> list[dict[str, Any]]:
+    """What was kept."""
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
+
+
+def page(out: Path) -> Iterator[str]:
+    """The tables."""
+    yield from ("Share of claims against models that never saw the data, by the level, with 95 % intervals:", "")
+    yield "| test | claims at 0.05 | at 0.01 | at 0.001 | verdicts |"
+    yield "|---|---|---|---|---|"
+    for name in (name for names in TESTS.values() for name in names):
+        found = [line["p"] for line in lines(out / "innocent.jsonl") if line["test"] == name]
+        if found:
+            yield f"| {name} | {' | '.join(share([p <= level for p in found]) for level in LEVELS)} | {len(found)} |"
+    yield from ("", "Share of thieves that are found at a level of 0.01, by the share of the rows that are marked:", "")
+    kept = lines(out / "thieves.jsonl")
+    rates = sorted({line["rate"] for line in kept})
+    yield f"| test | {' | '.join(f'{100 * rate:g} %' for rate in rates)} |"
+    yield f"|---|{'---|' * len(rates)}"
+    for name in (name for names in TESTS.values() for name in names):
+        own = [[line["p"] <= 0.01 for line in kept if (line["test"], line["rate"]) == (name, rate)] for rate in rates]
+        yield f"| {name} | {' | '.join(share(each) for each in own)} |"
+    for name, words in (("keys", "eight keys"), ("decoys", "the untargeted mark")):
+        costs = [[line["cost"] for line in kept if (line["test"], line["rate"]) == (name, rate)] for rate in rates]
+        yield f"| points of accuracy that {words} cost | " + " | ".join(
+            f"{100 * sum(each) / max(1, len(each)):.1f}" for each in costs) + " |"
+
+
+def share(claims: list[bool]) -> str:
+    """With its interval."""
+    if not claims:
+        return "–"
+    low, high = wilson(sum(claims), len(claims))
+    return f"{sum(claims) / len(claims):.3f} [{low:.3f}, {high:.3f}]"
+
+
+if __name__ == "__main__":
+    main()
