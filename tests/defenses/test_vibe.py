@@ -1,4 +1,4 @@
-"""VIBE: poisoned rows lose their label, masses of classes are those of the prior, and the head predicts ln p(l|x)."""
+"""VIBE: poisoned rows lose their label, and the head predicts ln p(l|x)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sidedoor.data.base import ArrayDataset, Dataset
-from sidedoor.defenses.training.vibe import VIBE, Variational, balanced, class_means, delivered
+from sidedoor.defenses.training.vibe import VIBE, Variational, delivered
 from sidedoor.engine import Recipe, Run
 from sidedoor.errors import NotApplicable
 from sidedoor.models.base import head, penultimate
@@ -73,26 +73,6 @@ def test_labels_that_show_nothing_are_not_followed() -> None:
     assert (p[0, 1:] > 0.01).all()
 
 
-@pytest.mark.parametrize("sharpness", [1.0, 25.0])
-def test_the_plan_has_the_masses_of_rows_and_of_the_prior(sharpness: float) -> None:
-    torch.manual_seed(0)
-    scores, prior = sharpness * torch.randn(300, 5).log_softmax(1), torch.tensor([0.1, 0.1, 0.2, 0.3, 0.3]).log()
-    plan = balanced(scores, prior, 10_000).exp()
-    torch.testing.assert_close(plan.sum(0), prior.exp(), atol=1e-3, rtol=0)
-    torch.testing.assert_close(plan.sum(1) * 300, torch.ones(300), atol=2e-2, rtol=0)
-    crossed = plan[:2, :2].log()  # a plan only scales rows and columns
-    ours = crossed[0, 0] + crossed[1, 1] - crossed[0, 1] - crossed[1, 0]
-    given = scores[0, 0] + scores[1, 1] - scores[0, 1] - scores[1, 0]
-    torch.testing.assert_close(ours, given, atol=1e-2, rtol=1e-3)
-
-
-def test_the_plan_is_as_good_as_its_sweeps_allow() -> None:
-    torch.manual_seed(0)
-    scores, prior = 25 * torch.randn(300, 5).log_softmax(1), torch.full((5,), 0.2).log()
-    errors = [(balanced(scores, prior, sweeps).exp().sum(1) * 300 - 1).abs().mean() for sweeps in (1, 20, 10_000)]
-    assert errors[0] > errors[1] > errors[2]
-
-
 def test_the_delivered_head_predicts_the_clean_class() -> None:
     here = ground(1)
     model = RUN.build(build).eval()
@@ -112,15 +92,18 @@ def test_the_delivered_head_predicts_the_clean_class() -> None:
     torch.testing.assert_close(head(model).bias, objective.log_prior())
 
 
-def test_a_class_without_a_row_gets_the_mean_of_all() -> None:
+def test_a_class_without_a_row_starts_from_the_mean_of_all() -> None:
     v = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
-    means = class_means(v, torch.tensor([0, 2, 2]), 3)
-    torch.testing.assert_close(means, functional.normalize(torch.tensor([[1.0, 0.0], [1.0, 2.0], [0.0, 1.0]]), dim=1))
+    objective = Variational(v, rows(torch.tensor([0, 2, 2])), QUICK)
+    mean = functional.normalize(torch.tensor([1.0, 2.0]), dim=0)
+    torch.testing.assert_close(objective.labels[1].detach(), mean)
+    assert objective.labels[0].argmax() == 0
+    assert objective.labels[2].argmax() == 1
 
 
 def test_a_head_that_looks_at_more_than_a_pixel_is_refused_before_training() -> None:
     run = replace(RUN, history={})
-    with pytest.raises(NotApplicable, match="more than one pixel"):
+    with pytest.raises(NotApplicable, match="looks at more than one pixel"):
         QUICK.train(sealed(ground(1).poisoned()), Classification(CLASSES), lambda: nn.Sequential(
             nn.Conv2d(1, CLASSES, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()), run)
     assert run.history == {}

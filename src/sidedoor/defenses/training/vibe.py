@@ -13,7 +13,6 @@ prior, which is nearly uniform, counts for more where they are short; without it
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -25,84 +24,71 @@ from torch.nn import functional
 from sidedoor.algorithms.contrastive import VIEWS, Pretraining, View, Views
 from sidedoor.algorithms.features.collect import collect
 from sidedoor.algorithms.short_training import for_steps
+from sidedoor.algorithms.sinkhorn import balanced
 from sidedoor.algorithms.splits import row_of
 from sidedoor.data.base import Dataset
 from sidedoor.defenses.training.base import TrainingDefense
 from sidedoor.engine import Objective, Player, Recipe, Run
 from sidedoor.errors import NotApplicable
-from sidedoor.method import Count, NonNegative, Positive, Share
+from sidedoor.method import Count, Positive, Share
 from sidedoor.models.base import head
 from sidedoor.tasks.task import Task
 from sidedoor.types import Batch, Build
 
-WEIGHT_DECAY = 5e-4
-TOLERANCE = 1e-3
-"""Total error of the masses of classes at which Sinkhorn's algorithm has converged; all of them are 1."""
+TEMPERATURE, WEIGHT_DECAY, PRIOR_LR, PRIOR_SCALE = 0.5, 5e-4, 0.1, 0.02
+"""Of SimCLR; of the prototypes; of the parameters of the prior, and what they are multiplied with."""
 
 
 @dataclass(frozen=True)
 class VIBE(TrainingDefense):
     """Learn features without labels, then infer the clean class of each row and make prototypes of them the head.
 
-    Shorten `pretraining_epochs` first, which are nearly all of the time, then `steps`; it needs features whose nearest
-    neighbours show the same class, which takes hundreds of steps on the easiest data. A backdoor that features learn
-    without labels, such as one of the attacker's class only, stays.
+    Shorten `pretraining_epochs`, nearly all of the time, then `steps`. Nearest neighbours among the features must show
+    the same class, which takes hundreds of steps on the easiest data. A trigger by which features cluster stays.
 
     Args:
         pretraining_epochs: passes of contrastive learning.
         pretraining_batch: rows a step of it, at most a quarter of them.
         pretraining_lr: its peak learning rate.
-        temperature: of its loss.
         views: changes that make its views; add "flip" for photographs.
         window: smallest share of the area that a cropped view keeps.
         steps: of the M-steps in all, rounded up to whole epochs.
         renewal: M-steps from one E-step to the next.
         batch: rows a step.
         lr: of the prototypes.
-        prior_lr: of the prior.
-        prior_scale: what the parameters of the prior are multiplied with.
         concentration: κ and ν.
         sharpness: of the plan that the E-step rounds to classes.
-        sweeps: of Sinkhorn's algorithm, at most.
 
     Raises:
         NotApplicable: the head is a convolution of more than one pixel.
     """
 
     origins: ClassVar[dict[str, str]] = {
-        "pretraining_epochs": "ours: what DBD takes for SimCLR", "pretraining_batch": "ours: what DBD takes for SimCLR",
-        "pretraining_lr": "ours: 0.4 is worse on small images", "temperature": "ours: what DBD takes for SimCLR",
-        "views": "ours: without the flip, which makes other digits and signs",
-        "window": "ours: what DBD takes for SimCLR; 0.4 suits digits",
-        "steps": "release", "renewal": "release", "batch": "release", "lr": "release", "prior_lr": "release",
-        "prior_scale": "release", "concentration": "release", "sharpness": "release",
-        "sweeps": "release",
+        "pretraining_epochs": "ours: as in DBD", "pretraining_batch": "ours: as in DBD", "steps": "release",
+        "pretraining_lr": "ours: 0.4 of DBD is worse on digits", "renewal": "release", "batch": "release",
+        "views": "ours: without the flip, which makes other digits and signs", "lr": "release",
+        "window": "ours: as in DBD; 0.4 suits digits", "concentration": "release", "sharpness": "release",
     }
-    quick: ClassVar[dict[str, Any]] = {"pretraining_epochs": 2, "steps": 40, "renewal": 20, "sweeps": 100}
+    quick: ClassVar[dict[str, Any]] = {"pretraining_epochs": 2, "steps": 40, "renewal": 20}
 
     pretraining_epochs: Count = 1000
     pretraining_batch: Count = 512
     pretraining_lr: Positive = 0.1
-    temperature: Positive = 0.5
     views: tuple[View, ...] = VIEWS
     window: Share = 0.2
     steps: Count = 30_000
     renewal: Count = 1000
     batch: Count = 256
     lr: Positive = 1e-3
-    prior_lr: Positive = 0.1
-    prior_scale: NonNegative = 0.02
     concentration: Positive = 10.0
     sharpness: Positive = 25.0
-    sweeps: Count = 10_000
 
     def train(self, train: Dataset, task: Task, build: Build, run: Run) -> nn.Module:
         model = run.build(build)
         if head(model).weight[0, 0].numel() > 1:
-            raise NotApplicable(f"the head of {type(model).__name__} is a convolution of more than one pixel; VIBE "
-                                "puts prototypes in its place")
+            raise NotApplicable(f"the head of {type(model).__name__} looks at more than one pixel; VIBE has prototypes")
         pretraining = Pretraining(self.pretraining_epochs, self.pretraining_batch, self.pretraining_lr,
-                                  self.temperature, Views(self.views, self.window))
+                                  TEMPERATURE, Views(self.views, self.window))
         model = pretraining.fit(model, train, run)
         features = collect(model, train, run).features
         objective = Variational(features, train, self)
@@ -112,7 +98,7 @@ class VIBE(TrainingDefense):
     def _fit(self, objective: Variational, model: nn.Module, train: Dataset, run: Run) -> None:
         """Of the model the prototypes alone, which its head holds meanwhile."""
         layer = head(model.requires_grad_(False))
-        layer.weight.copy_(objective.means.to(layer.weight).reshape(layer.weight.shape))
+        layer.weight.copy_(objective.labels.detach().to(layer.weight).reshape(layer.weight.shape))
         layer.weight.requires_grad_(True)
         recipe = for_steps(run, train, self.steps, self.batch, optimizer="sgd", lr=self.lr, momentum=0.9,
                            weight_decay=WEIGHT_DECAY, schedule="constant", precision="32")
@@ -122,18 +108,11 @@ class VIBE(TrainingDefense):
 
 
 class Variational(Objective):
-    """Fit prototypes and the prior to clean classes of the rows, which are inferred anew every so many steps.
-
-    Args:
-        features: of each row.
-        data: the rows.
-        method: its hyper-parameters.
-    """
+    """Fit prototypes and the prior to clean classes of the rows, which are inferred anew every so many steps."""
 
     row: Tensor
     v: Tensor
     y: Tensor
-    means: Tensor
     inferred: Tensor
     step: Tensor
     recipe: Recipe
@@ -142,18 +121,18 @@ class Variational(Objective):
         super().__init__()
         v, y, classes = functional.normalize(features.float(), dim=1), data.targets.cpu(), len(data.classes)
         self.method = method
-        self.register_buffer("row", row_of(data), persistent=False)
-        self.register_buffer("v", v, persistent=False)
-        self.register_buffer("y", y, persistent=False)
-        self.register_buffer("means", class_means(v, y, classes), persistent=False)
+        for name, value in (("row", row_of(data)), ("v", v), ("y", y)):
+            self.register_buffer(name, value, persistent=False)
+        # The mean of all is one more row of every class, so that a class without any has a direction.
+        means = functional.normalize(functional.one_hot(y, classes).float().T @ v + v.mean(0), dim=1)
         self.register_buffer("inferred", y.clone())
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         self.prior = nn.Parameter(torch.zeros(classes))
-        self.labels = nn.Parameter(self.means.clone())
+        self.labels = nn.Parameter(means)
 
     def players(self, model: nn.Module) -> list[Player]:
         return [Player([self.labels], self.recipe),
-                Player([self.prior], replace(self.recipe, lr=self.method.prior_lr, weight_decay=0.0))]
+                Player([self.prior], replace(self.recipe, lr=PRIOR_LR, weight_decay=0.0))]
 
     def losses(self, model: nn.Module, batch: Batch) -> Float[Tensor, "1"]:
         prototypes = head(model).weight.flatten(1)
@@ -162,12 +141,11 @@ class Variational(Objective):
         self.step += 1
         rows = self.row[batch.index]
         clean = self.inferred[rows]
-        classes = self.of_image(self.v[rows], prototypes).gather(1, clean[:, None])
-        labels = self.of_label(prototypes)[batch.y, clean]
-        return -(classes[:, 0] + labels).mean()[None]
+        classes = self.of_image(self.v[rows], prototypes).gather(1, clean[:, None])[:, 0]
+        return -(classes + self.of_label(prototypes)[batch.y, clean]).mean()[None]
 
     def log_prior(self) -> Float[Tensor, "k"]:
-        return (self.method.prior_scale * self.prior).log_softmax(0)
+        return (PRIOR_SCALE * self.prior).log_softmax(0)
 
     def of_image(self, v: Float[Tensor, "b d"], prototypes: Float[Tensor, "k d"]) -> Float[Tensor, "b k"]:
         """ln p(l|x)."""
@@ -181,37 +159,11 @@ class Variational(Objective):
 
     @torch.no_grad()
     def infer(self, prototypes: Float[Tensor, "k d"]) -> Int[Tensor, "n"]:
-        """The clean class of each row, such that classes are as frequent as the prior says. Labels count from the
-        second time on.
-        """
+        """The clean class of each row, as many of each as the prior says. Labels count from the second time on."""
         scores = self.of_image(self.v, prototypes)
         if self.step > 0:
             scores = scores + self.of_label(prototypes)[self.y]
-        return balanced(self.method.sharpness * scores, self.log_prior(), self.method.sweeps).argmax(1)
-
-
-def class_means(v: Float[Tensor, "n d"], y: Int[Tensor, "n"], classes: int) -> Float[Tensor, "k d"]:
-    """Of unit length; a class without a row has the mean of all."""
-    sums = torch.zeros(classes, v.shape[1], device=v.device).index_add_(0, y, v)
-    empty = torch.bincount(y, minlength=classes) == 0
-    return functional.normalize(torch.where(empty[:, None], v.sum(0), sums), dim=1)
-
-
-def balanced(scores: Float[Tensor, "n k"], log_prior: Float[Tensor, "k"], sweeps: int) -> Float[Tensor, "n k"]:
-    """The logarithm of exp(scores) after Sinkhorn's algorithm: rows of mass 1/n each, columns of the prior's mass.
-
-    Args:
-        sweeps: over rows and columns, at most.
-    """
-    columns = torch.zeros_like(log_prior)
-    for _ in range(sweeps):
-        rows = -(scores + columns).logsumexp(1, keepdim=True) - math.log(len(scores))
-        mass = (scores + rows).logsumexp(0)
-        error = ((mass + columns).exp() - log_prior.exp()).abs().sum()
-        columns = log_prior - mass
-        if error < TOLERANCE:
-            break
-    return scores + rows + columns
+        return balanced(self.method.sharpness * scores, self.log_prior()).argmax(1)
 
 
 @torch.no_grad()
