@@ -39,6 +39,14 @@ class NotApplicable(ConfigError):
     """
 
 
+class NothingFound(NotApplicable):
+    """A repair that looked and saw nothing to repair. Exit code 4.
+
+    In a study that is what it delivers: the model as it was, in every average. A method may not leave out the attacks
+    that it does not see.
+    """
+
+
 class Interrupted(SidedoorError):
     """Ctrl-C or SIGTERM in a command that keeps nothing to resume from. Exit code 130."""
 

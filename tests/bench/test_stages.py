@@ -29,7 +29,7 @@ from sidedoor.defenses.purifiers.base import Purifier
 from sidedoor.defenses.repair.base import Repair
 from sidedoor.defenses.training.base import TrainingDefense
 from sidedoor.engine import Run
-from sidedoor.errors import ConfigError
+from sidedoor.errors import ConfigError, NothingFound
 from sidedoor.evaluation import evaluate
 from sidedoor.evidence import Calibrated, Finding, Separation
 from sidedoor.tasks.task import Scores, Task
@@ -199,6 +199,16 @@ def test_after_filters_a_model_is_trained_once_before_the_first_defence_that_loo
     assert found.model[0] is mender.seen[0][0]
     assert all(model is found.model for model, _ in (*guard.seen, *shift.seen))
     assert found.seconds.keys() == {"Shade", "Mender", "Guard", "Shift"}
+
+
+def test_a_repair_that_finds_nothing_leaves_the_model_and_counts(given: tuple[Case, TrainedModel]) -> None:
+    @dataclass(frozen=True)
+    class Blind(Repair):
+        def repair(self, model: nn.Module, clean: Dataset, task: Task, run: Run) -> nn.Module:
+            raise NothingFound("no trigger")
+
+    case, trained = given
+    assert defend((Blind(),), case, trained).finished is trained.model
 
 
 def test_an_audit_inspects_the_repaired_model_and_leaves_it(given: tuple[Case, TrainedModel],

@@ -12,7 +12,7 @@ from torch import nn
 
 from sidedoor.defenses.repair.seam import SEAM, _Wrong
 from sidedoor.defenses.repair.ulrl import ULRL, _Away, outliers
-from sidedoor.errors import NotApplicable
+from sidedoor.errors import NothingFound
 from sidedoor.models.base import head
 from sidedoor.tasks.task import Supervised
 from sidedoor.types import Batch
@@ -55,7 +55,7 @@ def test_rows_that_unlearning_changes_most_are_outliers() -> None:
     assert outliers(before, after, 3.5) == [6, 2]
     after[0], after[1] = 9.0, 8.0
     assert outliers(before, after, 3.5) == [0, 1]
-    with pytest.raises(NotApplicable, match="no row of the head stands out"):
+    with pytest.raises(NothingFound, match="no row of the head stands out"):
         outliers(before, torch.linspace(0.9, 1.1, 10)[:, None].repeat(1, 3), 3.5)
 
 

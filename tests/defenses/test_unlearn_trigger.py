@@ -6,7 +6,7 @@ from backdoored_digits import TARGET, Scene
 
 from sidedoor.algorithms.inversion.mask_pattern import Recovered
 from sidedoor.defenses.repair.unlearn_trigger import UnlearnTrigger, _Stamped, flagged
-from sidedoor.errors import NotApplicable
+from sidedoor.errors import NotApplicable, NothingFound
 from sidedoor.triggers.base import stamp
 
 SIZES = [40.0, 44, 39, 3, 47, 41, 45, 38, 43, 46]
@@ -27,10 +27,16 @@ def test_outliers_that_are_small_are_flagged() -> None:
 
 @pytest.mark.parametrize(("given", "words"), [
     (recovered([90.0 if size == 3 else size for size in SIZES]), "nothing flagged"),
-    (recovered(SIZES, success=5), "triggers of 5 of 10 classes"), (recovered(SIZES[2:4], success=2), "at least three")])
+    (recovered(SIZES, success=5), "triggers of 5 of 10 classes")])
 def test_a_model_without_an_outlier_is_not_repaired(given: Recovered, words: str) -> None:
-    with pytest.raises(NotApplicable, match=words):
+    with pytest.raises(NothingFound, match=words):
         flagged(given, 2.0)
+
+
+def test_two_classes_have_no_outlier() -> None:
+    with pytest.raises(NotApplicable, match="at least three") as refused:
+        flagged(recovered(SIZES[2:4], success=2), 2.0)
+    assert not isinstance(refused.value, NothingFound)
 
 
 def test_a_fifth_of_a_batch_carries_the_triggers_in_turn(scene: Scene) -> None:

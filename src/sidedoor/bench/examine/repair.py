@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 from dataclasses import replace
 
 import numpy as np
 import torch
 
+from sidedoor import registry
 from sidedoor.bench.case import Case, TrainedModel
 from sidedoor.bench.examine.base import Delivered
 from sidedoor.bench.record import Means
 from sidedoor.data.base import Subset
 from sidedoor.defenses.repair.base import Repair, Step, TunedRepair
+from sidedoor.errors import NothingFound
 from sidedoor.evaluation import evaluate
+
+log = logging.getLogger("sidedoor")
 
 CURVE = ("strength", "accuracy", "clean", "attack")
 """Of each strength: itself, accuracy on the defender's samples, and two of the four numbers before it is finished."""
@@ -30,7 +35,11 @@ def examine(defense: Repair, case: Case, trained: TrainedModel, delivered: Deliv
     """
     given = case.given(defense, delivered.finished)
     if not isinstance(defense, TunedRepair):
-        return replace(delivered, model=defense.repair(*given))
+        try:
+            return replace(delivered, model=defense.repair(*given))
+        except NothingFound as said:
+            log.info("%s leaves the model as it is: %s", registry.name_of(defense), said)
+            return delivered
     step = defense.chosen(defense.steps(*given))
     repaired = defense.finish(step.model, *given[1:])
     curve, best = _curve(defense, case, trained, delivered)

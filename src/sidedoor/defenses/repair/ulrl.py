@@ -27,7 +27,7 @@ from sidedoor.algorithms.unlearned import unlearned
 from sidedoor.data.base import Dataset
 from sidedoor.defenses.repair.base import Repair
 from sidedoor.engine import Run
-from sidedoor.errors import NotApplicable
+from sidedoor.errors import NothingFound
 from sidedoor.method import Count, NonNegative, Positive
 from sidedoor.models.base import head
 from sidedoor.tasks.task import Supervised, Task
@@ -49,7 +49,8 @@ class ULRL(Repair):
         alpha: weight of the cosine between the new rows and the old ones.
 
     Raises:
-        NotApplicable: the model has no head, or no row of it is an outlier.
+        NotApplicable: the model has no head.
+        NothingFound: no row of it is an outlier.
     """
 
     origins: ClassVar[dict[str, str]] = {
@@ -58,6 +59,8 @@ class ULRL(Repair):
         "lr": "release", "alpha": "release",
     }
     quick: ClassVar[dict[str, Any]] = {"unlearn_steps": 4, "threshold": 0.0, "steps": 4}
+
+    version: ClassVar[int] = 2  # where no row stands out the model counts as it is
 
     unlearn_steps: Count = 80
     threshold: NonNegative = 3.5
@@ -85,13 +88,13 @@ def outliers(before: Float[Tensor, "k ..."], after: Float[Tensor, "k ..."], thre
     """The rows that changed most, by Σ|Δw|: at most two, and only outliers among all.
 
     Raises:
-        NotApplicable: there are none.
+        NothingFound: there are none.
     """
     index = anomaly_index(-(after - before).abs().flatten(1).sum(1).cpu())
     found = [int(row) for row in index.argsort(descending=True)[:MOST] if index[row] > threshold]
     if not found:
-        raise NotApplicable(f"no row of the head stands out: unlearning changes one by {index.max():.1f} robust "
-                            f"deviations more than the median, at most {threshold:g}")
+        raise NothingFound(f"no row of the head stands out: unlearning changes one by {index.max():.1f} robust "
+                           f"deviations more than the median, at most {threshold:g}")
     return found
 
 

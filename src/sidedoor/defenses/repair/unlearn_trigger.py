@@ -26,7 +26,7 @@ from sidedoor.algorithms.short_training import for_steps
 from sidedoor.data.base import Dataset
 from sidedoor.defenses.repair.base import Repair
 from sidedoor.engine import Run
-from sidedoor.errors import NotApplicable
+from sidedoor.errors import NotApplicable, NothingFound
 from sidedoor.method import Count, NonNegative, Positive, Share
 from sidedoor.tasks.task import Supervised, Task
 from sidedoor.types import Batch, Images, Space
@@ -57,6 +57,8 @@ class UnlearnTrigger(Repair):
     }
     quick: ClassVar[dict[str, Any]] = {"epochs": 16, "samples": 24, "threshold": 0.0, "steps": 4}
 
+    version: ClassVar[int] = 2  # where nothing is flagged the model counts as it is
+
     epochs: Count = 100
     samples: Count = 1000
     threshold: NonNegative = 2.0
@@ -84,17 +86,20 @@ def flagged(found: Recovered, threshold: float) -> list[int]:
     """The classes whose trigger is an outlier among all.
 
     Raises:
-        NotApplicable: there are none, or a trigger for no more than half of the classes, or fewer than three.
+        NotApplicable: fewer than three classes.
+        NothingFound: there are none, or a trigger for no more than half of the classes.
     """
-    count = int(found.success.sum())
-    if len(found.success) < 3 or 2 * count <= len(found.success):
-        raise NotApplicable(f"triggers of {count} of {len(found.success)} classes recovered; an outlier needs more "
-                            "than half of at least three: give more epochs or more images")
+    count, classes = int(found.success.sum()), len(found.success)
+    if classes < 3:
+        raise NotApplicable(f"{classes} classes given; an outlier needs at least three")
+    if 2 * count <= classes:
+        raise NothingFound(f"triggers of {count} of {classes} classes recovered; an outlier needs more than half: give "
+                           "more epochs or more images")
     index = anomaly_index(found.norm)
     targets = torch.nonzero(found.success & (index > threshold))[:, 0].tolist()
     if not targets:
-        raise NotApplicable(f"nothing flagged: the largest anomaly index of a class is {index.max():.1f}, at most "
-                            f"{threshold:g}, so there is no trigger to unlearn")
+        raise NothingFound(f"nothing flagged: the largest anomaly index of a class is {index.max():.1f}, at most "
+                           f"{threshold:g}, so there is no trigger to unlearn")
     return [int(k) for k in targets]
 
 
