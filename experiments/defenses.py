@@ -2,7 +2,7 @@
 
     sidedoor sweep experiments/defenses.toml --workers 1 --out runs/defenses
     sidedoor sweep experiments/defenses_rare.toml --workers 1 --out runs/defenses
-    sidedoor sweep experiments/defenses_fashion.toml --workers 1 --out runs/repairs --data-root DIR
+    sidedoor sweep experiments/defenses_fashion.toml --workers 1 --out runs/fashion --data-root DIR
     sidedoor sweep experiments/defenses_poison_ink.toml --workers 1 --out runs/common --data-root DIR
     python -m experiments.defenses > TABLES.md
 
@@ -165,7 +165,7 @@ def heat(model: nn.Module, x: Tensor) -> np.ndarray:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--digits", type=Path, default=Path("runs/defenses"))
-    parser.add_argument("--fashion", type=Path, default=Path("runs/repairs"))
+    parser.add_argument("--fashion", type=Path, default=Path("runs/fashion"))
     parser.add_argument("--ink", type=Path, default=Path("runs/common"))
     parser.add_argument("--data-root", type=Path)
     parser.add_argument("--figure", type=Path)

@@ -1,11 +1,13 @@
 """Tests of data-set ownership: how often they accuse models that never saw the data, and how often they find a thief.
 
     python experiments/ownership.py innocent --models 50 --secrets 20 --out runs/ownership
+    python experiments/ownership.py families --models 50 --secrets 20 --out runs/ownership
     python experiments/ownership.py thieves  --models 20 --out runs/ownership
     python experiments/ownership.py page     --out runs/ownership
 
 `innocent` trains models on scikit-learn's digits without any mark and asks each about secrets that were drawn for
-nobody. `thieves` trains models on data that were marked, at several rates, each with a secret of its own. Both go on
+nobody. `families` asks such models about single triggers of several kinds, of which any network answers some. `thieves`
+trains models on data that were marked, at several rates, each with a secret of its own. Both go on
 where they stopped: what was found is kept in the folder, a line a verdict. `page` prints the tables and trains nothing.
 Models are trained on a random half of the training data each, so that they differ; the images of the tests are from the
 test data.
@@ -16,7 +18,7 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ import torch
 
 import sidedoor as sd
 from sidedoor import registry, zoo
+from sidedoor.attacks.poisoning._random_patch import random_patch
 from sidedoor.attacks.poisoning.key_watermark import KeyWatermark
 from sidedoor.attacks.poisoning.ubw_p import UbwP
 from sidedoor.backdoor.dataset import PoisonedDataset
@@ -32,13 +35,26 @@ from sidedoor.claims.suspects.model import ModelSuspect
 from sidedoor.data.base import ArrayDataset, Dataset, Subset
 from sidedoor.goals.secret_labels import SecretLabels
 from sidedoor.metrics.statistics import wilson
+from sidedoor.ownership.decoys import Decoys
+from sidedoor.ownership.ubw import Ubw
+from sidedoor.triggers.blend import Blend
 
+Shape = tuple[int, int, int]
 RECIPE = sd.Recipe(epochs=10, batch=32)
 NETWORK = {"name": "small_cnn", "width": 16}
 IMAGES, DECOYS = 25, 99
 RATES = (0.02, 0.04, 0.08, 0.16, 0.24)
 """Shares of the rows that eight keys mark together; an untargeted mark has the same."""
 TESTS = {"keys": ("keys", "keys_soft", "keys_sequential", "dvbw", "dvbw_label_only"), "untargeted": ("decoys", "ubw")}
+FAMILIES: dict[str, Callable[[Shape, torch.Generator], sd.Trigger]] = {
+    "3×3 patch": lambda shape, rng: random_patch(shape, 3, rng),
+    "5×5 patch": lambda shape, rng: random_patch(shape, 5, rng),
+    "noise blended 0.2": lambda shape, rng: Blend(torch.rand(shape, generator=rng), 0.2),
+    "noise blended 0.4": lambda shape, rng: Blend(torch.rand(shape, generator=rng), 0.4),
+}
+SINGLE = ({"name": "decoys", "alpha": 0.05}, "dvbw", {"name": "dvbw", "margin": 0.0}, "ubw",
+          {"name": "ubw", "margin": 0.0})
+"""What single triggers are tested by."""
 LEVELS = (0.05, 0.01, 0.001)
 Mark = KeyWatermark | UbwP
 
@@ -46,7 +62,7 @@ Mark = KeyWatermark | UbwP
 def main() -> None:
     """One of the commands."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=["innocent", "thieves", "page"])
+    parser.add_argument("command", choices=["innocent", "families", "thieves", "page"])
     parser.add_argument("--models", type=int, default=50)
     parser.add_argument("--secrets", type=int, default=20)
     parser.add_argument("--out", type=Path, default=Path("runs/ownership"))
@@ -56,7 +72,9 @@ def main() -> None:
         print("\n".join(page(given.out)))
         return
     study = Study()
-    work = innocent(study, given.models, given.secrets) if given.command == "innocent" else thieves(study, given.models)
+    asked = {"innocent": innocent, "families": families}
+    work = asked[given.command](study, given.models, given.secrets) if given.command in asked else \
+        thieves(study, given.models)
     kept = given.out / f"{given.command}.jsonl"
     done = {line["case"] for line in lines(kept)}
     with open(kept, "a", encoding="utf-8") as file:
@@ -136,6 +154,27 @@ def innocent(study: Study, models: int, secrets: int) -> Iterator[tuple[str, Any
         yield f"model {k}", found
 
 
+def families(study: Study, models: int, secrets: int) -> Iterator[tuple[str, Any]]:
+    """Of each model, its answers to single triggers that it knows nothing of, with a random label each."""
+    for k in range(models):
+        def found(k: int = k) -> Iterator[dict[str, Any]]:
+            suspect, shape = study.model(study.half(k), k), study.train.shape
+            for family, make in FAMILIES.items():
+                for j in range(secrets):
+                    rng = study.run(10_000 + 1000 * k + j).rng(family)
+                    label = int(torch.randint(study.task.classes, (), generator=rng))
+                    secret = sd.Secret((make(shape, rng),), (label,), tuple(make(shape, rng) for _ in range(DECOYS)))
+                    unled = replace(secret, labels=())
+                    for given in SINGLE:
+                        test = registry.make("verifier", given)
+                        kept = unled if isinstance(test, Ubw | Decoys) else secret
+                        said = test.verify(suspect, kept, study.images, study.task, study.run(j))
+                        name = f"{registry.name_of(test)} τ={getattr(test, 'margin', '')}".removesuffix(" τ=")
+                        yield {"family": family, "test": name, "p": said.p_value, "effect": said.effect}
+
+        yield f"model {k}", found
+
+
 def thieves(study: Study, models: int) -> Iterator[tuple[str, Any]]:
     """Models of marked data, with what the mark costs."""
     for k in range(models):
@@ -166,6 +205,15 @@ def page(out: Path) -> Iterator[str]:
         found = [line["p"] for line in lines(out / "innocent.jsonl") if line["test"] == name]
         if found:
             yield f"| {name} | {' | '.join(share([p <= level for p in found]) for level in LEVELS)} | {len(found)} |"
+    yield from ("", "Claims at 0.05 by single triggers against models that never saw them:", "")
+    kept = lines(out / "families.jsonl")
+    names = sorted({line["test"] for line in kept})
+    yield f"| trigger | {' | '.join(names)} |"
+    yield f"|---|{'---|' * len(names)}"
+    for family in FAMILIES:
+        own = [[line["p"] <= 0.05 for line in kept if (line["family"], line["test"]) == (family, name)]
+               for name in names]
+        yield f"| {family} | {' | '.join(share(each) for each in own)} |"
     yield from ("", "Share of thieves that are found at a level of 0.01, by the share of the rows that are marked:", "")
     kept = lines(out / "thieves.jsonl")
     rates = sorted({line["rate"] for line in kept})
