@@ -36,7 +36,7 @@ class DBD(TrainingDefense):
     The defaults are hundreds of times the victim's training. Shorten `pretraining_epochs` and `rounds`, then `steps`.
     Ten `head_epochs` are thousands of steps on the paper's 50,000 rows; where they are a hundred raise them, since
     MixMatch then trusts the rows of a few classes and forgets the others. The head sees the poison, so a trigger all
-    over the image survives, as the authors of ASD report.
+    over the image may survive, as the authors of ASD report of CIFAR-10.
 
     Args:
         pretraining_epochs: passes of contrastive learning.
