@@ -6,9 +6,9 @@ number of a file must not tell which class an image had before it was marked.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from os import urandom
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +121,7 @@ def watermark(data: str | Path | Dataset, out: str | Path, secret: str | Path, *
     settings, folder, file = settings or WatermarkSettings(), Path(out), Path(secret)
     _check(folder, file)
     given = read(data, settings.size, root, download)
-    run = AttackerRun.of(Run(fabric(device), settings.recipe, int.from_bytes(os.urandom(8), "big") >> 1,
+    run = AttackerRun.of(Run(fabric(device), settings.recipe, int.from_bytes(urandom(8), "big") >> 1,
                              progress=progress or Silent()))
     task = Classification(len(given.data.classes))
     plan = _plan(settings, task, run)
@@ -134,7 +134,7 @@ def watermark(data: str | Path | Dataset, out: str | Path, secret: str | Path, *
     met = None if trial is None else trial.hits
     power = None if met is None else _power(settings, task, met / settings.keys)
     plan = Plan(plan.test, plan.beside, plan.order, power)
-    claim = Claim(os.urandom(32), registry.plain(mark), kept, held, plan, tuple(backdoor.poison.index.tolist()),
+    claim = Claim(urandom(32), registry.plain(mark), kept, held, plan, tuple(backdoor.poison.index.tolist()),
                   marked.fingerprint())
     save(claim, file)
     manifest = {"watermark": "This data set carries an ownership watermark.", "scheme": registry.name_of(mark),
