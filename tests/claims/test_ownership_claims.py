@@ -129,7 +129,6 @@ def test_two_releases_of_the_same_data_have_nothing_in_common(case: Case, tmp_pa
 def test_a_thief_is_found_and_an_independent_model_is_not(case: Case, tmp_path: Path) -> None:
     guilty = verify(case.secret, case.released.commitment, case.thief, tmp_path / "thief", device="cpu")
     assert guilty.verdict.rejected
-    assert guilty.verdict.statistic >= 6
     assert "with probability at most" in guilty.sentence.replace("\n", " ")
     assert guilty.queries == 81 + round(0.05 * 81)  # eight keys and no key, nine images each; some twice
     innocent = verify(case.secret, case.released.commitment, case.independent, tmp_path / "other", device="cpu")
