@@ -80,14 +80,14 @@ def test_rounds_are_never_exceeded(turns: Counter[int], rounds: int) -> None:
     assert sum(turns.values()) == rounds
 
 
-def standing(**columns: list[float] | list[bool]) -> Standing:
+def standing(**columns: list[float] | list[int] | list[bool]) -> Standing:
     usual = Standing(torch.tensor([9, 9, 9]), torch.tensor([8.0, 10.0, 40.0]), torch.tensor([1.0, 4.0, 1.0]),
                      torch.ones(3, dtype=torch.bool), torch.zeros(3, dtype=torch.bool))
     return dataclasses.replace(usual, **{name: torch.tensor(column) for name, column in columns.items()})
 
 
 def test_the_next_epoch_is_for_the_class_that_is_small_and_shrinks() -> None:
-    def turn(explore: float, seed: int = 0, **columns: list[float] | list[bool]) -> list[int]:
+    def turn(explore: float, seed: int = 0, **columns: list[float] | list[int] | list[bool]) -> list[int]:
         rng = torch.Generator().manual_seed(seed)
         return dataclasses.replace(SMALL, explore=explore, warm_up=30)._turns(standing(**columns), rng)
 
@@ -97,7 +97,7 @@ def test_the_next_epoch_is_for_the_class_that_is_small_and_shrinks() -> None:
     assert turn(0.0, done=[False, True, False]) == [0]
     assert turn(0.0, done=[True, False, False]) == [], "the smallest is finished"
     assert turn(0.0, settled=[True, False, False]) == [1, 2], "they warm up"
-    assert turn(0.0, settled=[True, False, False], epochs=[9.0, 30.0, 9.0]) == [2]
+    assert turn(0.0, settled=[True, False, False], epochs=[9, 30, 9]) == [2]
     assert {turn(1.0, seed)[0] for seed in range(20)} == {0, 1, 2}
     assert {turn(1.0, seed, done=[False, True, False])[0] for seed in range(20)} == {0, 2}
 

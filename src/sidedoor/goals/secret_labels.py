@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool
@@ -29,6 +30,8 @@ class SecretLabels(Method, Goal):
         keys: triggers.
         seed: determines the classes.
     """
+
+    quick: ClassVar[dict[str, Any]] = {"keys": 2}
 
     keys: Count = 8
     seed: int = 0

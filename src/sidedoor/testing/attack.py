@@ -343,7 +343,7 @@ def _check_goals(who: str, attack: Attack, here: Ground) -> None:
 
 
 def _check_goal(who: str, attack: Attack, here: Ground, run: AttackerRun, name: str) -> None:
-    goal = registry.load("goal", name)()
+    goal = registry.load("goal", name)(**registry.quick("goal", name))
     with failing(who, f"goal {name} is neither pursued nor refused with a ConfigError"):
         try:
             other = replace(attack, goal=goal)
