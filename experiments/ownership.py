@@ -3,14 +3,15 @@
     python experiments/ownership.py innocent --models 50 --secrets 20 --out runs/ownership
     python experiments/ownership.py families --models 50 --secrets 20 --out runs/ownership
     python experiments/ownership.py thieves  --models 20 --out runs/ownership
+    python experiments/ownership.py survival --models 5 --out runs/ownership
     python experiments/ownership.py page     --out runs/ownership
 
 `innocent` trains models on scikit-learn's digits without any mark and asks each about secrets that were drawn for
 nobody. `families` asks such models about single triggers of several kinds, of which any network answers some. `thieves`
-trains models on data that were marked, at several rates, each with a secret of its own. Both go on
-where they stopped: what was found is kept in the folder, a line a verdict. `page` prints the tables and trains nothing.
-Models are trained on a random half of the training data each, so that they differ; the images of the tests are from the
-test data.
+trains models on data that were marked, at several rates, each with a secret of its own. `survival` asks what thieves
+made of their models or of the data in order to lose the mark. All go on where they stopped: what was found is kept in
+the folder, a line a verdict. `page` prints the tables and trains nothing. Models are trained on a random half of the
+training data each, so that they differ, except in `survival`; the images of the tests are from the test data.
 """
 
 from __future__ import annotations
@@ -24,14 +25,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 import sidedoor as sd
 from sidedoor import registry, zoo
 from sidedoor.attacks.poisoning._random_patch import random_patch
 from sidedoor.attacks.poisoning.key_watermark import KeyWatermark
 from sidedoor.attacks.poisoning.ubw_p import UbwP
-from sidedoor.backdoor.dataset import PoisonedDataset
+from sidedoor.backdoor.dataset import PoisonedDataset, seal
 from sidedoor.claims.suspects.model import ModelSuspect
+from sidedoor.data.augment import augmentation
 from sidedoor.data.base import ArrayDataset, Dataset, Subset
 from sidedoor.goals.secret_labels import SecretLabels
 from sidedoor.metrics.statistics import wilson
@@ -62,7 +65,7 @@ Mark = KeyWatermark | UbwP
 def main() -> None:
     """One of the commands."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=["innocent", "families", "thieves", "page"])
+    parser.add_argument("command", choices=["innocent", "families", "thieves", "survival", "page"])
     parser.add_argument("--models", type=int, default=50)
     parser.add_argument("--secrets", type=int, default=20)
     parser.add_argument("--out", type=Path, default=Path("runs/ownership"))
@@ -74,7 +77,7 @@ def main() -> None:
     study = Study()
     asked = {"innocent": innocent, "families": families}
     work = asked[given.command](study, given.models, given.secrets) if given.command in asked else \
-        thieves(study, given.models)
+        {"thieves": thieves, "survival": survival}[given.command](study, given.models)
     kept = given.out / f"{given.command}.jsonl"
     done = {line["case"] for line in lines(kept)}
     with open(kept, "a", encoding="utf-8") as file:
@@ -108,7 +111,10 @@ class Study:
         """Trained on data."""
         run = self.run(seed)
         trained = run.fit(run.build(self.build), data, sd.Supervised(self.task), name="model")
-        return ModelSuspect(trained, self.task.classes, sd.Run.local(device="cpu"))
+        return self.suspect(trained)
+
+    def suspect(self, model: nn.Module) -> ModelSuspect:
+        return ModelSuspect(model, self.task.classes, sd.Run.local(device="cpu"))
 
     def tests(self, suspect: ModelSuspect, kind: str, secret: sd.Secret, seed: int) -> Iterator[dict[str, Any]]:
         """All tests that are for a kind of mark."""
@@ -191,6 +197,59 @@ def thieves(study: Study, models: int) -> Iterator[tuple[str, Any]]:
                 yield f"model {k}, {kind}, {rate}", found
 
 
+SURVIVED = 0.16
+"""Share of the rows that are marked: 2 % for each of eight keys."""
+OTHER_NETWORK = {"name": "resnet18", "width": 8}
+REPAIRS = ({"name": "fine_tuning", "epochs": 40}, "fine_pruning", "super_fine_tuning", "unlearn_trigger")
+FILTERS = ("spectral_signatures", "scan_filter")
+
+
+def survival(study: Study, models: int) -> Iterator[tuple[str, Any]]:
+    """What is left of eight keys after what a thief may do; the thief has a tenth of the clean test images."""
+    for k in range(models):
+        def found(k: int = k) -> Iterator[dict[str, Any]]:
+            secret, marked = secret_of(study, marks(SURVIVED)["keys"], study.train, 50_000 + k)
+            for name, suspect in stolen(study, marked, k):
+                test = registry.make("verifier", "keys")
+                verdict = test.verify(suspect, secret, study.images, study.task, study.run(k))
+                yield {"what": name, "p": verdict.p_value, "hits": verdict.statistic,
+                       "accuracy": study.accuracy(suspect)}
+
+        yield f"model {k}", found
+
+
+def stolen(study: Study, marked: PoisonedDataset, seed: int) -> Iterator[tuple[str, ModelSuspect]]:
+    """A thief's model, and what else the thief may make of the data or of the model."""
+    run, view = study.run(seed), seal(marked)[0]
+    defender = sd.Run.local(RECIPE, seed, device="cpu")
+    few = Subset(study.test, torch.randperm(len(study.test), generator=run.rng("thief"))[: len(study.test) // 4])
+    own = run.fit(run.build(study.build), view, sd.Supervised(study.task), name="model")
+    yield "nothing", study.suspect(own)
+    for given in REPAIRS:
+        repair = registry.make("defense", given)
+        try:
+            yield registry.name_of(repair), study.suspect(repair.repair(own, few, study.task, defender))
+        except sd.NotApplicable:
+            yield registry.name_of(repair), study.suspect(own)
+    for given in FILTERS:
+        method = registry.make("defense", given)
+        extra = (few,) if given == "scan_filter" else ()
+        scores = method.score(view, *extra, study.task, study.build, defender.within(given))
+        kept = Subset(view, scores.argsort()[: round(0.76 * len(view))].sort().values)
+        yield f"{given}, then trained anew", study.model(kept, seed)
+    order = torch.randperm(len(view), generator=run.rng("part"))
+    yield "half of the release", study.model(Subset(view, order[: len(view) // 2]), seed)
+    moved = replace(run, augment=augmentation(("crop", "noise")))
+    yield "trained with crops and noise", study.suspect(
+        moved.fit(moved.build(study.build), view, sd.Supervised(study.task), name="moved"))
+    other = registry.make("model", OTHER_NETWORK, classes=study.task.classes, shape=study.train.shape)
+    yield "another network", study.suspect(run.fit(run.build(other), view, sd.Supervised(study.task), name="other"))
+    rows = study.test.rows(torch.arange(len(study.test)))
+    labels = torch.from_numpy(study.suspect(own).answer(rows.permute(0, 2, 3, 1).contiguous().numpy()).labels)
+    taught = ArrayDataset(rows, labels, study.test.classes, "taught")
+    yield "distilled to other images by labels", study.model(taught, seed)
+
+
 def lines(file: Path) -> list[dict[str, Any]]:
     """What was kept."""
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
@@ -226,6 +285,16 @@ def page(out: Path) -> Iterator[str]:
         costs = [[line["cost"] for line in kept if (line["test"], line["rate"]) == (name, rate)] for rate in rates]
         yield f"| points of accuracy that {words} cost | " + " | ".join(
             f"{100 * sum(each) / max(1, len(each)):.1f}" for each in costs) + " |"
+
+
+    yield from ("", "What is left of eight keys, 2 % of the rows each, after what a thief may do:", "")
+    yield "| what was done | keys met of 8 | found at 0.01 | accuracy | thieves |"
+    yield "|---|---|---|---|---|"
+    kept = lines(out / "survival.jsonl")
+    for what in dict.fromkeys(line["what"] for line in kept):
+        of = [line for line in kept if line["what"] == what]
+        hits, accuracy = (sum(line[name] for line in of) / len(of) for name in ("hits", "accuracy"))
+        yield f"| {what} | {hits:.1f} | {share([line['p'] <= 0.01 for line in of])} | {accuracy:.3f} | {len(of)} |"
 
 
 def share(claims: list[bool]) -> str:

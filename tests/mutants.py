@@ -21,7 +21,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[1]
 STAGES, GIVEN, ENGINE = "tests/bench/test_stages.py", "tests/bench/test_given_models.py", "tests/test_engine.py"
 CONTRACTS, BROKEN = "tests/contracts/test_contracts.py", "tests/contracts/test_broken_defenses.py"
-EXAMINE = "bench/examine"
+EXAMINE, OWNERSHIP = "bench/examine", "tests/ownership"
 
 
 class Fault(NamedTuple):
@@ -126,6 +126,21 @@ FAULTS = (
           "if True else here.train", CONTRACTS + " -k ground_stands"),
     Fault("the defender's clean part is ignored", "bench/case.py", "if splits.clean is not None else", "if False else",
           "tests/apps/test_export_poisoned.py"),
+    Fault("a repair that finds nothing leaves the averages", f"{EXAMINE}/repair.py", "            return delivered\n",
+          "            raise\n", STAGES),
+    Fault("a key is met by less than chance", "metrics/chance.py", "binom.sf(hits - 1, keys, 1 / classes)",
+          "binom.sf(hits, keys, 1 / classes)", OWNERSHIP),
+    Fault("a refusal may be a hit", "ownership/_keys.py", "minlength=classes + 1).argmax()) + OTHER",
+          "minlength=classes + 1)[1:].argmax())", OWNERSHIP),
+    Fault("decoys are not drawn anew", "ownership/decoys.py", "[reaction(decoy) for decoy in secret.decoys]",
+          "[0.0 for decoy in secret.decoys]", OWNERSHIP),
+    Fault("a miss costs a sequential test nothing", "metrics/chance.py", "else (1 - rate) * classes / (classes - 1)",
+          "else 1.0", OWNERSHIP),
+    Fault("a changed secret is asked about", "claims/secret.py", "    if found != given:", "    if False:",
+          "tests/claims/test_ownership_claims.py"),
+    Fault("seeds of one attack count as attacks", "metrics/comparison.py",
+          "np.mean([np.mean(seeds) for seeds in blocks])", "np.mean([value for seeds in blocks for value in seeds])",
+          "tests/metrics/test_comparison.py"),
 )
 
 
