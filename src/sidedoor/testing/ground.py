@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import rich.style  # noqa: F401  (scikit-learn imports it, and it draws from `random` when it is first imported)
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
