@@ -12,8 +12,9 @@ from torch.nn import functional
 
 from sidedoor.algorithms.inspection import inspection_model
 from sidedoor.algorithms.short_training import for_steps
+from sidedoor.algorithms.splits import row_losses
 from sidedoor.data.base import ArrayDataset, Dataset
-from sidedoor.defenses.filters.confusion_training import Confusion, ConfusionTraining, losses, lowest
+from sidedoor.defenses.filters.confusion_training import Confusion, ConfusionTraining, lowest
 from sidedoor.errors import ConfigError, NotApplicable
 from sidedoor.tasks.classification import Classification
 from sidedoor.types import Batch
@@ -28,7 +29,7 @@ def test_a_confused_model_is_wrong_about_clean_images_and_still_fits_the_trigger
     accuracy, fitted = right(model, suspect)
     assert accuracy < 0.2
     assert fitted > 0.8
-    assert suspect.auroc(-losses(model, suspect.train, suspect.task, suspect.run)) > 0.95
+    assert suspect.auroc(-row_losses(model, suspect.train, suspect.task, suspect.run)) > 0.95
 
 
 def right(model: nn.Module, suspect: Suspect) -> tuple[float, float]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sidedoor.algorithms.contrastive import SimCLR, Views
 from sidedoor.algorithms.inspection import inspection_model
-from sidedoor.algorithms.local_gradient_ascent import row_losses
+from sidedoor.algorithms.splits import row_losses
 from sidedoor.data.base import ArrayDataset
 from sidedoor.defenses.training.d_br import DBR
 from sidedoor.defenses.training.d_st import DST, SemiSupervisedContrast

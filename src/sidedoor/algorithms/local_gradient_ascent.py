@@ -13,8 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sidedoor.data.base import Dataset
-from sidedoor.engine import Objective, Run
+from sidedoor.engine import Objective
 from sidedoor.tasks.task import Task
 from sidedoor.types import Batch
 
@@ -29,8 +28,3 @@ class LocalGradientAscent(Objective):
     def losses(self, model: nn.Module, batch: Batch) -> Float[Tensor, "1"]:
         loss = self.task.loss(model, batch).mean()
         return (torch.sign(loss.detach() - self.gamma) * loss)[None]
-
-
-def row_losses(model: nn.Module, data: Dataset, task: Task, run: Run) -> Float[Tensor, "n"]:
-    """The task's loss of each row, in evaluation mode and without augmentation."""
-    return run.per_sample(model, data, lambda batch: {"loss": task.loss(model, batch)})["loss"]

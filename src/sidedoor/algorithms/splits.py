@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from sidedoor.data.base import Dataset
 from sidedoor.engine import Run
+from sidedoor.tasks.task import Task
 from sidedoor.types import Batch
 
 CROSS_ENTROPY = 0.1
@@ -28,6 +29,11 @@ def symmetric_cross_entropy(logits: Float[Tensor, "b k"], y: Int[Tensor, "b"]) -
     logits = logits.float()
     others = 1 - logits.softmax(1).gather(1, y[:, None])[:, 0]
     return CROSS_ENTROPY * functional.cross_entropy(logits, y, reduction="none") - math.log(LEAST) * others
+
+
+def row_losses(model: nn.Module, data: Dataset, task: Task, run: Run) -> Float[Tensor, "n"]:
+    """The task's loss of each row, in evaluation mode and without augmentation."""
+    return run.per_sample(model, data, lambda batch: {"loss": task.loss(model, batch)})["loss"]
 
 
 def symmetric_losses(model: nn.Module, data: Dataset, run: Run) -> Float[Tensor, "n"]:

@@ -27,6 +27,7 @@ from torch.nn import functional
 
 from sidedoor.algorithms.features.collect import collect
 from sidedoor.algorithms.inspection import inspection_model
+from sidedoor.algorithms.splits import row_losses
 from sidedoor.data.base import Dataset
 from sidedoor.defenses.filters.base import GuidedFilter
 from sidedoor.engine import Objective, Run
@@ -76,7 +77,7 @@ class ASSET(GuidedFilter):
             network = own.build(functools.partial(self.network, known.shape[1]))
             marked = unlike(known, rows, network, self.inner_steps) > self.outlying
             model = own.fit(model, train, Offset(clean, train, marked), name="offset", recipe=recipe)
-        return run.per_sample(model, train, lambda batch: {"loss": task.loss(model, batch)})["loss"]
+        return row_losses(model, train, task, run)
 
     def network(self, features: int) -> nn.Module:
         """What tells features of rows from those of clean samples."""

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from sidedoor.algorithms.inspection import inspection_model
 from sidedoor.algorithms.short_training import for_steps
+from sidedoor.algorithms.splits import row_losses
 from sidedoor.data.base import Dataset, Subset
 from sidedoor.defenses.filters.base import GuidedFilter
 from sidedoor.engine import Objective, Run
@@ -81,7 +82,7 @@ class ConfusionTraining(GuidedFilter):
             own = Subset(train, rows)
             recipe = for_steps(run, own, self.steps, BATCH, lr=self.lr, momentum=self.momentum, schedule="constant")
             model = run.fit(model, own, Confusion(task, clean, self.weight), name=f"confusion {number}", recipe=recipe)
-            loss = losses(model, train, task, run)
+            loss = row_losses(model, train, task, run)
             rows = rows if share is None else lowest(loss, train.targets, share)
         return -loss
 
@@ -109,11 +110,6 @@ class Confusion(Objective):
         loss = self.task.loss(model, joined(clean._replace(y=wrong), batch)).float()
         confused, fitted = loss[: len(wrong)].mean(), loss[len(wrong) :].mean()
         return ((self.weight * confused + fitted) / (self.weight + 1))[None]
-
-
-def losses(model: nn.Module, data: Dataset, task: Task, run: Run) -> Float[Tensor, "n"]:
-    """Of each row, without augmentation."""
-    return run.per_sample(model, data, lambda batch: {"loss": task.loss(model, batch)})["loss"]
 
 
 def lowest(loss: Float[Tensor, "n"], labels: Int[Tensor, "n"], share: float) -> Int[Tensor, "m"]:

@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from sidedoor.algorithms.local_gradient_ascent import LocalGradientAscent, row_losses
-from sidedoor.algorithms.splits import lowest
+from sidedoor.algorithms.local_gradient_ascent import LocalGradientAscent
+from sidedoor.algorithms.splits import lowest, row_losses
 from sidedoor.algorithms.stamped import Stamped
 from sidedoor.data.base import Dataset
 from sidedoor.engine import Objective, Run

@@ -19,7 +19,8 @@ from typing import Any, ClassVar
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sidedoor.algorithms.local_gradient_ascent import LocalGradientAscent, row_losses
+from sidedoor.algorithms.local_gradient_ascent import LocalGradientAscent
+from sidedoor.algorithms.splits import row_losses
 from sidedoor.data.base import Dataset, Subset
 from sidedoor.defenses.training.base import TrainingDefense
 from sidedoor.engine import Objective, Run
