@@ -4,14 +4,22 @@
     python experiments/ownership.py families --models 50 --secrets 20 --out runs/ownership
     python experiments/ownership.py thieves  --models 20 --out runs/ownership
     python experiments/ownership.py survival --models 5 --out runs/ownership
+    python experiments/ownership.py ablation --models 10 --out runs/ownership
+    python experiments/ownership.py audited  --models 5 --out runs/ownership
     python experiments/ownership.py page     --out runs/ownership
 
-`innocent` trains models on scikit-learn's digits without any mark and asks each about secrets that were drawn for
-nobody. `families` asks such models about single triggers of several kinds, of which any network answers some. `thieves`
-trains models on data that were marked, at several rates, each with a secret of its own. `survival` asks what thieves
-made of their models or of the data in order to lose the mark. All go on where they stopped: what was found is kept in
-the folder, a line a verdict. `page` prints the tables and trains nothing. Models are trained on a random half of the
-training data each, so that they differ, except in `survival`; the images of the tests are from the test data.
+and `innocent` and `thieves` with `--data fashion --data-root DIR`.
+
+`innocent` trains models without any mark and asks each about secrets that were drawn for nobody. `families` asks such
+models about single triggers of several kinds, of which any network answers some. `thieves` trains models on data that
+were marked, at several rates, each with a secret of its own. `survival` asks what thieves made of their models or of
+the data in order to lose the mark. `ablation` varies what DVBW's paper varies: the margin, the number of images and the
+rate. `audited` asks the audits of a scan about marked models. All go on where they stopped: what was found is kept in
+the folder, a line a verdict. `page` prints the tables and trains nothing.
+
+The data are scikit-learn's digits, of which each model has a random half, so that they differ (in `survival` and
+`audited` all), or Fashion-MNIST: thieves have all of its 60,000 images, innocent models a random sixth each. The images
+of the tests are from the test data.
 """
 
 from __future__ import annotations
@@ -19,11 +27,13 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -37,17 +47,41 @@ from sidedoor.claims.suspects.model import ModelSuspect
 from sidedoor.data.augment import augmentation
 from sidedoor.data.base import ArrayDataset, Dataset, Subset
 from sidedoor.goals.secret_labels import SecretLabels
+from sidedoor.metrics.hypothesis import conformal_p
 from sidedoor.metrics.statistics import wilson
 from sidedoor.ownership.decoys import Decoys
+from sidedoor.ownership.dvbw import Dvbw
 from sidedoor.ownership.ubw import Ubw
 from sidedoor.triggers.blend import Blend
 
 Shape = tuple[int, int, int]
-RECIPE = sd.Recipe(epochs=10, batch=32)
-NETWORK = {"name": "small_cnn", "width": 16}
 IMAGES, DECOYS = 25, 99
-RATES = (0.02, 0.04, 0.08, 0.16, 0.24)
-"""Shares of the rows that eight keys mark together; an untargeted mark has the same."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Data and how models of them are trained.
+
+    Args:
+        thief, innocent: share of the training data that such a model has.
+        rates: shares of the rows that eight keys mark together; an untargeted mark has the same.
+    """
+
+    data: str
+    network: dict[str, Any]
+    recipe: sd.Recipe
+    thief: float
+    innocent: float
+    rates: tuple[float, ...]
+    kinds: tuple[str, ...] = ("keys", "untargeted")
+
+
+SETUPS = {
+    "digits": Setup("digits", {"name": "small_cnn", "width": 16}, sd.Recipe(epochs=10, batch=32), 1 / 2, 1 / 2,
+                    (0.02, 0.04, 0.08, 0.16, 0.24)),
+    "fashion": Setup("fashion_mnist", {"name": "small_cnn", "width": 8}, sd.Recipe(epochs=3, batch=128), 1.0, 1 / 6,
+                     (0.005, 0.01, 0.02), ("keys",)),
+}
 TESTS = {"keys": ("keys", "keys_soft", "keys_sequential", "dvbw", "dvbw_label_only"), "untargeted": ("decoys", "ubw")}
 FAMILIES: dict[str, Callable[[Shape, torch.Generator], sd.Trigger]] = {
     "3×3 patch": lambda shape, rng: random_patch(shape, 3, rng),
@@ -65,7 +99,9 @@ Mark = KeyWatermark | UbwP
 def main() -> None:
     """One of the commands."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=["innocent", "families", "thieves", "survival", "page"])
+    parser.add_argument("command", choices=[*ASKED, *STOLEN, "page"])
+    parser.add_argument("--data", choices=list(SETUPS), default="digits")
+    parser.add_argument("--data-root", type=Path)
     parser.add_argument("--models", type=int, default=50)
     parser.add_argument("--secrets", type=int, default=20)
     parser.add_argument("--out", type=Path, default=Path("runs/ownership"))
@@ -74,11 +110,10 @@ def main() -> None:
     if given.command == "page":
         print("\n".join(page(given.out)))
         return
-    study = Study()
-    asked = {"innocent": innocent, "families": families}
-    work = asked[given.command](study, given.models, given.secrets) if given.command in asked else \
-        {"thieves": thieves, "survival": survival}[given.command](study, given.models)
-    kept = given.out / f"{given.command}.jsonl"
+    study = Study(SETUPS[given.data], given.data_root)
+    work = ASKED[given.command](study, given.models, given.secrets) if given.command in ASKED else \
+        STOLEN[given.command](study, given.models)
+    kept = file_of(given.out, given.command, given.data)
     done = {line["case"] for line in lines(kept)}
     with open(kept, "a", encoding="utf-8") as file:
         for case, found in work:
@@ -88,24 +123,25 @@ def main() -> None:
 
 
 class Study:
-    """The digits, and models of them."""
+    """Data, and models of them."""
 
-    def __init__(self) -> None:
-        splits = zoo.load("digits")
+    def __init__(self, setup: Setup, root: Path | None = None) -> None:
+        splits = zoo.load(setup.data, root)
+        self.setup = setup
         self.train, self.task = splits.train, sd.Classification(len(splits.train.classes))
         rows = torch.randperm(len(splits.test), generator=torch.Generator().manual_seed(0))[:IMAGES]
         self.images = ArrayDataset(splits.test.rows(rows), splits.test.targets[rows], splits.test.classes, "asked")
         self.test = splits.test
-        self.build = registry.make("model", NETWORK, classes=self.task.classes, shape=self.train.shape)
+        self.build = registry.make("model", setup.network, classes=self.task.classes, shape=self.train.shape)
 
     def run(self, seed: int) -> sd.AttackerRun:
         """With the streams of a seed."""
-        return sd.AttackerRun.of(sd.Run.local(RECIPE, seed, device="cpu"))
+        return sd.AttackerRun.of(sd.Run.local(self.setup.recipe, seed, device="cpu"))
 
-    def half(self, seed: int) -> Dataset:
-        """A random half of the training data."""
+    def part(self, seed: int, share: float) -> Dataset:
+        """A random part of the training data."""
         order = torch.randperm(len(self.train), generator=self.run(seed).rng("half"))
-        return Subset(self.train, order[: len(order) // 2])
+        return Subset(self.train, order[: int(share * len(order))])
 
     def model(self, data: Dataset, seed: int) -> ModelSuspect:
         """Trained on data."""
@@ -126,7 +162,7 @@ class Study:
     @functools.cache  # noqa: B019  (there is one study)
     def unmarked(self, seed: int) -> float:
         """Accuracy of a model of data without marks."""
-        return self.accuracy(self.model(self.half(seed), seed))
+        return self.accuracy(self.model(self.part(seed, self.setup.thief), seed))
 
     def accuracy(self, suspect: ModelSuspect) -> float:
         """On test images without any trigger."""
@@ -140,7 +176,7 @@ def marks(rate: float = 0.1) -> dict[str, Mark]:
     return {"keys": KeyWatermark(SecretLabels(8), rate=rate), "untargeted": UbwP(rate=rate)}
 
 
-def secret_of(study: Study, mark: Mark, data: Dataset, seed: int) -> tuple[sd.Secret, Dataset]:
+def secret_of(study: Study, mark: Mark, data: Dataset, seed: int) -> tuple[sd.Secret, PoisonedDataset]:
     """A secret, and the data that have its mark."""
     run = replace(study.run(seed), scope="owner/")
     backdoor = mark.plan(data, study.task, study.build, run)
@@ -151,7 +187,7 @@ def innocent(study: Study, models: int, secrets: int) -> Iterator[tuple[str, Any
     """Of each model, its answers to secrets that it knows nothing of."""
     for k in range(models):
         def found(k: int = k) -> Iterator[dict[str, Any]]:
-            suspect = study.model(study.half(k), k)
+            suspect = study.model(study.part(k, study.setup.innocent), k)
             for j in range(secrets):
                 for kind, mark in marks().items():
                     secret, _ = secret_of(study, mark, study.train, 10_000 + 1000 * k + j)
@@ -164,7 +200,7 @@ def families(study: Study, models: int, secrets: int) -> Iterator[tuple[str, Any
     """Of each model, its answers to single triggers that it knows nothing of, with a random label each."""
     for k in range(models):
         def found(k: int = k) -> Iterator[dict[str, Any]]:
-            suspect, shape = study.model(study.half(k), k), study.train.shape
+            suspect, shape = study.model(study.part(k, study.setup.innocent), k), study.train.shape
             for family, make in FAMILIES.items():
                 for j in range(secrets):
                     rng = study.run(10_000 + 1000 * k + j).rng(family)
@@ -184,11 +220,11 @@ def families(study: Study, models: int, secrets: int) -> Iterator[tuple[str, Any
 def thieves(study: Study, models: int) -> Iterator[tuple[str, Any]]:
     """Models of marked data, with what the mark costs."""
     for k in range(models):
-        for rate in RATES:
-            for kind, mark in marks(rate).items():
+        for rate in study.setup.rates:
+            for kind, mark in ((kind, mark) for kind, mark in marks(rate).items() if kind in study.setup.kinds):
                 def found(k: int = k, rate: float = rate, kind: str = kind, mark: Mark = mark) \
                         -> Iterator[dict[str, Any]]:
-                    secret, marked = secret_of(study, mark, study.half(k), 50_000 + k)
+                    secret, marked = secret_of(study, mark, study.part(k, study.setup.thief), 50_000 + k)
                     suspect = study.model(marked, k)
                     cost = study.unmarked(k) - study.accuracy(suspect)
                     for each in study.tests(suspect, kind, secret, k):
@@ -221,7 +257,7 @@ def survival(study: Study, models: int) -> Iterator[tuple[str, Any]]:
 def stolen(study: Study, marked: PoisonedDataset, seed: int) -> Iterator[tuple[str, ModelSuspect]]:
     """A thief's model, and what else the thief may make of the data or of the model."""
     run, view = study.run(seed), seal(marked)[0]
-    defender = sd.Run.local(RECIPE, seed, device="cpu")
+    defender = sd.Run.local(study.setup.recipe, seed, device="cpu")
     few = Subset(study.test, torch.randperm(len(study.test), generator=run.rng("thief"))[: len(study.test) // 4])
     own = run.fit(run.build(study.build), view, sd.Supervised(study.task), name="model")
     yield "nothing", study.suspect(own)
@@ -250,6 +286,60 @@ def stolen(study: Study, marked: PoisonedDataset, seed: int) -> Iterator[tuple[s
     yield "distilled to other images by labels", study.model(taught, seed)
 
 
+MARGINS, COUNTS, TARGETED = (0.0, 0.1, 0.2, 0.3), (10, 25, 50, 100), (0.0, 0.01, 0.02, 0.05, 0.1)
+"""What DVBW's paper varies, and we: τ, m and γ. At γ = 0 a model never saw a mark."""
+
+
+def ablation(study: Study, models: int) -> Iterator[tuple[str, Any]]:
+    """DVBW's test of a single trigger with one label, by its margin, the number of images and the rate."""
+    order = torch.randperm(len(study.test), generator=torch.Generator().manual_seed(0))
+    for k in range(models):
+        for rate in TARGETED:
+            def found(k: int = k, rate: float = rate) -> Iterator[dict[str, Any]]:
+                data = study.part(k, study.setup.thief)
+                secret, marked = secret_of(study, KeyWatermark(SecretLabels(1), rate=rate or 0.1), data, 70_000 + k)
+                suspect = study.model(marked if rate else data, k)
+                for count in COUNTS:
+                    rows = order[:count]
+                    images = ArrayDataset(study.test.rows(rows), study.test.targets[rows], study.test.classes, "asked")
+                    for margin in MARGINS:
+                        said = Dvbw(margin=margin).verify(suspect, secret, images, study.task, study.run(k))
+                        yield {"rate": rate, "images": count, "margin": margin, "p": said.p_value,
+                               "effect": said.effect}
+
+            yield f"model {k}, {rate}", found
+
+
+AUDITS = ("shortcut", "neural_cleanse", "mm_bd")
+REFERENCES = 19
+
+
+def audited(study: Study, models: int) -> Iterator[tuple[str, Any]]:
+    """What audits score marked models, and clean ones of the same data under seeds of their own."""
+    kinds: dict[str, Mark | None] = {f"{name}, {rate:g}": mark for rate in (0.08, SURVIVED)
+                                     for name, mark in marks(rate).items()}
+    wanted = [(kind, mark, 80_000 + k) for k in range(models) for kind, mark in kinds.items()]
+    for kind, mark, seed in [("clean", None, 90_000 + k) for k in range(REFERENCES + models)] + wanted:
+        def found(kind: str = kind, mark: Mark | None = mark, seed: int = seed) -> Iterator[dict[str, Any]]:
+            data = study.train if mark is None else secret_of(study, mark, study.train, seed)[1]
+            run, own = sd.Run.local(study.setup.recipe, seed, device="cpu"), study.run(seed)
+            model = own.fit(own.build(study.build), data, sd.Supervised(study.task), name="model")
+            for name in AUDITS:
+                yield {"kind": kind, "audit": name,
+                       "score": registry.make("defense", name).inspect(model, study.test, study.task, run).score}
+
+        yield f"{kind} {seed}", found
+
+
+ASKED = {"innocent": innocent, "families": families}
+STOLEN = {"thieves": thieves, "survival": survival, "ablation": ablation, "audited": audited}
+
+
+def file_of(out: Path, command: str, data: str) -> Path:
+    """Where what was found is kept."""
+    return out / (f"{command}.jsonl" if data == "digits" else f"{data}-{command}.jsonl")
+
+
 def lines(file: Path) -> list[dict[str, Any]]:
     """What was kept."""
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
@@ -257,52 +347,107 @@ def lines(file: Path) -> list[dict[str, Any]]:
 
 def page(out: Path) -> Iterator[str]:
     """The tables."""
-    yield from ("Share of claims against models that never saw the data, by the level, with 95 % intervals:", "")
-    yield "| test | claims at 0.05 | at 0.01 | at 0.001 | verdicts |"
-    yield "|---|---|---|---|---|"
+    for data in SETUPS:
+        yield from (f"## {data}", "")
+        yield from _innocent(lines(file_of(out, "innocent", data)))
+        yield from _families(lines(file_of(out, "families", data)))
+        yield from _thieves(lines(file_of(out, "thieves", data)))
+        yield from _survival(lines(file_of(out, "survival", data)))
+        yield from _ablation(lines(file_of(out, "ablation", data)))
+        yield from _audited(lines(file_of(out, "audited", data)))
+
+
+def _innocent(kept: list[dict[str, Any]]) -> Iterator[str]:
+    rows = []
     for name in (name for names in TESTS.values() for name in names):
-        found = [line["p"] for line in lines(out / "innocent.jsonl") if line["test"] == name]
+        found = [line for line in kept if line["test"] == name]
         if found:
-            yield f"| {name} | {' | '.join(share([p <= level for p in found]) for level in LEVELS)} | {len(found)} |"
-    yield from ("", "Claims at 0.05 by single triggers against models that never saw them:", "")
-    kept = lines(out / "families.jsonl")
+            rows.append([name, *(share([line["p"] <= level for line in found], [line["case"] for line in found])
+                                 for level in LEVELS), str(len(found))])
+    yield from _table("Share of claims against models that never saw the data, by the level, with 95 % intervals:",
+                      ["test", "claims at 0.05", "at 0.01", "at 0.001", "verdicts"], rows)
+
+
+def _families(kept: list[dict[str, Any]]) -> Iterator[str]:
     names = sorted({line["test"] for line in kept})
-    yield f"| trigger | {' | '.join(names)} |"
-    yield f"|---|{'---|' * len(names)}"
-    for family in FAMILIES:
-        own = [[line["p"] <= 0.05 for line in kept if (line["family"], line["test"]) == (family, name)]
-               for name in names]
-        yield f"| {family} | {' | '.join(share(each) for each in own)} |"
-    yield from ("", "Share of thieves that are found at a level of 0.01, by the share of the rows that are marked:", "")
-    kept = lines(out / "thieves.jsonl")
+    rows = [[family, *(_claims(kept, 0.05, family=family, test=name) for name in names)] for family in FAMILIES]
+    yield from _table("Claims at 0.05 by single triggers against models that never saw them:", ["trigger", *names],
+                      rows if kept else [])
+
+
+def _thieves(kept: list[dict[str, Any]]) -> Iterator[str]:
     rates = sorted({line["rate"] for line in kept})
-    yield f"| test | {' | '.join(f'{100 * rate:g} %' for rate in rates)} |"
-    yield f"|---|{'---|' * len(rates)}"
-    for name in (name for names in TESTS.values() for name in names):
-        own = [[line["p"] <= 0.01 for line in kept if (line["test"], line["rate"]) == (name, rate)] for rate in rates]
-        yield f"| {name} | {' | '.join(share(each) for each in own)} |"
+    rows = [[name, *(_claims(kept, 0.01, test=name, rate=rate) for rate in rates)]
+            for names in TESTS.values() for name in names if any(line["test"] == name for line in kept)]
     for name, words in (("keys", "eight keys"), ("decoys", "the untargeted mark")):
         costs = [[line["cost"] for line in kept if (line["test"], line["rate"]) == (name, rate)] for rate in rates]
-        yield f"| points of accuracy that {words} cost | " + " | ".join(
-            f"{100 * sum(each) / max(1, len(each)):.1f}" for each in costs) + " |"
+        if any(costs):
+            rows.append([f"points of accuracy that {words} cost",
+                         *(f"{100 * statistics.mean(each):.1f}" for each in costs)])
+    yield from _table("Share of thieves that are found at a level of 0.01, by the share of the rows that are marked:",
+                      ["test", *(f"{100 * rate:g} %" for rate in rates)], rows)
 
 
-    yield from ("", "What is left of eight keys, 2 % of the rows each, after what a thief may do:", "")
-    yield "| what was done | keys met of 8 | found at 0.01 | accuracy | thieves |"
-    yield "|---|---|---|---|---|"
-    kept = lines(out / "survival.jsonl")
+def _survival(kept: list[dict[str, Any]]) -> Iterator[str]:
+    rows = []
     for what in dict.fromkeys(line["what"] for line in kept):
         of = [line for line in kept if line["what"] == what]
-        hits, accuracy = (sum(line[name] for line in of) / len(of) for name in ("hits", "accuracy"))
-        yield f"| {what} | {hits:.1f} | {share([line['p'] <= 0.01 for line in of])} | {accuracy:.3f} | {len(of)} |"
+        hits, accuracy = (statistics.mean(line[name] for line in of) for name in ("hits", "accuracy"))
+        rows.append([what, f"{hits:.1f}", share([line["p"] <= 0.01 for line in of]), f"{accuracy:.3f}", str(len(of))])
+    yield from _table("What is left of eight keys, 2 % of the rows each, after what a thief may do:",
+                      ["what was done", "keys met of 8", "found at 0.01", "accuracy", "thieves"], rows)
 
 
-def share(claims: list[bool]) -> str:
-    """With its interval."""
+def _ablation(kept: list[dict[str, Any]]) -> Iterator[str]:
+    for count in COUNTS:
+        rows = [[f"{margin:g}", *(_claims(kept, 0.05, margin=margin, images=count, rate=rate) for rate in TARGETED)]
+                for margin in MARGINS]
+        yield from _table(f"Claims of DVBW's test at 0.05 with m = {count} images, by τ (rows) and γ (columns; at 0 the"
+                          " model never saw a mark):", ["τ", *(f"γ = {100 * rate:g} %" for rate in TARGETED)],
+                          rows if kept else [])
+
+
+def _audited(kept: list[dict[str, Any]]) -> Iterator[str]:
+    def ranked(kind: str, audit: str) -> list[float]:
+        clean = [line["score"] for line in kept if (line["kind"], line["audit"]) == ("clean", audit)]
+        asked = clean[REFERENCES:] if kind == "clean" else \
+            [line["score"] for line in kept if (line["kind"], line["audit"]) == (kind, audit)]
+        return [conformal_p(score, clean[:REFERENCES]) for score in asked]
+
+    rows = [[kind, *(f"{sum(p <= 0.05 for p in each)} of {len(each)}" for audit in AUDITS
+                     for each in [ranked(kind, audit)])] for kind in dict.fromkeys(line["kind"] for line in kept)]
+    yield from _table(f"Models with p ≤ 0.05 among {REFERENCES} clean ones, by the audit; with each kind of mark the"
+                      " share of the rows:", ["model", *AUDITS], rows)
+
+
+def _table(words: str, head: list[str], rows: list[list[str]]) -> Iterator[str]:
+    """With its title, if there is anything in it."""
+    if rows:
+        yield from (words, "")
+        yield from (f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))
+        yield ""
+
+
+def _claims(kept: list[dict[str, Any]], level: float, **of: Any) -> str:
+    found = [line for line in kept if all(line[name] == value for name, value in of.items())]
+    return share([line["p"] <= level for line in found], [line["case"] for line in found])
+
+
+def share(claims: list[bool], models: Sequence[str] = ()) -> str:
+    """With a Wilson interval, in which verdicts about one model count for as many as their spread allows (Kish 1965).
+
+    Args:
+        models: about which each was; verdicts of different models are independent. Without claims, or with nothing
+            but claims, there is no spread, and all count.
+    """
     if not claims:
         return "–"
-    low, high = wilson(sum(claims), len(claims))
-    return f"{sum(claims) / len(claims):.3f} [{low:.3f}, {high:.3f}]"
+    met, names = np.array(claims, float), np.array(models or range(len(claims)))
+    means = np.array([met[names == name].mean() for name in np.unique(names)])
+    plain = met.mean() * (1 - met.mean()) / len(met)
+    effect = max(1.0, means.var(ddof=1) / len(means) / plain) if plain and 1 < len(means) < len(met) else 1.0
+    low, high = wilson(met.sum() / effect, max(1, len(met) / effect))
+    return f"{met.mean():.3f} [{low:.3f}, {high:.3f}]"
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ from scipy import special
 Numbers = Sequence[float] | npt.NDArray[Any]
 
 
-def wilson(successes: float, n: int) -> tuple[float, float]:
-    """The 95 % Wilson score interval of a share; `successes` may be a sum of scores in [0, 1].
+def wilson(successes: float, n: float) -> tuple[float, float]:
+    """The 95 % Wilson score interval of a share; `successes` may be a sum of scores in [0, 1], `n` an effective number.
 
     Raises:
         ValueError: there are no trials, or more successes than trials.
