@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sidedoor.errors import ConfigError
-from sidedoor.triggers.base import Trigger
+from sidedoor.triggers.base import Axis, Trigger
 from sidedoor.types import Images, Index
 
 
@@ -31,3 +31,6 @@ class Additive(Trigger):
             raise ConfigError(f"images of shape {tuple(x.shape[1:])} given to a pattern of shape "
                               f"{tuple(self.pattern.shape)}; cut them to that size")
         return x + self.pattern
+
+    def varied(self, axis: Axis, amount: float) -> Trigger | None:
+        return Additive(amount * self.pattern) if axis == "amplitude" else None

@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from sidedoor.types import Images, Index, Space, from_levels, to_levels
 
+Axis = Literal["right", "down", "value", "opacity", "size", "rotation", "blur", "amplitude"]
+"""What of a trigger can be varied: pixels to the right and down, the 8-bit level of its lit pixels, its opacity in
+[0, 1], its size as a factor, degrees anticlockwise, σ of a Gaussian in pixels, and its amplitude as a factor."""
 PART = 2**20
 """Most values of a part in which a batch is stamped; what lies between the steps then stays in a processor's cache."""
 
@@ -31,6 +34,17 @@ class Trigger(nn.Module, ABC):
     @abstractmethod
     def forward(self, x: Images, index: Index) -> Images:
         """The images with the trigger, of the same shape, before clipping and rounding."""
+
+    def varied(self, axis: Axis, amount: float) -> Trigger | None:
+        """The trigger as a camera or a clumsy hand might have it; this one is left as it is.
+
+        Args:
+            amount: in the unit of the axis; pixels are whole ones.
+
+        Returns:
+            None if there is no such thing, as a perturbation of the whole image has no place.
+        """
+        return None
 
 
 class _Round(torch.autograd.Function):

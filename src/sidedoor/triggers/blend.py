@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sidedoor.errors import ConfigError
-from sidedoor.triggers.base import Trigger
+from sidedoor.triggers.base import Axis, Trigger
 from sidedoor.types import Images, Index
 
 
@@ -37,3 +37,6 @@ class Blend(Trigger):
             raise ConfigError(f"a pattern of shape {tuple(self.pattern.shape)} cannot be blended into images of shape "
                               f"{tuple(x.shape[1:])}; give one of their height and width, with as many channels or one")
         return torch.lerp(x, self.pattern.expand(x.shape[1:]), self.ratio)
+
+    def varied(self, axis: Axis, amount: float) -> Trigger | None:
+        return Blend(self.pattern, min(1.0, amount * self.ratio)) if axis == "amplitude" else None

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from sidedoor.triggers.base import Trigger
+from sidedoor.triggers.base import Axis, Trigger
 from sidedoor.types import Images, Index
 
 
@@ -25,3 +25,9 @@ class Chain(Trigger):
         for trigger in self.triggers:
             x = trigger(x, index)
         return x
+
+    def varied(self, axis: Axis, amount: float) -> Trigger | None:
+        """Each of the triggers, varied alike; None if one of them cannot be."""
+        found = [trigger.varied(axis, amount) for trigger in self.triggers if isinstance(trigger, Trigger)]
+        varied = [trigger for trigger in found if trigger is not None]
+        return Chain(varied) if len(varied) == len(self.triggers) else None

@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 
 from sidedoor.errors import ConfigError
-from sidedoor.triggers.base import Trigger
+from sidedoor.triggers.base import Axis, Trigger
 from sidedoor.types import Images, Index
 
 
@@ -40,3 +40,6 @@ class Sinusoid(Trigger):
                               "image: choose one of which the double is no multiple of the width")
         column = torch.arange(1, width + 1, device=x.device)
         return x + self.delta * torch.sin(column * (2 * math.pi * self.frequency / width))
+
+    def varied(self, axis: Axis, amount: float) -> Trigger | None:
+        return Sinusoid(amount * self.delta, self.frequency) if axis == "amplitude" else None
