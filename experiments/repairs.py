@@ -3,6 +3,8 @@
     sidedoor sweep experiments/repairs_screen.toml --workers 1 --out runs/repairs --data-root DIR
     sidedoor sweep experiments/training_screen.toml --workers 1 --out runs/repairs --data-root DIR
     sidedoor sweep experiments/repairs.toml --workers 1 --out runs/repairs --data-root DIR
+    sidedoor sweep experiments/repairs_few.toml --workers 1 --out runs/repairs --data-root DIR
+    sidedoor sweep experiments/repairs_common.toml --workers 1 --out runs/common --data-root DIR
     sidedoor sweep experiments/pipelines.toml --workers 1 --out runs/repairs --data-root DIR
     python -m experiments.repairs --out runs/repairs > TABLES.md
 
@@ -154,11 +156,13 @@ def oracle(found: Sequence[Record]) -> Lines:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/repairs"))
+    parser.add_argument("--common", type=Path, default=Path("runs/common"))
     given = parser.parse_args()
-    study = Study(given.out, FOLDER)
+    study, common = Study(given.out, FOLDER), Study(given.common, FOLDER)
     screen = [*study.of("repairs_screen"), *study.of("training_screen")]
     for title, found in (("Screen", screen), ("Main table", study.of("repairs")),
-                         ("Pipelines", study.of("pipelines"))):
+                         ("One per cent of clean data", study.of("repairs_few")),
+                         ("CIFAR-10, the common victims", common.of("repairs_common")), ("Pipelines", study.of("pipelines"))):
         if found:
             print("\n".join([f"## {title}", "", *before_table(found), *effects(found), *single(found),
                              *lasting(found), *oracle(found)]))
