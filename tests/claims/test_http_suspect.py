@@ -553,10 +553,10 @@ def test_a_certificate_has_to_be_signed_by_somebody_known(tmp_path: Path) -> Non
 
 # -- it is opened
 
-def known(log: Log | None = None) -> Known:
+def known(log: Log | None = None, **variables: str) -> Known:
     rows = np.zeros((4, 3, 6, 5), dtype=np.uint8)
     data = ArrayDataset(rows, np.arange(4), NAMES, "questions")
-    return Known(data, Run(fabric("cpu"), Recipe()), log=log)
+    return Known(data, Run(fabric("cpu"), Recipe()), log=log, variables=variables)
 
 
 CONFIG = """
@@ -571,15 +571,14 @@ label = "result.0.label"
 """
 
 
-def test_a_suspect_is_opened_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_suspect_is_opened_from_a_file(tmp_path: Path) -> None:
     file = tmp_path / "endpoint.toml"
     log = Log(tmp_path / "evidence" / "queries.jsonl", 4)
     with serving() as server:
         file.write_text(CONFIG.replace("URL", f"{server.url}?key=secret"))
         with pytest.raises(CannotComplete, match="variable SUSPECT_AUTHORIZATION is not set"):
             open_suspect(f"http:{file}", known(log))
-        monkeypatch.setenv("SUSPECT_AUTHORIZATION", "Bearer hush")
-        opened = open_suspect(f"http:{file}", known(log))
+        opened = open_suspect(f"http:{file}", known(log, SUSPECT_AUTHORIZATION="Bearer hush"))
         log.begin(opened.facts)
         answers = Logged(opened.suspect, log, opened.at_once).answer(IMAGES)
     np.testing.assert_array_equal(answers.labels, TRUE)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,7 +41,8 @@ OBJECT = 256
 
 def verify(secret: str | Path, commitment: str, suspect: str | Suspect, out: str | Path, *,
            architecture: str | None = None, normalization: str = "auto", receipts: str | Path | None = None,
-           device: str = "auto", progress: Progress | None = None) -> Verified:
+           device: str = "auto", variables: Mapping[str, str] | None = None, progress: Progress | None = None) \
+        -> Verified:
     """Test a suspect by the plan of a secret; resumes where an earlier run stopped.
 
     Args:
@@ -51,6 +53,7 @@ def verify(secret: str | Path, commitment: str, suspect: str | Suspect, out: str
         architecture: a registered network, for a file of weights; None to look for one that fits.
         normalization: of a file's inputs; "auto" to look for it.
         receipts: a folder of files that date the commitment; they are copied.
+        variables: such as `os.environ`, which the configuration of an endpoint may name.
 
     Raises:
         ConfigError: the secret does not meet the commitment, was changed, or the folder has other evidence.
@@ -64,7 +67,8 @@ def verify(secret: str | Path, commitment: str, suspect: str | Suspect, out: str
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / ".lock", seconds=0):
         log = Log(folder / LOG, len(claim.images.classes))
-        opened = _opened(suspect, Known(claim.images, run, architecture, normalization, log))
+        opened = _opened(suspect, Known(claim.images, run, architecture, normalization, log,
+                                         variables or {}))
         log.begin({**opened.facts, "commitment": claim.commitment})
         asked = Logged(opened.suspect, log, opened.at_once)
         if not isinstance(claim.plan.test, KeysSequential):

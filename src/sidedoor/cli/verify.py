@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -51,7 +52,7 @@ def verify(secret: Secret = None, commitment: Commitment = None, suspect: Suspec
             raise ConfigError(f"{', '.join(missing)} missing; or give --replay EVIDENCE")
         note(f"asking {suspect}")
         found, folder = claims.verify(secret, commitment, suspect, out, architecture=arch, normalization=normalize,
-                                      receipts=receipts, device=device,
+                                      receipts=receipts, device=device, variables=os.environ,
                                       progress=Silent() if quiet() else reporter()), out
     if as_json:
         emit(found.to_json() | {"evidence_sha256": evidence.hash_of(folder)})

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from sidedoor.claims.suspects.log import Log
@@ -20,6 +21,7 @@ class Known:
         architecture: a registered network, for a file of weights; None to look for one that fits.
         normalization: of a file's inputs, as `sidedoor scan` has it.
         log: where a suspect that is asked image by image writes each attempt before the next one; None to keep nothing.
+        variables: of the environment, which a configuration may name for secrets such as the values of headers.
     """
 
     images: Dataset
@@ -27,6 +29,7 @@ class Known:
     architecture: str | None = None
     normalization: str = "auto"
     log: Log | None = None
+    variables: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 class Opened(NamedTuple):

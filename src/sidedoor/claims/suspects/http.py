@@ -10,7 +10,6 @@ the environment names are not used.
 from __future__ import annotations
 
 import hashlib
-import os
 import random
 import ssl
 import threading
@@ -87,7 +86,7 @@ def open_http(where: str, known: Known) -> Opened:
     """
     endpoint = read_endpoint(Path(where), known.images.classes)
     log = known.log or Log(None, len(known.images.classes))
-    headers = values_of(endpoint.headers, os.environ)
+    headers = values_of(endpoint.headers, known.variables)
     client(endpoint, headers).close()  # what is missing is missed now
     return Opened(HttpSuspect(endpoint, headers, log, progress=known.run.progress), endpoint.facts())
 
