@@ -2,6 +2,7 @@
 
     sidedoor sweep experiments/defenses.toml --workers 1 --out runs/defenses
     sidedoor sweep experiments/defenses_rare.toml --workers 1 --out runs/defenses
+    sidedoor sweep experiments/defenses_long.toml --workers 1 --out runs/defenses
     sidedoor sweep experiments/defenses_fashion.toml --workers 1 --out runs/fashion --data-root DIR
     sidedoor sweep experiments/defenses_poison_ink.toml --workers 1 --out runs/common --data-root DIR
     python -m experiments.defenses > TABLES.md
@@ -175,6 +176,7 @@ def main() -> None:
         return
     for title, name, out in (("Digits", "defenses", given.digits),
                              ("Digits, rare poison", "defenses_rare", given.digits),
+                             ("Digits, four times the budget", "defenses_long", given.digits),
                              ("Fashion-MNIST", "defenses_fashion", given.fashion),
                              ("Poison Ink", "defenses_poison_ink", given.ink)):
         if any((out / "results").glob("*")):

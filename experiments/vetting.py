@@ -58,7 +58,7 @@ COUNTS = {"digits": {"clean": 20, **dict.fromkeys(ATTACKS, 10), **dict.fromkeys(
           "fashion": {"clean": 20, "badnets 10 %": 10, "blended 10 %": 10, "badnets 1 %": 5, "blended 1 %": 5,
                       **dict.fromkeys(CONTROLS, 3)}}
 CHEAP = ("cbd", "tabor", "abs", "free_eagle", "pixel_inversion", "dl_tnd", "df_tnd", "debackdoor")
-DEAR = ("umd", "feature_re", "bti_dbf", "mesa", "ulp", "mntd", "weight_classifier")
+DEAR = ("umd", "feature_re", "bti_dbf", "mesa", "ulp", "mntd", "weight_classifier", "k_arm")
 AUDITED = {"clean": 10, "badnets 10 %": 5, "blended 10 %": 5}
 DEARLY_AUDITED = {"clean": 5, "badnets 10 %": 3, "blended 10 %": 2}
 
