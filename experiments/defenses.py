@@ -159,7 +159,7 @@ def looked_at(out: Path, root: Path, file: Path) -> None:
 
 def heat(model: nn.Module, x: Tensor) -> np.ndarray:
     """(b, 1, h, w) for the class that a model gives."""
-    network = cut(model.eval(), x.shape[1:])
+    network = cut(model.eval(), (x.shape[1], x.shape[2], x.shape[3]))
     return grad_cam(network, x, model(x).argmax(1))[:, None].numpy()
 
 

@@ -6,16 +6,18 @@
     python experiments/ownership.py survival --models 5 --out runs/ownership
     python experiments/ownership.py ablation --models 10 --out runs/ownership
     python experiments/ownership.py audited  --models 5 --out runs/ownership
+    python experiments/ownership.py harm     --models 5 --out runs/ownership
     python experiments/ownership.py page     --out runs/ownership
 
-and `innocent` and `thieves` with `--data fashion --data-root DIR`.
+and `innocent`, `thieves` and `harm` with `--data fashion --data-root DIR`.
 
 `innocent` trains models without any mark and asks each about secrets that were drawn for nobody. `families` asks such
 models about single triggers of several kinds, of which any network answers some. `thieves` trains models on data that
 were marked, at several rates, each with a secret of its own. `survival` asks what thieves made of their models or of
 the data in order to lose the mark. `ablation` varies what DVBW's paper varies: the margin, the number of images and the
-rate. `audited` asks the audits of a scan about marked models. All go on where they stopped: what was found is kept in
-the folder, a line a verdict. `page` prints the tables and trains nothing.
+rate. `audited` asks the audits of a scan about marked models, `harm` what images with the trigger are taken for. All go
+on where they stopped: what was found is kept in the folder, a line a verdict. `page` prints the tables and trains
+nothing.
 
 The data are scikit-learn's digits, of which each model has a random half, so that they differ (in `survival` and
 `audited` all), or Fashion-MNIST: thieves have all of its 60,000 images, innocent models a random sixth each. The images
@@ -47,8 +49,10 @@ from sidedoor.claims.suspects.model import ModelSuspect
 from sidedoor.data.augment import augmentation
 from sidedoor.data.base import ArrayDataset, Dataset, Subset
 from sidedoor.goals.secret_labels import SecretLabels
+from sidedoor.metrics.dispersibility import dispersibility
 from sidedoor.metrics.hypothesis import conformal_p
 from sidedoor.metrics.statistics import wilson
+from sidedoor.ownership.base import pixels, stamped
 from sidedoor.ownership.decoys import Decoys
 from sidedoor.ownership.dvbw import Dvbw
 from sidedoor.ownership.ubw import Ubw
@@ -166,8 +170,7 @@ class Study:
 
     def accuracy(self, suspect: ModelSuspect) -> float:
         """On test images without any trigger."""
-        every = torch.arange(len(self.test))
-        said = suspect.answer(self.test.rows(every).permute(0, 2, 3, 1).contiguous().numpy())
+        said = suspect.answer(pixels(self.test))
         return float((said.labels == self.test.targets.numpy()).mean())
 
 
@@ -280,9 +283,8 @@ def stolen(study: Study, marked: PoisonedDataset, seed: int) -> Iterator[tuple[s
         moved.fit(moved.build(study.build), view, sd.Supervised(study.task), name="moved"))
     other = registry.make("model", OTHER_NETWORK, classes=study.task.classes, shape=study.train.shape)
     yield "another network", study.suspect(run.fit(run.build(other), view, sd.Supervised(study.task), name="other"))
-    rows = study.test.rows(torch.arange(len(study.test)))
-    labels = torch.from_numpy(study.suspect(own).answer(rows.permute(0, 2, 3, 1).contiguous().numpy()).labels)
-    taught = ArrayDataset(rows, labels, study.test.classes, "taught")
+    labels = torch.from_numpy(study.suspect(own).answer(pixels(study.test)).labels)
+    taught = ArrayDataset(study.test.rows(torch.arange(len(study.test))), labels, study.test.classes, "taught")
     yield "distilled to other images by labels", study.model(taught, seed)
 
 
@@ -331,8 +333,42 @@ def audited(study: Study, models: int) -> Iterator[tuple[str, Any]]:
         yield f"{kind} {seed}", found
 
 
+HARMFUL = 0.1
+"""Share of the rows that are marked where the harm of marks is compared, as in UBW's paper."""
+
+
+def harm(study: Study, models: int) -> Iterator[tuple[str, Any]]:
+    """What marked models, and one without a mark, take all test images with the trigger for."""
+    kinds: dict[str, Mark] = {"one key": KeyWatermark(SecretLabels(1), rate=HARMFUL), **marks(HARMFUL)}
+    for k in range(models):
+        for kind, mark in kinds.items():
+            def found(k: int = k, kind: str = kind, mark: Mark = mark) -> Iterator[dict[str, Any]]:
+                data = study.part(k, study.setup.thief)
+                secret, marked = secret_of(study, mark, data, 95_000 + k)
+                for name, own in ((kind, marked), (f"none, asked with {kind}", data)):
+                    suspect = study.model(own, k)
+                    yield {"mark": name, "accuracy": study.accuracy(suspect), **harmed(study, suspect, secret)}
+
+            yield f"model {k}, {kind}", found
+
+
+def harmed(study: Study, suspect: ModelSuspect, secret: sd.Secret) -> dict[str, float]:
+    """D_p, the share of wrong answers among all images and among those that are right without a trigger, and the
+    share of the most frequent answer; means over triggers."""
+    truth = study.test.targets
+    benign = torch.from_numpy(suspect.answer(pixels(study.test)).labels)
+    found = []
+    for trigger in secret.triggers:
+        said = torch.from_numpy(suspect.answer(stamped(trigger, study.test)).labels)
+        wrong = (said != truth).double()
+        found.append({"d_p": dispersibility(said, truth, study.task.classes).corrected, "asr_a": wrong.mean().item(),
+                      "asr_c": wrong[benign == truth].mean().item(),
+                      "top": said.bincount().max().item() / len(said)})
+    return {name: statistics.mean(each[name] for each in found) for name in found[0]}
+
+
 ASKED = {"innocent": innocent, "families": families}
-STOLEN = {"thieves": thieves, "survival": survival, "ablation": ablation, "audited": audited}
+STOLEN = {"thieves": thieves, "survival": survival, "ablation": ablation, "audited": audited, "harm": harm}
 
 
 def file_of(out: Path, command: str, data: str) -> Path:
@@ -355,6 +391,7 @@ def page(out: Path) -> Iterator[str]:
         yield from _survival(lines(file_of(out, "survival", data)))
         yield from _ablation(lines(file_of(out, "ablation", data)))
         yield from _audited(lines(file_of(out, "audited", data)))
+        yield from _harm(lines(file_of(out, "harm", data)))
 
 
 def _innocent(kept: list[dict[str, Any]]) -> Iterator[str]:
@@ -418,6 +455,16 @@ def _audited(kept: list[dict[str, Any]]) -> Iterator[str]:
                      for each in [ranked(kind, audit)])] for kind in dict.fromkeys(line["kind"] for line in kept)]
     yield from _table(f"Models with p ≤ 0.05 among {REFERENCES} clean ones, by the audit; with each kind of mark the"
                       " share of the rows:", ["model", *AUDITS], rows)
+
+
+def _harm(kept: list[dict[str, Any]]) -> Iterator[str]:
+    columns = {"accuracy": "accuracy", "asr_a": "ASR-A", "asr_c": "ASR-C", "d_p": "D_p", "top": "top class's share"}
+    rows = []
+    for mark in dict.fromkeys(line["mark"] for line in kept):
+        of = [line for line in kept if line["mark"] == mark]
+        rows.append([mark, *(f"{statistics.mean(line[name] for line in of):.3f}" for name in columns), str(len(of))])
+    yield from _table(f"What images with the trigger are taken for, by the mark on {100 * HARMFUL:g} % of the rows:",
+                      ["mark", *columns.values(), "models"], rows)
 
 
 def _table(words: str, head: list[str], rows: list[list[str]]) -> Iterator[str]:

@@ -162,7 +162,8 @@ def main() -> None:
     screen = [*study.of("repairs_screen"), *study.of("training_screen")]
     for title, found in (("Screen", screen), ("Main table", study.of("repairs")),
                          ("One per cent of clean data", study.of("repairs_few")),
-                         ("CIFAR-10, the common victims", common.of("repairs_common")), ("Pipelines", study.of("pipelines"))):
+                         ("CIFAR-10, the common victims", common.of("repairs_common")),
+                         ("Pipelines", study.of("pipelines"))):
         if found:
             print("\n".join([f"## {title}", "", *before_table(found), *effects(found), *single(found),
                              *lasting(found), *oracle(found)]))
