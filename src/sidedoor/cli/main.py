@@ -18,6 +18,7 @@ import typer
 from sidedoor.cli import doctor, export, init, repair, run, scan, stego, study, verify, watermark
 from sidedoor.cli import filter as filtering
 from sidedoor.cli import list as listing
+from sidedoor.cli import map as mapping
 from sidedoor.cli._options import debugging, log, with_habits
 from sidedoor.core.printable import visible
 from sidedoor.errors import SidedoorError, located
@@ -59,6 +60,7 @@ app.command()(with_habits(watermark.watermark))
 app.command()(with_habits(verify.verify))
 for _command in (listing.show, listing.schema, init.init, run.run, run.sweep, run.report, run.poison, export.export):
     app.command()(with_habits(_command))
+app.command("map")(with_habits(mapping.map_))
 app.add_typer(stego.app, name="stego")
 app.add_typer(study.app, name="study")
 for _command in (doctor.doctor, run.clean):
