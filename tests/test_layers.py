@@ -32,7 +32,7 @@ LAYERS = (
     ("trigger_designs",),
     ("backdoor",),
     ("attacks", "defenses"),
-    ("ownership",),  # declares needs as defences do
+    ("ownership", "explain"),  # declare needs as defences do
     ("evaluation",),
     ("bench",),
     ("report", "apps", "testing"),

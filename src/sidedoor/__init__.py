@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from sidedoor.evidence import Localisation as Localisation
     from sidedoor.evidence import Rule as Rule
     from sidedoor.evidence import Verdict as Verdict
+    from sidedoor.explain.base import Explainer as Explainer
     from sidedoor.goals.all_to_one import AllToOne as AllToOne
     from sidedoor.goals.base import Door as Door
     from sidedoor.goals.base import Goal as Goal
@@ -119,7 +120,7 @@ _HOMES = {
     "defenses.training.base": ("AidedTraining", "TrainingDefense"), "engine": ("Objective", "Player", "Recipe", "Run"),
     "errors": ("CannotComplete", "ConfigError", "NotApplicable"), "evaluation": ("evaluate",),
     "evidence": ("Exhibit", "Finding", "Localisation", "Rule", "Verdict"), "goals.all_to_one": ("AllToOne",),
-    "goals.base": ("Door", "Goal"),
+    "explain.base": ("Explainer",), "goals.base": ("Door", "Goal"),
     "method": ("Count", "Label", "Method", "NonNegative", "Positive", "Share", "Whole"),
     "models.base": ("classifier",), "ownership.base": ("Answers", "Suspect", "Verifier"), "registry": ("make",),
     "tasks.classification": ("Classification",),

@@ -63,7 +63,7 @@ KINDS = (
     Kind("defense", "defenses", "Defences", "defenses", "defenses.base:Defense"),
     Kind("goal", "goals", "Goals", "goals", "goals.base:Goal"),
     Kind("task", "tasks", "Tasks", "tasks", "tasks.task:Task", ("classes",)),
-    Kind("model", "models", "Networks", "models", leading=("classes", "shape", "scale", "download")),
+    Kind("model", "models", "Networks", "models", leading=("classes", "shape", "scale", "crop", "download")),
     Kind("data", "datasets", "Data sets", "data.sets", leading=("where",)),
     Kind("trigger", "triggers", "Triggers", "triggers", "triggers.base:Trigger"),
     Kind("trigger_design", "trigger_designs", "Trigger designs", "trigger_designs", "trigger_designs.base:Design",
@@ -74,6 +74,7 @@ KINDS = (
     Kind("forward_operator", "forward_operators", "Forward operators", "forward_operators",
          "forward_operators.base:Operator", former="operator"),
     Kind("verifier", "verifiers", "Ownership tests", "ownership", "ownership.base:Verifier"),
+    Kind("explainer", "explainers", "Explainers", "explain.methods", "explain.base:Explainer"),
 )
 
 
@@ -236,10 +237,14 @@ def _call(found: Definition, name: str) -> dict[str, Any] | None:
     return {key: argument.value for key, argument in given.items() if isinstance(argument, ast.Constant)}
 
 
+_OUTPUTS = {"classes": "labels", "scale": "image", "crop": "response"}
+"""What a network gives (`Task.output`), by the argument that only its builder takes."""
+
+
 def _tasks(kind: Kind, found: Definition) -> tuple[str, ...]:
     """The tasks that a member suits: those that its class names, or that have its kind of output."""
     if kind.name == "model":
-        wanted = {"labels" if "classes" in found.arguments else "", "image" if "scale" in found.arguments else ""}
+        wanted = {output for argument, output in _OUTPUTS.items() if argument in found.arguments}
         return tuple(name for name, task in _all_tasks() if task.text("output") in wanted)
     if kind.name == "goal":
         return tuple(name for name, task in _all_tasks() if task.text("output") == found.text("output"))

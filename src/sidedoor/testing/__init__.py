@@ -16,6 +16,7 @@ from sidedoor.data.root import Where
 from sidedoor.errors import ConfigError
 from sidedoor.testing.attack import check_attack, check_goal, check_trigger
 from sidedoor.testing.defense import check_defense
+from sidedoor.testing.explain import check_explainer
 from sidedoor.testing.ground import CLASSES, require
 from sidedoor.testing.ownership import check_verifier
 from sidedoor.testing.parts import (
@@ -30,15 +31,15 @@ from sidedoor.testing.parts import (
 )
 
 __all__ = ["check", "check_attack", "check_data", "check_defense", "check_design", "check_detector",
-           "check_goal", "check_model", "check_operator", "check_restorer", "check_task", "check_trigger",
-           "check_verifier", "check_weighting"]
+           "check_explainer", "check_goal", "check_model", "check_operator", "check_restorer", "check_task",
+           "check_trigger", "check_verifier", "check_weighting"]
 
 
 CONTRACTS: dict[str, Callable[..., None]] = {
     "attack": check_attack, "defense": check_defense, "goal": check_goal, "task": check_task, "model": check_model,
     "data": check_data, "trigger": check_trigger, "trigger_design": check_design, "weighting": check_weighting,
     "object_detector": check_detector, "forward_operator": check_operator,
-    "verifier": check_verifier,
+    "verifier": check_verifier, "explainer": check_explainer,
 }
 """The contract of each kind of the registry."""
 
