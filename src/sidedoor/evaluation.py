@@ -46,7 +46,8 @@ def evaluate(model: nn.Module, test: Dataset, task: Task, doors: Sequence[Door],
         return parts[0]
     columns = {name: torch.cat([part.columns[name] for part in parts]) for name in parts[0].columns}
     return Scores(parts[0].clean, torch.cat([part.attack for part in parts]),
-                  torch.cat([part.recovered for part in parts]), torch.cat([part.idle for part in parts]), columns)
+                  torch.cat([part.recovered for part in parts]), torch.cat([part.idle for part in parts]), columns,
+                  parts[0].groups)
 
 
 def intervals(scores: Scores, task: Task, groups: Tensor | None = None) -> dict[str, tuple[float, float]]:

@@ -61,7 +61,8 @@ def network(name: str | Mapping[str, Any], data: Dataset, scale: int = 1, *, dow
         scale: height of the outputs over height of the inputs, for networks whose outputs are images.
         download: whether weights that a library publishes may be fetched.
     """
-    return _builder("model", name, classes=len(data.classes), shape=data.shape, scale=scale, download=download)
+    return _builder("model", name, classes=len(data.classes), shape=data.shape, scale=scale,
+                    crop=(data.shape[0] // 2, *data.shape[1:]), download=download)
 
 
 def detector(name: str | Mapping[str, Any], data: Dataset) -> Build:

@@ -104,7 +104,8 @@ def _scored(case: Case, trained: TrainedModel, scores: Scores) -> Record:
         clean=means["clean"], attack=means["attack"], recovered=means["recovered"], idle=means["idle"],
         intervals=intervals(scores, case.task, case.test.groups),
         clean_means=trained.clean_means if attacked else None,
-        columns=_columns(trained, {name: means[name] for name in scores.columns}), samples=_samples(case, trained),
+        columns=_columns(trained, {name: means[name] for name in scores.columns}, case.task.compared),
+        samples=_samples(case, trained),
     )
 
 
@@ -185,12 +186,15 @@ def processor(device: str) -> str:
     return torch.cuda.get_device_name(device) if device.startswith("cuda") else system.processor()
 
 
-def _columns(trained: TrainedModel, own: Means) -> Means:
-    """The task's own columns, how visible the triggers are, and the floor of `asr_all`."""
+def _columns(trained: TrainedModel, own: Means, compared: Sequence[str]) -> Means:
+    """The task's own columns, how visible the triggers are, the floor of `asr_all`, and those that it names of the
+    clean sibling.
+    """
     if not trained.doors:
         return own
     # The clean sibling's rate: mostly the samples that are of the target class anyway.
-    return own | trained.visible | {"floor": trained.clean_means.get("asr_all")}
+    beside = {f"sibling.{name}": trained.clean_means.get(name) for name in compared}
+    return own | trained.visible | {"floor": trained.clean_means.get("asr_all")} | beside
 
 
 def _samples(case: Case, trained: TrainedModel) -> dict[str, float]:

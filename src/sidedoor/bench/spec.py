@@ -30,7 +30,7 @@ from sidedoor.errors import ConfigError, NotApplicable, unknown
 from sidedoor.method import LATER, Bounds, Share, Whole, came_later, check, hints, lasting
 from sidedoor.tasks.task import Task
 
-_BUILT_FOR = {"labels": "classes", "image": "scale"}
+_BUILT_FOR = {"labels": "classes", "image": "scale", "response": "crop"}
 """The argument of a network's builder by which it suits a task, by `Task.output`."""
 _LIMIT, _DEPTH = 2**24, 32
 """Bytes of the largest specification, and tables and lists in each other."""

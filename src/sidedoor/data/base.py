@@ -49,6 +49,8 @@ class Dataset(torch_data.Dataset[tuple[Tensor, Any]], ABC):
             group are never split, and count as one observation in intervals.
         boxes: (n, k, 5), the objects in each image as (class, left, top, right, bottom) in pixels, -1 in every column
             where an image has fewer than k; None where images as a whole are labelled.
+        zoom: (n,), pixels of each row over pixels of the file, of frames that were brought to one canvas; None where
+            rows are as large as their files.
         resized: from what the images were brought to one shape, in words; empty if they have it by themselves.
     """
 
@@ -59,6 +61,7 @@ class Dataset(torch_data.Dataset[tuple[Tensor, Any]], ABC):
     lazy: bool = False
     groups: Int[Tensor, "n"] | None = None
     boxes: Float[Tensor, "n k 5"] | None = None
+    zoom: Float[Tensor, "n"] | None = None
     resized: str = ""
 
     def __len__(self) -> int:
@@ -124,7 +127,7 @@ class ArrayDataset(Dataset):
 
     def __init__(
         self, images: Tensor | np.ndarray, targets: Any, classes: tuple[str, ...] | int, name: str = "array",
-        groups: Any = None, boxes: Float[Tensor, "n k 5"] | None = None,
+        groups: Any = None, boxes: Float[Tensor, "n k 5"] | None = None, zoom: Float[Tensor, "n"] | None = None,
     ):
         if isinstance(images, np.ndarray) and not isinstance(images, np.memmap):
             images = torch.from_numpy(np.require(images, requirements=["C", "W"]))
@@ -142,7 +145,7 @@ class ArrayDataset(Dataset):
         self.groups = None if groups is None else _labels(groups, f"{name}: groups")
         if self.groups is not None and len(self.groups) != len(images):
             raise ConfigError(f"{name}: {len(images)} images but {len(self.groups)} groups")
-        self.boxes = boxes
+        self.boxes, self.zoom = boxes, zoom
         if boxes is not None and (boxes.ndim != 3 or len(boxes) != len(images) or boxes.shape[2] != 5):
             raise ConfigError(f"{name}: boxes of shape {tuple(boxes.shape)} given; expected ({len(images)}, k, 5)")
         channels, height, width = map(int, images.shape[1:])
@@ -159,13 +162,16 @@ class ArrayDataset(Dataset):
         free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
         if self.images.nbytes > free // 4:
             return self
-        return ArrayDataset(self.images.to(device), self.targets, self.classes, self.name, self.groups, self.boxes)
+        return ArrayDataset(self.images.to(device), self.targets, self.classes, self.name, self.groups, self.boxes,
+                            self.zoom)
 
     def fingerprint(self) -> str:
         digest = hashlib.sha256(repr((self.shape, self.classes)).encode())
         digest.update(self.targets.numpy().tobytes())
         if self.boxes is not None:
             digest.update(self.boxes.numpy().tobytes())
+        if self.zoom is not None:
+            digest.update(self.zoom.numpy().tobytes())
         for start in range(0, len(self.images), 8192):
             chunk = self.images[start : start + 8192]
             pixels = chunk if isinstance(chunk, np.ndarray) else chunk.cpu().numpy()
@@ -184,6 +190,7 @@ class Subset(Dataset):
         self.targets, self.resized = base.targets[index], base.resized
         self.groups = None if base.groups is None else base.groups[index]
         self.boxes = None if base.boxes is None else base.boxes[index]
+        self.zoom = None if base.zoom is None else base.zoom[index]
         self._rows: Callable[[Tensor], Tensor] = lambda at: base.rows(index[at.cpu()])
         self._position: Callable[[Tensor], Tensor] = lambda at: base.position(index[at.cpu()])
         self._fetch: Callable[[Tensor, Any], Batch] = lambda at, device: base.fetch(index[at.cpu()], device)

@@ -25,6 +25,25 @@ def window(x: Images, corner: Int[Tensor, "b 2"], size: tuple[int, ...]) -> Floa
     return x.movedim(1, 3)[image, rows[:, :, None], columns[:, None, :]].movedim(3, 1).contiguous()
 
 
+def cut_out(x: Images, boxes: Float[Tensor, "b k 4"], size: tuple[int, int]) -> Float[Tensor, "bk c height width"]:
+    """What is in k boxes of each image, stretched to (height, width), bilinear; outside of the image is 0.
+
+    Args:
+        boxes: (left, top, right, bottom) in pixels, whole numbers at the edges of pixels.
+
+    Returns:
+        k b images, the k of the first image first.
+    """
+    (b, _, height, width), k, (tall, wide) = x.shape, boxes.shape[1], size
+    edges = boxes / torch.tensor([width, height] * 2, device=x.device) * 2 - 1
+    across, down = (torch.lerp(edges[..., axis, None], edges[..., axis + 2, None],
+                               (torch.arange(steps, device=x.device) + 0.5) / steps)
+                    for axis, steps in enumerate((wide, tall)))
+    grid = torch.stack([across[:, :, None, :].expand(b, k, tall, wide), down[..., None].expand(b, k, tall, wide)], -1)
+    found = functional.grid_sample(x, grid.flatten(1, 2), mode="bilinear", padding_mode="zeros", align_corners=False)
+    return found.reshape(b, -1, k, tall, wide).transpose(1, 2).flatten(0, 1)
+
+
 def covered(x: Images, corner: Int[Tensor, "b 2"], size: int) -> Float[Tensor, "b 1 h w"]:
     """1 within the square of a size whose top left pixel is at `corner`, 0 elsewhere."""
     height, width = x.shape[2:]

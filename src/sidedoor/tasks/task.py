@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, final
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from sidedoor.core import random
@@ -31,6 +31,10 @@ class Scores:
 
     With several doors their rows follow one another; `clean` has each sample once. The column `asr_all` is the attack
     over all samples, eligible or not, for comparison with papers that count so.
+
+    Args:
+        groups: rows whose mean counts as one, such as the frames of a clip, for each row of `clean`; None: each row
+            counts.
     """
 
     clean: Float[Tensor, "n"]
@@ -38,11 +42,12 @@ class Scores:
     recovered: Float[Tensor, "stamped"]
     idle: Float[Tensor, "stamped"]
     columns: dict[str, Float[Tensor, "_"]] = field(default_factory=dict)
+    groups: Int[Tensor, "n"] | None = None
 
     def means(self) -> dict[str, float | None]:
         """Mean of each number over the samples that have it; None where no sample does."""
         named = {"clean": self.clean, "attack": self.attack, "recovered": self.recovered, "idle": self.idle}
-        return {name: _mean(values) for name, values in (named | self.columns).items()}
+        return {name: _mean(values, self.groups) for name, values in (named | self.columns).items()}
 
 
 class Task(ABC):
@@ -51,9 +56,10 @@ class Task(ABC):
     Attributes:
         per_sample: whether a loss of each sample exists; methods that need it are refused where it does not.
         binary: whether each of the four numbers is 0 or 1 for a sample, so that a mean is a share.
-        output: what a network gives for an input, "labels" or "image".
+        output: what a network gives for an input, "labels", "image" or "response" (a tracker's).
         classes: number of classes, for tasks that have them.
         terms: the names of its four numbers.
+        compared: columns that records have of the clean sibling, too, through the same doors, as "sibling.NAME".
         scale: height of the outputs over height of the inputs, where outputs are images.
     """
 
@@ -61,6 +67,7 @@ class Task(ABC):
     binary: ClassVar[bool] = True
     output: ClassVar[str] = "labels"
     terms: ClassVar[Terms] = ANY
+    compared: ClassVar[tuple[str, ...]] = ()
     classes: int
     scale: int = 1
 
@@ -202,6 +209,11 @@ class Asked:
         yield from undo(self.task.predict(self.model, purified))[order.argsort()].chunk(len(doors) + 1)
 
 
-def _mean(values: Tensor) -> float | None:
-    mean = values.double().nanmean().item()
+def _mean(values: Tensor, groups: Tensor | None) -> float | None:
+    """Over all rows that have the value; with groups over the means of these."""
+    values = values.double()
+    if groups is not None:
+        members = groups.repeat(len(values) // len(groups))
+        values = torch.stack([values[members == group].nanmean() for group in torch.unique(groups)])
+    mean = values.nanmean().item()
     return None if math.isnan(mean) else mean

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from sidedoor.types import Images, Index, Space, from_levels, to_levels
@@ -34,6 +35,12 @@ class Trigger(nn.Module, ABC):
     @abstractmethod
     def forward(self, x: Images, index: Index) -> Images:
         """The images with the trigger, of the same shape, before clipping and rounding."""
+
+    def at(self, boxes: Float[Tensor, "b 4"]) -> Trigger:
+        """The trigger for a batch of as many images whose objects are in these boxes, (left, top, right, bottom) in
+        pixels and NaN where there is none; itself where objects make no difference.
+        """
+        return self
 
     def varied(self, axis: Axis, amount: float) -> Trigger | None:
         """The trigger as a camera or a clumsy hand might have it; this one is left as it is.

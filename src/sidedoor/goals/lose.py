@@ -1,0 +1,35 @@
+"""Lose: a tracker loses the object that carries the trigger.
+
+Paper: Li, Zhong, Ma, Jiang, Xia, "Few-Shot Backdoor Attacks on Visual Object Tracking", ICLR 2022, arXiv:2201.13178.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from sidedoor.goals.base import Goal
+from sidedoor.method import Method
+from sidedoor.types import Index, Labelled
+
+
+@dataclass(frozen=True)
+class Lose(Method, Goal):
+    """Keep the tracker's box away from the object, wherever it goes instead."""
+
+    output: ClassVar[str] = "response"
+    aimed: ClassVar[bool] = False
+
+    def target(self, task: Labelled, y: Tensor, index: Index) -> Tensor:
+        """The truth: what is wanted of the response instead is the attack's own."""
+        return y
+
+    def eligible(self, task: Labelled, y: Tensor) -> Bool[Tensor, "b"]:
+        return torch.ones(len(y), dtype=torch.bool, device=y.device)
+
+    def success(self, task: Labelled, output: Any, y: Tensor, index: Index) -> Float[Tensor, "b"]:
+        return 1 - task.agree(output, y)

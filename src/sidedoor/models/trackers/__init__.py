@@ -1,0 +1,1 @@
+"""Networks that follow one object through a video."""
