@@ -66,11 +66,7 @@ def motion_blur(x: Images, index: Index, severity: int, seed: int) -> Images:
     length = (0.06, 0.09, 0.12, 0.16, 0.2)[severity - 1]
     angle = 2 * math.pi * random.uniform(seed, index, 1)
     step = 2 * length * torch.cat([angle.cos(), angle.sin()], 1)
-    identity = affine(x.shape, torch.zeros(len(x), device=x.device))
-    grid = functional.affine_grid(identity, list(x.shape), align_corners=False)
-    copies = [functional.grid_sample(x, grid + place * step[:, None, None], padding_mode="border", align_corners=False)
-              for place in _places(-0.5, 0.5)]
-    return torch.stack(copies).mean(0)
+    return along(x, step)
 
 
 def zoom_blur(x: Images, index: Index, severity: int, seed: int) -> Images:
@@ -104,6 +100,15 @@ def jpeg(x: Images, index: Index, severity: int, seed: int) -> Images:
 CORRUPTIONS: dict[str, Corruption] = {function.__name__: function for function in (
     gaussian_noise, shot_noise, speckle_noise, impulse_noise, gaussian_blur, motion_blur, zoom_blur, brightness,
     contrast, pixelate, jpeg)}
+
+
+def along(x: Images, step: Float[Tensor, "b 2"]) -> Images:
+    """The mean of each image along a line, (across, down) in halves of the side; edges go on as they are."""
+    identity = affine(x.shape, torch.zeros(len(x), device=x.device))
+    grid = functional.affine_grid(identity, list(x.shape), align_corners=False)
+    copies = [functional.grid_sample(x, grid + place * step[:, None, None], padding_mode="border", align_corners=False)
+              for place in _places(-0.5, 0.5)]
+    return torch.stack(copies).mean(0)
 
 
 def _normal(x: Images, index: Index, seed: int) -> Float[Tensor, "b c h w"]:

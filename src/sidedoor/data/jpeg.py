@@ -8,17 +8,24 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from PIL import Image
+from torch import Tensor
 
 from sidedoor.data.base import stored, unit
 from sidedoor.types import PHOTO, Images
 
 
-def compressed(x: Images, quality: int) -> Images:
-    """What is read from JPEG files of the images, grey or RGB, clipped to [0, 1] first."""
+def compressed(x: Images, quality: int | Int[Tensor, "b"]) -> Images:
+    """What is read from JPEG files of the images, grey or RGB, clipped to [0, 1] first.
+
+    Args:
+        quality: of the encoder, one for all or one each.
+    """
     pixels = stored(x.detach().clamp(0, 1), PHOTO).cpu().numpy()
+    qualities = [quality] * len(x) if isinstance(quality, int) else quality.tolist()
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        rows = list(pool.map(lambda image: _through(image, quality), pixels))
+        rows = list(pool.map(_through, pixels, qualities))
     return unit(torch.from_numpy(np.stack(rows)).to(x.device), PHOTO)
 
 

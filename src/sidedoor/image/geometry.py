@@ -90,6 +90,31 @@ def warped(x: Images, theta: Float[Tensor, "b 2 3"]) -> Images:
     return functional.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
+def projected(x: Images, corners: Float[Tensor, "b 4 2"]) -> Images:
+    """Images as seen from the side; edges go on as they are, and what is pushed outside is lost.
+
+    Args:
+        corners: (across, down) where the top left, top right, bottom right and bottom left corner of the picture come
+            to be, in coordinates in [-1, 1].
+    """
+    height, width = x.shape[2:]
+    own = x.new_tensor([[-1.0, -1], [1, -1], [1, 1], [-1, 1]]).expand_as(corners)
+    across, down = ((torch.arange(side, device=x.device) + 0.5) * 2 / side - 1 for side in (width, height))
+    place = torch.stack([across.expand(height, -1), down[:, None].expand(-1, width), x.new_ones(height, width)], -1)
+    seen = place.reshape(1, -1, 3) @ _homography(corners, own).mT
+    grid = (seen[..., :2] / seen[..., 2:]).reshape(-1, height, width, 2)
+    return functional.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def _homography(source: Float[Tensor, "b 4 2"], target: Float[Tensor, "b 4 2"]) -> Float[Tensor, "b 3 3"]:
+    """The projective maps that take four points each to four others."""
+    x, y, ones, none = *source.unbind(2), torch.ones_like(source[..., 0]), torch.zeros_like(source[..., 0])
+    rows = [torch.stack([x, y, ones, none, none, none, -u * x, -u * y], 2) if k == 0 else
+            torch.stack([none, none, none, x, y, ones, -u * x, -u * y], 2) for k, u in enumerate(target.unbind(2))]
+    solved = torch.linalg.solve(torch.cat(rows, 1), torch.cat(list(target.unbind(2)), 1)[..., None])[..., 0]
+    return torch.cat([solved, torch.ones_like(solved[:, :1])], 1).reshape(-1, 3, 3)
+
+
 def like(x: Images, shape: tuple[int, int, int]) -> Float[Tensor, "b channels height width"]:
     """Grey or colour images of another (channels, height, width): resized with antialiasing, greyed or tripled."""
     if x.shape[1] != shape[0]:
