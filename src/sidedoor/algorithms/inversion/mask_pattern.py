@@ -29,6 +29,9 @@ TINY = 1e-3
 """The least size of a mask in pixels that others are compared with: where a model gives one class for everything, its
 mask vanishes."""
 
+NOWHERE = -1e12
+"""The argument of a tanh that is -1 with a gradient of 0."""
+
 TRAVEL = 6.0
 """How far Adam must be able to move a parameter of a mask before masks are compared: from 0.95 to 0.05 it is 3, and
 these start anywhere and turn back. With half of it masks of digits still look alike when one will be a fifth of the
@@ -63,6 +66,14 @@ def mask_norm(candidate: Candidate) -> Float[Tensor, "g"]:
     """The L1 norm of the masks, in pixels."""
     norm: Tensor = candidate.mask.sum((1, 2, 3, 4))
     return norm
+
+
+def beyond(pixels: float) -> Penalty:
+    """By how many pixels the L1 norm of the masks is above a wanted size; below it a mask costs nothing."""
+    def excess(candidate: Candidate) -> Float[Tensor, "g"]:
+        return (mask_norm(candidate) - pixels).clamp(min=0)
+
+    return excess
 
 
 @dataclass(frozen=True)
@@ -163,6 +174,7 @@ class Inversion:
         form: what a trigger is made of.
         turns: which labels each epoch is for.
         rounds: most epochs of all classes together.
+        forbidden: pixels that no trigger may change; None: it may be anywhere.
     """
 
     penalties: tuple[Penalty, ...]
@@ -174,11 +186,13 @@ class Inversion:
     form: Form = Replaced()
     turns: Turns = all_of_them
     rounds: float = math.inf
+    forbidden: Bool[Tensor, "h w"] | None = None
 
     def recover(self, model: nn.Module, clean: Dataset, labels: Sequence[int], run: Run) -> Recovered:
         """The smallest successful mask and its pattern for each of the labels, on the CPU.
 
-        Without a `margin`, and with epochs for all, what is found for one label does not depend on the others.
+        A label that is given several times is begun for at as many places. Without a `margin`, and with epochs for
+        all, what is found for one label does not depend on the others.
 
         Raises:
             NotApplicable: the images have no bounded range.
@@ -203,9 +217,12 @@ class _Search:
         self.labels = torch.tensor(labels, device=run.device)
         channels, height, width = clean.shape
         planes, most = method.form.planes(channels), method.form.start
-        start = [most * torch.rand(planes, height, width, generator=run.rng(f"label {label}")) for label in labels]
+        start = [most * torch.rand(planes, height, width, generator=run.rng(name)) for name in _streams(labels)]
         # tanh, as in the paper; the interval is cut a little so that its inverse is finite.
-        self.raw = [torch.atanh((2 * u - 1) * (1 - 1e-6)).to(run.device).requires_grad_() for u in start]
+        raw = [torch.atanh((2 * u - 1) * (1 - 1e-6)) for u in start]
+        if method.forbidden is not None:  # where the tanh is flat, no step leads away
+            raw = [values.masked_fill(method.forbidden.cpu(), NOWHERE) for values in raw]
+        self.raw = [values.to(run.device).requires_grad_() for values in raw]
         self.optimiser = torch.optim.Adam(self.raw, lr=method.lr, betas=(0.5, 0.9))
         steps = math.ceil(min(method.samples, len(clean)) / method.batch)
         self.costs = _Costs(method.schedule, len(labels), math.ceil(TRAVEL / method.lr / steps))
@@ -269,6 +286,12 @@ class _Search:
         better = self.costs.update(rows, success >= self.method.schedule.success, mask.sum((1, 2, 3)))
         at = torch.tensor(rows)[better]
         self.found.mask[at], self.found.pattern[at], self.found.success[at] = mask[better], pattern[better], True
+
+
+def _streams(labels: Sequence[int]) -> list[str]:
+    """Names of the streams that the labels begin with; one that comes again begins elsewhere."""
+    again = [labels[:k].count(label) for k, label in enumerate(labels)]
+    return [f"label {label}" + (f"/{time}" if time else "") for label, time in zip(labels, again, strict=True)]
 
 
 class _Costs:
