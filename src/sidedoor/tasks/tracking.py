@@ -127,7 +127,7 @@ class Tracking(Method, Task):
         with torch.no_grad(), run.autocast():
             found = _Watched(model, data.clips, tuple(doors), self.few, run, purify).boxes()
         model.train(was_training)
-        plain, attacked = found[0], found[1:].reshape(len(doors), len(MODES), -1, 4)
+        plain, attacked = found[0], found[1:].reshape(len(doors), len(MODES), len(data.clips), 4)
         return [self._scores(data, {"": plain, **dict(zip(MODES, boxes, strict=True))}) for boxes in attacked] or \
             [self._scores(data, {"": plain})]
 

@@ -136,15 +136,14 @@ class Peak(NamedTuple):
 def locate(geometry: Geometry, response: Float[Tensor, "b k r r"]) -> Peak:
     """Read responses at k scales: the middle scale is favoured by the penalty, the middle of the crop by the window.
 
-    The minimum is subtracted first: a penalty would raise negative responses.
+    The penalty is for positive responses: it would raise negative ones.
     """
     b, k, r, _ = response.shape
     fine = _finer(r, geometry.upsample).to(response)
     maps = fine @ response @ fine.T
-    maps = maps - maps.amin((1, 2, 3), keepdim=True)
     penalty = torch.full((k,), geometry.penalty if k > 1 else 1.0, device=maps.device)
     penalty[k // 2] = 1.0
-    maps = maps * penalty[:, None, None]
+    maps = torch.where(maps > 0, maps * penalty[:, None, None], maps)
     scale = maps.flatten(2).amax(2).argmax(1)
     chosen = maps[torch.arange(b, device=maps.device), scale]
     side = chosen.shape[-1]
