@@ -273,7 +273,7 @@ def _check_count(who: str, attack: Attack, backdoor: Backdoor, here: Ground) -> 
     poison = backdoor.poison
     declared = getattr(attack, "rate", poison.rate)
     require(poison.rate == declared, who, f"rate = {declared} was asked for, the poison says {poison.rate}")
-    masks, chosen = _eligible(backdoor, here), poison.index[~poison.cover]
+    masks, chosen = _eligible(backdoor, here), torch.unique(poison.index[~poison.cover])
     expected = sum(max(1, round(poison.rate * int(mask.sum()))) for mask in masks)
     require(len(chosen) == expected, who, f"poisons {len(chosen)} rows; a rate of {poison.rate} of "
                                           f"{' + '.join(str(int(mask.sum())) for mask in masks)} eligible samples is "

@@ -1,4 +1,4 @@
-"""What training strategies share: the poisoned data of another attack, and their own way of training on them."""
+"""What strategies share: the poisoned data of another attack, and what they make of them or how they train on them."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def _badnets() -> Attack:
 
 
 @dataclass(frozen=True)
-class TrainingStrategy(Attack, ABC):
-    """A way of training the model on the data that another attack poisons.
+class Strategy(Attack, ABC):
+    """An attack around the data that another attack poisons.
 
     Args:
         attack: a data-poisoning attack; its goal is the one given here.
@@ -35,7 +35,6 @@ class TrainingStrategy(Attack, ABC):
         ConfigError: an attack that controls the training itself, or that has another goal.
     """
 
-    access: ClassVar[Access] = Access.TRAINING
     origins: ClassVar[dict[str, str]] = {"attack": "ours: BadNets, the plainest"}
 
     attack: Attack = field(default_factory=_badnets)
@@ -53,6 +52,13 @@ class TrainingStrategy(Attack, ABC):
             raise ConfigError(f"{name} with the goal {self.attack.goal} given within {type(self).__name__}; "
                               "say the goal of the latter instead")
         return replace(self.attack, goal=self.goal)
+
+
+@dataclass(frozen=True)
+class TrainingStrategy(Strategy, ABC):
+    """A way of training the model on the data that another attack poisons."""
+
+    access: ClassVar[Access] = Access.TRAINING
 
     @final
     def plan(self, train: Dataset, task: Task, surrogate: Build, run: AttackerRun) -> Backdoor:
