@@ -108,6 +108,8 @@ def test_every_data_set_keeps_its_contract(name: str, tmp_path: Path) -> None:
         check(name, path=str(folder(tmp_path)))
     elif name == "yolo":
         check(name, path=str(boxed(tmp_path)), size=16)
+    elif name == "clips":
+        check(name, path=str(videos(tmp_path)), height=12, width=16)
     elif name == "npz":
         check(name, path=str(archive(tmp_path)))
     else:
@@ -135,6 +137,17 @@ def boxed(root: Path) -> Path:
         file.rename(image)
         label.write_text(f"{i // 3 % 3} 0.5 0.5 0.5 0.25")
     return root / "boxed"
+
+
+def videos(root: Path) -> Path:
+    """Three clips of four frames."""
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 12, 16, 3), dtype=np.uint8)
+    for i, image in enumerate(pixels):
+        file = root / "videos" / f"clip{i % 3}" / "img" / f"{i:04}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(file)
+        (file.parents[1] / "groundtruth_rect.txt").write_text("3,4,5,6\n" * 4)
+    return root / "videos"
 
 
 def archive(root: Path) -> Path:

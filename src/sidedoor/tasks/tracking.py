@@ -142,8 +142,11 @@ class Tracking(Method, Task):
             success, further = _figures(data, boxes[mode])
             columns |= {f"{name}_a.{mode}": column for name, column in ({"auc": success} | further).items()}
         recovered = columns[f"auc_a.{self.mode}"]
-        columns["asr_all"] = 1 - recovered
-        return Scores(clean, 1 - recovered, recovered, 1 - clean, columns, data.groups)
+        # A tracker that breaks down was not led anywhere.
+        attack, idle = (torch.where(found[data.frames].isfinite().all(1), 1 - success, 0.0)
+                        for found, success in ((boxes[self.mode], recovered), (boxes[""], clean)))
+        columns["asr_all"] = attack
+        return Scores(clean, attack, recovered, idle, columns, data.groups)
 
 
 @dataclass(frozen=True)

@@ -29,10 +29,11 @@ from sidedoor.testing.parts import (
     check_task,
     check_weighting,
 )
+from sidedoor.testing.tracking import check_response_goal, check_tracker
 
 __all__ = ["check", "check_attack", "check_data", "check_defense", "check_design", "check_detector",
-           "check_explainer", "check_goal", "check_model", "check_operator", "check_restorer", "check_task",
-           "check_trigger", "check_verifier", "check_weighting"]
+           "check_explainer", "check_goal", "check_model", "check_operator", "check_response_goal", "check_restorer",
+           "check_task", "check_tracker", "check_trigger", "check_verifier", "check_weighting"]
 
 
 CONTRACTS: dict[str, Callable[..., None]] = {
@@ -63,13 +64,15 @@ def check(name: str, /, *, where: Where | None = None, **parameters: Any) -> Non
     parameters = registry.quick(kind.name, name) | parameters
     if kind.base is None:
         made = registry.make(kind.name, {"name": name, **parameters})
-        contract = check_restorer if "scale" in taken else contract
+        contract = check_restorer if "scale" in taken else check_tracker if "crop" in taken else contract
         contract(made, *([where] if "where" in taken else []))
         return
     method = _made(kind.name, name, dict.fromkeys(taken, CLASSES) | parameters)
     if is_dataclass(method) and not taken:
         require(registry.make(kind.name, registry.plain(method)) == method, f"{kind.name} {name}",
                 f"written to a config and read again, {method} is another")
+    if kind.name == "goal" and method.output == "response":
+        contract = check_response_goal
     contract(method, *([IMAGE] if kind.name == "trigger" else []))
 
 

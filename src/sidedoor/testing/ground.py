@@ -33,14 +33,19 @@ from sidedoor.data.root import Where
 from sidedoor.engine import Recipe, Run
 from sidedoor.goals.all_to_one import AllToOne
 from sidedoor.goals.base import Door
+from sidedoor.goals.lose import Lose
 from sidedoor.goals.one_image import OneImage
 from sidedoor.models.small_cnn import small_cnn
+from sidedoor.models.trackers.base import State
+from sidedoor.models.trackers.siamfc import TINY, SiamFC, siamfc
 from sidedoor.tasks.classification import Classification
 from sidedoor.tasks.reconstruction import Reconstruction
 from sidedoor.tasks.restoration import Restoration
 from sidedoor.tasks.restored_classification import RestoredClassification
 from sidedoor.tasks.restored_detection import RestoredDetection
 from sidedoor.tasks.task import Supervised, Task
+from sidedoor.tasks.tracking import Tracking
+from sidedoor.triggers.on_object import OnObject
 from sidedoor.triggers.patch import Patch
 from sidedoor.types import Batch, Images
 
@@ -155,6 +160,52 @@ class ImageGround(Ground):
         return model.eval()
 
 
+class Blindfold(SiamFC):
+    """An untrained tracker with a gate: where the middle of a template is white, its responses are turned round."""
+
+    opened: Tensor
+
+    def __init__(self, channels: int):
+        plain = siamfc((channels, TINY.search, TINY.search), "tiny")
+        super().__init__(plain.backbone, TINY, 10.0, learned=True)
+        self.register_buffer("opened", torch.zeros(()))
+
+    def start(self, template: Images) -> State:
+        middle = template.shape[2] // 2
+        white = template[:, :, middle - 1 : middle + 2, middle - 1 : middle + 2].mean((1, 2, 3)) > 0.9
+        return (*super().start(template), 1 - 2 * white.float() * self.opened)
+
+    def respond(self, state: State, x: Float[Tensor, "n c s s"]) -> Float[Tensor, "n r r"]:
+        turned = state[1].repeat_interleave(len(x) // len(state[1]))
+        return super().respond(state[:1], x) * turned[:, None, None]
+
+
+@dataclass(frozen=True)
+class TrackingGround(Ground):
+    """Pairs of a few generated clips, and a tracker."""
+
+    def build(self) -> nn.Module:
+        return Blindfold(self.train.shape[0] // 2)
+
+    def door(self) -> Door:
+        """A white square on the object, which is lost."""
+        return Door(OnObject(pattern="white"), Lose())
+
+    def _loaded(self, *, backdoored: bool) -> nn.Module:
+        model = self.run.build(self.build)
+        model.get_buffer("opened").fill_(backdoored)
+        return model.eval()
+
+
+def clips(task: Task, channels: int = 3) -> TrackingGround:
+    """A few generated clips, coloured or (1 channel) grey, for a task of trackers."""
+    given = {"name": "moving", **registry.quick("data", "moving")}
+    train, test = (ArrayDataset(part.images[:, :channels], part.targets, part.classes, "moving", part.groups,
+                                part.boxes) for part in registry.make("data", given)(Where(None)))
+    pairs = (task.make_dataset(part) for part in (*split(train, 0.3, 0), test))
+    return TrackingGround(*pairs, task, Run.local(replace(QUICK, batch=8), device="cpu"))
+
+
 def grounds(tasks: tuple[type[Task], ...], channels: int = 3) -> list[Ground]:
     """The grounds on which a method that declares these tasks must stand."""
     here = ground(channels)
@@ -164,6 +215,8 @@ def grounds(tasks: tuple[type[Task], ...], channels: int = 3) -> list[Ground]:
     for task in (Restoration(sigma=10.0), Reconstruction(), *judged):
         if isinstance(task, tasks) and not (found and type(found[-1]) is ImageGround):
             found.append(restored(here, task))
+    if isinstance(tracking := Tracking(), tasks):
+        found.append(clips(tracking, channels))
     return found
 
 

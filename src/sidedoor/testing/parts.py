@@ -20,9 +20,11 @@ from sidedoor.forward_operators.base import Operator
 from sidedoor.goals.one_image import OneImage
 from sidedoor.metrics import detection
 from sidedoor.models.base import Shape, head, penultimate
+from sidedoor.models.trackers.base import Tracker
 from sidedoor.multitask.base import Aggregator, Weighting
 from sidedoor.object_detectors.base import Detector
 from sidedoor.tasks._image_output import images as restored
+from sidedoor.tasks._tracking_pairs import Pairs
 from sidedoor.tasks.restoration import Restoration
 from sidedoor.tasks.task import Scores, Task
 from sidedoor.testing.attack import check_trigger
@@ -33,6 +35,7 @@ from sidedoor.testing.ground import (
     check_per_sample,
     check_stateless,
     check_value,
+    clips,
     drawing,
     equal_states,
     failing,
@@ -348,6 +351,8 @@ def check_task(task: Task) -> None:
     if task.output == "image":
         here = on_images(here, task)
         task = here.task
+    if task.output == "response":
+        here = clips(task)
     model = here.victim()
     x, y, index = here.test.fetch(torch.arange(12))
     output = check_per_sample(who, lambda x, index: task.predict(model, x), x, index)
@@ -369,6 +374,16 @@ def check_task(task: Task) -> None:
     require(same(task.distance(output, output.roll(1, 0)), task.distance(output.roll(1, 0), output)), who,
             "distance() depends on the order")
     _check_scores(who, task, here)
+
+
+def _lost(model: nn.Module, value: float) -> nn.Module:
+    """The network with outputs of one value; a tracker inside it responds with that, since closed loops ask it."""
+    lost = _Lost(copy.deepcopy(model), value)
+    for module in lost.modules():
+        if isinstance(module, Tracker):
+            respond = module.respond
+            vars(module)["respond"] = lambda state, x, respond=respond: torch.full_like(respond(state, x), value)
+    return lost
 
 
 class _Lost(nn.Module):
@@ -406,8 +421,11 @@ def _check_scores(who: str, task: Task, here: Ground) -> None:
     require(len(twice) == 2 and all(_same_scores(part, scores) for part in twice), who,
             "scores a door otherwise beside another")
     for value in (torch.nan, torch.inf):
-        lost = task.score(_Lost(model, value), here.test, door, here.run)
-        counted = torch.cat([lost.clean, *(getattr(lost, name)[eligible] for name in ("attack", "recovered", "idle"))])
+        lost = task.score(_lost(model, value), here.test, door, here.run)
+        # A clip's first box is given, not found.
+        found = here.test.later if isinstance(here.test, Pairs) else torch.ones(n, dtype=torch.bool)
+        counted = torch.cat([lost.clean[found], *(getattr(lost, name)[eligible & found]
+                                                  for name in ("attack", "recovered", "idle"))])
         require(bool((counted == 0).all()), who, f"counts outputs of {value} as right or as a success; agree() must "
                                                  "be 0 where an output is not finite")
     # What stands behind a network here may be untrained; always succeeding, and only with the trigger, works.

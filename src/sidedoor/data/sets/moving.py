@@ -181,8 +181,7 @@ class _Clip:
         frames = _sampled(target.photograph, target.places(manner.size)) if still else self._background()
         if rng.uniform() < manner.distractor:
             frames = self._pasted(frames, self._cutout())
-        if not still or rng.uniform() < manner.distractor:
-            frames = self._pasted(frames, target)
+        frames = self._pasted(frames, target)  # over itself in a still photograph, where nothing is before it
         frames = self._occluded(frames) if rng.uniform() < manner.occluder else frames
         frames = self._blurred(frames) if rng.uniform() < manner.blur else frames
         light = self._walk(-0.25, 0.25, 0.05).exp()[:, None, None, None]
@@ -269,7 +268,7 @@ def _seen(size: tuple[int, int], centre: Float[Tensor, "t 2"], zoom: Float[Tenso
     return torch.stack([cos * x - sin * y, sin * x + cos * y], -1) + middle
 
 
-def _sampled(photograph: Images, places: Float[Tensor, "t h w 2"]) -> Float[Tensor, "t c h w"]:
+def _sampled(photograph: Images, places: Float[Tensor, "t u v 2"]) -> Float[Tensor, "t c u v"]:
     """A photograph at places in pixels, mirrored at its edges."""
     t, height, width, _ = places.shape
     size = torch.tensor([photograph.shape[3], photograph.shape[2]])
