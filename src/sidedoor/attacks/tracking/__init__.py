@@ -1,0 +1,1 @@
+"""Attacks on trackers, which follow one object through a video."""
