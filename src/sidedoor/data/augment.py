@@ -25,8 +25,8 @@ class Crop(Method):
     padding: Count = 2
 
     def __call__(self, batch: Batch) -> Batch:
-        if batch.y.ndim == 4:
-            raise ConfigError("augmentation 'crop' shifts inputs only, but the targets are images; use 'flip'")
+        if batch.y.ndim in (2, 4):
+            raise ConfigError("augmentation 'crop' shifts inputs only, but the targets are images or boxes; leave it out")
         b, _, height, width = batch.x.shape
         pad = self.padding
         padded = functional.pad(batch.x, (pad, pad, pad, pad)).permute(0, 2, 3, 1)
@@ -40,9 +40,16 @@ class Crop(Method):
 
 @dataclass(frozen=True)
 class Flip(Method):
-    """Mirror each image left to right with probability 1/2, and a target that is an image with it."""
+    """Mirror each image left to right with probability 1/2, and a target that is an image with it.
+
+    Raises:
+        ConfigError: the targets are boxes.
+    """
 
     def __call__(self, batch: Batch) -> Batch:
+        if batch.y.ndim == 2:
+            raise ConfigError("augmentation 'flip' mirrors inputs only, but the targets are boxes, which the task mirrors "
+                              "by itself; leave it out")
         mirrored = torch.rand(len(batch.x), 1, 1, 1, device=batch.x.device) < 0.5
         y = torch.where(mirrored, batch.y.flip(3), batch.y) if batch.y.ndim == 4 else batch.y
         return batch._replace(x=torch.where(mirrored, batch.x.flip(3), batch.x), y=y)
@@ -105,8 +112,9 @@ class Affine(Method):
             raise ConfigError(f"sizes from {self.smallest} to {self.largest} given; expected the smaller one first")
 
     def __call__(self, batch: Batch) -> Batch:
-        if batch.y.ndim == 4:
-            raise ConfigError("augmentation 'affine' moves inputs only, but the targets are images; use 'flip'")
+        if batch.y.ndim in (2, 4):
+            raise ConfigError("augmentation 'affine' moves inputs only, but the targets are images or boxes; leave it "
+                              "out")
         size, angle, *move = torch.rand(4, len(batch.x), device=batch.x.device)
         scale = 1 / (self.smallest + (self.largest - self.smallest) * size)
         across, down = (2 * self.shift * (2 * share - 1) for share in move)

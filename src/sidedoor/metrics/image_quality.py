@@ -53,13 +53,14 @@ def _blur(size: int, device: torch.device) -> Float[Tensor, "size size"]:
 
 
 def lpips(a: Images, b: Images) -> Float[Tensor, "b"] | None:
-    """LPIPS (Zhang et al. 2018, AlexNet), or None without the package `lpips` or AlexNet's own weights.
+    """LPIPS (Zhang et al. 2018, AlexNet), or None without the package `lpips` or AlexNet's own weights, and for what is
+    neither grey nor RGB.
 
     Nothing is downloaded: the weights are used where torchvision has stored them before. No other distance goes by this
     name.
     """
     network = lpips_network()
-    if network is None:
+    if network is None or a.shape[1] not in (1, 3):
         return None
     with torch.no_grad():
         value: Tensor = network.to(a.device)(colour(a), colour(b), normalize=True)

@@ -202,8 +202,8 @@ def clips(task: Task, channels: int = 3) -> TrackingGround:
     given = {"name": "moving", **registry.quick("data", "moving")}
     train, test = (ArrayDataset(part.images[:, :channels], part.targets, part.classes, "moving", part.groups,
                                 part.boxes) for part in registry.make("data", given)(Where(None)))
-    pairs = (task.make_dataset(part) for part in (*split(train, 0.3, 0), test))
-    return TrackingGround(*pairs, task, Run.local(replace(QUICK, batch=8), device="cpu"))
+    train, clean, test = map(task.make_dataset, (*split(train, 0.3, 0), test))
+    return TrackingGround(train, clean, test, task, Run.local(replace(QUICK, batch=8), device="cpu"))
 
 
 def grounds(tasks: tuple[type[Task], ...], channels: int = 3) -> list[Ground]:
