@@ -43,7 +43,7 @@ class PoisonedDataset(Dataset):
     def __init__(self, base: Dataset, backdoor: Backdoor, task: Task):
         poison = backdoor.poison
         _check(backdoor, base)
-        self.base, self.poison, n = base, poison, len(base)
+        self.base, self.poison, self.doors, n = base, poison, backdoor.doors, len(base)
         self.shape, self.classes, self.space, self.lazy = base.shape, base.classes, base.space, base.lazy
         self.rows_at = n + torch.arange(len(poison.index)) if poison.append else poison.index
         labels = _labels(base, backdoor, task)
