@@ -128,7 +128,8 @@ class Spec:
         for kind, method, name in (("attack", attack, self.attack_name), *defenses):
             if method and not issubclass(task, method.tasks):
                 known = ", ".join(suited.__name__ for suited in method.tasks)
-                return f"{kind} {name} does not work on the task {self.task['name']}; it knows {known}"
+                why = f", because {method.because}" if kind == "defence" and method.because else ""
+                return f"{kind} {name} does not work on the task {self.task['name']}{why}; it knows {known}"
         for reference in (self.model, self.surrogate or self.model):
             if _BUILT_FOR[task.output] not in registry.leading("model", reference["name"]):
                 return (f"model {reference['name']} is no network for the task {self.task['name']}; see "

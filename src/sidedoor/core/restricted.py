@@ -98,8 +98,8 @@ def probabilities_of(model: nn.Module) -> Restricted:
     return Restricted(answer, "the model's probabilities")
 
 
-def images_of(model: nn.Module, declared: str) -> Restricted:
-    """The outputs of a model whose outputs are images, without a gradient."""
+def outputs_of(model: nn.Module, declared: str) -> Restricted:
+    """The outputs of a model whose outputs are images or responses, without a gradient."""
     return Restricted(torch.no_grad()(lambda x: model(x)), declared)
 
 

@@ -81,8 +81,8 @@ class Needs:
         """A model as it is handed over, in evaluation mode."""
         if self.model == "weights":
             return model.eval()
-        if self.model in ("labels", "probabilities") and task.output == "image":
-            return restricted.images_of(model.eval(), f"the model's {self.model}")
+        if self.model in ("labels", "probabilities") and task.output != "labels":
+            return restricted.outputs_of(model.eval(), f"the model's {self.model}")
         cut: dict[str, Callable[[nn.Module], nn.Module]] = {
             "none": restricted.nothing_of, "labels": restricted.labels_of,
             "probabilities": restricted.probabilities_of, "gradients": restricted.gradients_of}
@@ -103,6 +103,7 @@ class Defense(Method):
         stage: of a model's life.
         needs: what it is given.
         tasks: the kinds of task that it can defend.
+        because: why not others, for messages.
         sign_tested_in: the test, "tests/defenses/test_x.py::test_name", that higher scores are more suspicious, of a
             filter, audit or input detector whose contract cannot show it on its small data.
     """
@@ -110,4 +111,5 @@ class Defense(Method):
     stage: ClassVar[Stage]
     needs: ClassVar[Needs]
     tasks: ClassVar[tuple[type[Task], ...]] = (Classification,)
+    because: ClassVar[str] = ""
     sign_tested_in: ClassVar[str] = ""

@@ -26,6 +26,7 @@ from sidedoor.errors import NotApplicable
 from sidedoor.evaluation import suspicion
 from sidedoor.evidence import Exhibit, Finding
 from sidedoor.metrics.statistics import auroc
+from sidedoor.tasks._tracking_pairs import Pairs
 from sidedoor.tasks.task import Task
 from sidedoor.testing.ground import (
     CLASSES,
@@ -211,7 +212,7 @@ def _(defense: Purifier, who: str, here: Ground) -> None:
     victim = _unusual(here.victim())
     with guarded(who, here.clean, victim) as clean:
         purify = defense.fit(*_given(defense, here, victim, clean))
-        x, _, index = here.test.fetch(torch.arange(8))
+        x, _, index = _purified(here).fetch(torch.arange(8))
         purified = check_per_sample(who, lambda x, index: purify(x, index)[0], x, index)
     low, high, _ = here.test.space
     require(purified.shape == x.shape, who,
@@ -228,15 +229,21 @@ def _(defense: Purifier, who: str, here: Ground) -> None:
     _check_needs(defense, who, here, lambda *given: torch.no_grad()(defense.fit(*given))(x, index)[0], purified)
 
 
+def _purified(here: Ground) -> Dataset:
+    """What purifiers are given: inputs, or of a tracker the frames that it cuts them from."""
+    return here.test.clips if isinstance(here.test, Pairs) else here.test
+
+
 def _check_undo(defense: Purifier, who: str, purify: Purify, here: Ground) -> None:
     """Outputs that have no place, such as class probabilities, come through `undo` as they are, or with their classes
     permuted, alike for all inputs, if the purifier says that it draws other classes.
     """
-    x, _, index = here.test.fetch(torch.arange(8))
+    x, _, index = _purified(here).fetch(torch.arange(8))
     with torch.no_grad():
         purified, undo = purify(x, index)
         require(callable(undo), who, f"gave {undo!r} beside the images; expected a function that realigns outputs")
-        output = here.task.predict(here.victim(), purified)
+        given = here.test.fetch(torch.arange(8)).x if isinstance(here.test, Pairs) else purified
+        output = here.task.predict(here.victim(), given)
         if defense.relabels and output.ndim == 2:
             require(_permutes(undo, output), who, "its undo does something else to class probabilities than to permute "
                                                   "the classes, alike for all inputs")
@@ -319,8 +326,8 @@ def _check_needs(defense: Defense, who: str, here: Ground, made: Callable[..., o
     """
     needs = defense.needs
     model, clean = MODEL.index(needs.model), CLEAN.index(needs.clean)
-    # An output image is an answer as it is: with labels alone there is as much as with probabilities.
-    lower = "none" if needs.model == "probabilities" and here.task.output == "image" else MODEL[max(model - 1, 0)]
+    # An output image or a response is an answer as it is: with labels alone there is as much as with probabilities.
+    lower = "none" if needs.model == "probabilities" and here.task.output != "labels" else MODEL[max(model - 1, 0)]
     fewer = [replace(needs, model=lower)] if model and not isinstance(defense, Repair) else []
     for less in fewer + ([replace(needs, clean=CLEAN[clean - 1])] if clean else []):
         # Refused, without a result, or stumbling over what is not there: labels of -1, or outputs without a gradient.

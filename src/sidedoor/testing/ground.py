@@ -199,11 +199,16 @@ class TrackingGround(Ground):
 
 def clips(task: Task, channels: int = 3) -> TrackingGround:
     """A few generated clips, coloured or (1 channel) grey, for a task of trackers."""
-    given = {"name": "moving", **registry.quick("data", "moving")}
     train, test = (ArrayDataset(part.images[:, :channels], part.targets, part.classes, "moving", part.groups,
-                                part.boxes) for part in registry.make("data", given)(Where(None)))
+                                part.boxes) for part in _moving())
     train, clean, test = map(task.make_dataset, (*split(train, 0.3, 0), test))
     return TrackingGround(train, clean, test, task, Run.local(replace(QUICK, batch=8), device="cpu"))
+
+
+@functools.cache
+def _moving() -> Any:
+    """The clips, which take longer to generate than many a check."""
+    return registry.make("data", {"name": "moving", **registry.quick("data", "moving")})(Where(None))
 
 
 def grounds(tasks: tuple[type[Task], ...], channels: int = 3) -> list[Ground]:

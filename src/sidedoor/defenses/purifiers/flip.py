@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from sidedoor.data.base import Dataset
 from sidedoor.defenses.purifiers.base import Purifier
 from sidedoor.engine import Run
+from sidedoor.tasks._image_output import Imaging
+from sidedoor.tasks.classification import Classification
 from sidedoor.tasks.task import Task
 from sidedoor.types import Purify
 
@@ -22,7 +24,8 @@ from sidedoor.types import Purify
 class Flip(Purifier):
     """Mirror inputs left to right; outputs that are images are mirrored back."""
 
-    tasks: ClassVar[tuple[type[Task], ...]] = (Task,)
+    tasks: ClassVar[tuple[type[Task], ...]] = (Classification, Imaging)
+    because: ClassVar[str] = "it moves what images show, and nothing moves boxes back"
 
     def fit(self, model: nn.Module, clean: Dataset, task: Task, run: Run) -> Purify:
         return lambda x, index: (x.flip(3), _back)

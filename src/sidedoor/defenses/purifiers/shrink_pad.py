@@ -19,6 +19,8 @@ from sidedoor.defenses.purifiers.base import Purifier, require_room
 from sidedoor.engine import Run
 from sidedoor.image.geometry import resized, window
 from sidedoor.method import Count
+from sidedoor.tasks._image_output import Imaging
+from sidedoor.tasks.classification import Classification
 from sidedoor.tasks.task import Task
 from sidedoor.types import Images, Index, Purify
 
@@ -38,7 +40,8 @@ class ShrinkPad(Purifier):
     """
 
     origins: ClassVar[dict[str, str]] = {"shrink": "paper: ShrinkPad-4"}
-    tasks: ClassVar[tuple[type[Task], ...]] = (Task,)
+    tasks: ClassVar[tuple[type[Task], ...]] = (Classification, Imaging)
+    because: ClassVar[str] = "it moves what images show, and nothing moves boxes back"
 
     shrink: Count = 4
 
