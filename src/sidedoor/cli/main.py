@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sidedoor.cli import doctor, export, init, repair, run, scan, stego, study, track, verify, watermark
+from sidedoor.cli import doctor, export, init, physical, repair, run, scan, stego, study, track, verify, watermark
 from sidedoor.cli import filter as filtering
 from sidedoor.cli import list as listing
 from sidedoor.cli import map as mapping
@@ -64,6 +64,7 @@ app.command("map")(with_habits(mapping.map_))
 app.command()(with_habits(track.track))
 app.add_typer(stego.app, name="stego")
 app.add_typer(study.app, name="study")
+app.add_typer(physical.app, name="physical")
 for _command in (doctor.doctor, run.clean):
     app.command()(with_habits(_command))
 

@@ -101,12 +101,12 @@ def projected(x: Images, corners: Float[Tensor, "b 4 2"]) -> Images:
     own = x.new_tensor([[-1.0, -1], [1, -1], [1, 1], [-1, 1]]).expand_as(corners)
     across, down = ((torch.arange(side, device=x.device) + 0.5) * 2 / side - 1 for side in (width, height))
     place = torch.stack([across.expand(height, -1), down[:, None].expand(-1, width), x.new_ones(height, width)], -1)
-    seen = place.reshape(1, -1, 3) @ _homography(corners, own).mT
+    seen = place.reshape(1, -1, 3) @ homography(corners, own).mT
     grid = (seen[..., :2] / seen[..., 2:]).reshape(-1, height, width, 2)
     return functional.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
-def _homography(source: Float[Tensor, "b 4 2"], target: Float[Tensor, "b 4 2"]) -> Float[Tensor, "b 3 3"]:
+def homography(source: Float[Tensor, "b 4 2"], target: Float[Tensor, "b 4 2"]) -> Float[Tensor, "b 3 3"]:
     """The projective maps that take four points each to four others."""
     x, y, ones, none = *source.unbind(2), torch.ones_like(source[..., 0]), torch.zeros_like(source[..., 0])
     rows = [torch.stack([x, y, ones, none, none, none, -u * x, -u * y], 2) if k == 0 else
