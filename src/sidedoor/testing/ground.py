@@ -201,8 +201,9 @@ def clips(task: Task, channels: int = 3) -> TrackingGround:
     """A few generated clips, coloured or (1 channel) grey, for a task of trackers."""
     train, test = (ArrayDataset(part.images[:, :channels], part.targets, part.classes, "moving", part.groups,
                                 part.boxes) for part in _moving())
-    train, clean, test = map(task.make_dataset, (*split(train, 0.3, 0), test))
-    return TrackingGround(train, clean, test, task, Run.local(replace(QUICK, batch=8), device="cpu"))
+    parts: tuple[Dataset, ...] = (*split(train, 0.3, 0), test)
+    pairs, clean, held = map(task.make_dataset, parts)
+    return TrackingGround(pairs, clean, held, task, Run.local(replace(QUICK, batch=8), device="cpu"))
 
 
 @functools.cache

@@ -3,11 +3,10 @@
 Paper: Gao, Xu, Wang, Chen, Ranasinghe, Nepal, "STRIP: A Defence Against Trojan Attacks on Deep Neural Networks",
 ACSAC 2019, arXiv:1902.06531.
 
-A trigger that draws the tracker to a place keeps drawing it there when other crops lie over the search crop, so that the
-response keeps one peak and its entropy stays low; the response map is read as a distribution over places, by a
-softmax. Crops are averaged rather than added, since sums of two search crops saturate to a third image. An attack whose
-trigger makes a tracker lose the object flattens responses instead: there the score points the wrong way, which shows
-what this test is blind to.
+A trigger that draws the tracker to a place keeps drawing it there when other crops lie over the search crop, so that
+the response keeps one peak and its entropy stays low; the response map is read as a distribution over places, by a
+softmax. Crops are averaged rather than added, since sums of two search crops saturate to a third image. A trigger that
+makes a tracker lose the object need not do any of this: the paper's idea is about targets.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ class TemplateConsistency(InputDetector):
     """Score a pair by how much lower the peak of the template is in changed views than in its own.
 
     Peaks are taken above the mean of their response. The score is 1 less the mean of the peaks in the view blurred, in
-    the view shifted, and in the pair's search crop, each over the peak in the view itself; at most 1 for positive peaks.
+    the view shifted, and in the pair's search crop, over the peak in the view itself; at most 1.
 
     Args:
         sigma: of the blur, in pixels of a crop.

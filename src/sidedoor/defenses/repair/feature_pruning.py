@@ -87,5 +87,5 @@ def _last_layer(tracker: Tracker, channels: int) -> str:
     last = next(reversed(layers), None)
     if last is not None and len(layers[last].get_parameter("weight")) == channels:
         return str(last)
-    raise NotApplicable(f"{type(tracker).__name__} has no convolution or normalisation last with the {channels} channels "
-                        "of its features")
+    raise NotApplicable(f"{type(tracker).__name__} has no convolution or normalisation last with the {channels} "
+                        "channels of its features")
