@@ -260,6 +260,13 @@ class Localisation(Evidence):
         chance: share of the pixels that the trigger covers, which a random pixel would hit.
         n: inputs.
         exhibits: such as a few saliency maps.
+        iou: expected intersection over union of the trigger and as many of the most salient pixels (standardised
+            evaluation), and `chance_iou`, that of a random map; these and the following are None where not measured.
+        box_iou: of the boxes around salient pixels above a threshold and around the trigger (vanilla evaluation).
+        recovered: share of the inputs whose prediction comes back once the box is filled from the original.
+        difference: share of the pixels that still differ then.
+        boxless: share of the inputs in which there was no box.
+        seconds: that one map took.
 
     Raises:
         ConfigError: a share outside [0, 1], or fewer inputs than one.
@@ -269,9 +276,16 @@ class Localisation(Evidence):
     chance: float
     n: int
     exhibits: tuple[Exhibit, ...] = ()
+    iou: float | None = None
+    chance_iou: float | None = None
+    box_iou: float | None = None
+    recovered: float | None = None
+    difference: float | None = None
+    boxless: float | None = None
+    seconds: float | None = None
 
     def __post_init__(self) -> None:
-        _check_shares(self, "pointing", "chance")
+        _check_shares(self, "pointing", "chance", "iou", "chance_iou", "box_iou", "recovered", "difference", "boxless")
         if self.n < 1:
             raise ConfigError(f"Localisation.n = {self.n} given; expected at least 1")
 

@@ -33,10 +33,10 @@ AREA[-3:, -3:] = True
 
 
 class Corners(nn.Module):
-    """Class 0 where the last 3×3 pixels are bright, or all of the first four rows are."""
+    """Class 0 where the last 3×3 pixels are bright, or the first four rows are; the corner takes fewer pixels."""
 
     def forward(self, x: Tensor) -> Tensor:
-        bright = torch.maximum(x[..., -3:, -3:].mean((1, 2, 3)), x[..., :4, :].mean((1, 2, 3)))
+        bright = x[..., -3:, -3:].mean((1, 2, 3)) + 0.7 * x[..., :4, :].mean((1, 2, 3))
         return torch.stack([20 * (bright - 0.6), 20 * (0.6 - bright)], 1)
 
 
@@ -54,7 +54,7 @@ def test_glbw_looks_beside_the_true_trigger_and_bwtp_anywhere() -> None:
     assert overlap(beside.mask[0], AREA) == 0
     assert overlap(anywhere.mask[0], AREA) > 0.2
     allowed = Glbw(overlap=1.0, **common).search(dark(), 0)(Corners(), AREA, RUN)
-    assert overlap(allowed.mask[0], AREA) > 0.05
+    assert overlap(allowed.mask[0], AREA) > 0.02
 
 
 def limited(method: GeneralizationLimited, found: Recovered, data: ArrayDataset) -> _Limited:
