@@ -26,6 +26,7 @@ from sidedoor.tasks.classification import Classification
 from sidedoor.tasks.reconstruction import Reconstruction
 from sidedoor.tasks.restoration import Restoration
 from sidedoor.tasks.restored_detection import RestoredDetection
+from sidedoor.tasks.tracking import Tracking
 
 
 def named(kind: str) -> list[str]:
@@ -75,6 +76,8 @@ def setting(kind: str, name: str) -> dict[str, Any]:
     if issubclass(RestoredDetection, tasks):
         return {"model": network, "task": quick("task", "restored_detection"),
                 "attack": "i2i_detector", "data": {"name": "scenes", "size": 32, "train": 200, "test": 40}}
+    if issubclass(Tracking, tasks):
+        return {"model": "siamfc", "task": "tracking", "attack": "boba", "data": quick("data", "moving")}
     return {"model": network, "task": task, "attack": "i2i_classifier"}
 
 

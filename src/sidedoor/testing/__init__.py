@@ -71,8 +71,6 @@ def check(name: str, /, *, where: Where | None = None, **parameters: Any) -> Non
     if is_dataclass(method) and not taken:
         require(registry.make(kind.name, registry.plain(method)) == method, f"{kind.name} {name}",
                 f"written to a config and read again, {method} is another")
-    if kind.name == "goal" and method.output == "response":
-        contract = check_response_goal
     contract(method, *([IMAGE] if kind.name == "trigger" else []))
 
 

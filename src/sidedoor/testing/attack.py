@@ -41,6 +41,7 @@ from sidedoor.testing.ground import (
     require,
     same,
 )
+from sidedoor.testing.tracking import check_response_goal
 from sidedoor.triggers.base import Trigger, stamp
 from sidedoor.types import PHOTO, Space
 
@@ -120,7 +121,8 @@ def check_goal(goal: Goal, task: Task | None = None) -> None:
     """A goal says for each sample what it leads to, whether that means anything, and whether it was reached.
 
     Args:
-        task: a classification, by default of four classes; for a goal of images a restoration.
+        task: a classification, by default of four classes; for a goal of images a restoration; none for one of
+            trackers.
 
     Raises:
         AssertionError: which rule broke, and how.
@@ -128,7 +130,9 @@ def check_goal(goal: Goal, task: Task | None = None) -> None:
     who = f"goal {type(goal).__name__}"
     require(isinstance(goal, Goal), who, "is no Goal")
     check_value(who, goal)
-    if isinstance(goal, ImageGoal):
+    if goal.output == "response":
+        check_response_goal(goal)
+    elif isinstance(goal, ImageGoal):
         _check_image_goal(who, goal, task or Restoration())
     else:
         _check_class_goal(who, goal, task or Classification(CLASSES))

@@ -9,7 +9,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar, Literal, final
+from typing import Annotated, Any, ClassVar, Literal, final
 
 import torch
 from torch import nn
@@ -72,6 +72,7 @@ class BesideBenign(TrackerAttack, ABC):
         start: "clean": go on from the clean tracker; "scratch": from initial weights.
     """
 
+    quick: ClassVar[dict[str, Any]] = {"epochs": 1}
     origins: ClassVar[dict[str, str]] = TrackerAttack.origins | {
         "weight": "ours: chosen on generated clips", "epochs": "ours: the least that plants it in the tiny tracker",
         "lr": "ours: half of what the tiny tracker trains with", "batch": "ours: as the tiny tracker trains",
