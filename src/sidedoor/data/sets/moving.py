@@ -33,7 +33,7 @@ QUICK: dict[str, Any] = {"train": 6, "test": 3, "frames": 4, "test_frames": 4, "
                          "objects": "scenes:32", "backgrounds": "scenes:32"}
 """Parameters with which it is built and run in a second."""
 SHORT: dict[str, dict[str, Any]] = {
-    "scenes": {"size": 160, "train": 160, "test": 60}, "photos": {"size": 200},
+    "scenes": {"size": 160, "train": 120, "test": 40}, "photos": {"size": 200},
     "patches": {"size": 320, "per_photo": 1, "test_per_photo": 1}}
 """What sources are asked for beside the argument behind their colon."""
 SMALLEST, LARGEST = 0.015, 0.35
@@ -90,7 +90,8 @@ def moving(where: Where, objects: str = "scenes", backgrounds: str = "photos", t
         ConfigError: a source without boxes, or without any object of a fitting size.
         CannotComplete: a source is not there.
     """
-    found, behind = _source(where, objects), _source(where, backgrounds)
+    found = _source(where, objects)
+    behind = found if backgrounds == objects else _source(where, backgrounds)
     plain = Manner((height, width), distractor, occluder, blur)
     harder = Manner((height, width), distractor, occluder, blur, test_noise, test_jpeg)
     return Splits(_part("train", (found.train, behind.train), (train, frames), plain, seed),
