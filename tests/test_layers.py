@@ -35,7 +35,8 @@ LAYERS = (
     ("ownership", "explain"),  # declare needs as defences do
     ("evaluation",),
     ("bench",),
-    ("report", "apps", "testing"),
+    ("report", "testing"),
+    ("apps",),  # their pages show pictures as reports do
     ("vetting",),  # its page shows pictures as reports do
     ("claims",),
     ("cli",),

@@ -11,6 +11,8 @@ import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sidedoor.apps.explain import Explained as Explained
+    from sidedoor.apps.explain import explain_model as explain_model
     from sidedoor.attacks.base import Attack as Attack
     from sidedoor.attacks.base import CleanLabelAttack as CleanLabelAttack
     from sidedoor.attacks.base import PoisoningAttack as PoisoningAttack
@@ -106,6 +108,7 @@ if TYPE_CHECKING:
     from sidedoor.zoo import network as network
 
 _HOMES = {
+    "apps.explain": ("Explained", "explain_model"),
     "attacks.base": ("Attack", "CleanLabelAttack", "PoisoningAttack", "TrainingAttack", "WeightAttack"),
     "backdoor": ("select",),
     "backdoor.base": ("Access", "AttackerRun", "Backdoor", "Planted", "Poison"),

@@ -161,7 +161,7 @@ def map_model(store: Store, key: str, axes: Sequence[tuple[str, ...]], images: i
         ConfigError: no finished result of an attacked model has the key.
         CannotComplete: the model cannot be made again as it was, since code or data are others.
     """
-    case = _case(store, key, machine)
+    case = attacked_case(store, key, machine)
     attacked, clean = train_or_load(case), train_or_load(case.twin(case.spec.clean_models()[0]))
     models = attacked.model.eval(), clean.model.eval()
     asked = list(_asked(case, [door for door in attacked.doors if door.scored], images))
@@ -174,7 +174,13 @@ def map_model(store: Store, key: str, axes: Sequence[tuple[str, ...]], images: i
                   wilson(trained[0] * many, many), trained[1], found)
 
 
-def _case(store: Store, key: str, machine: Machine) -> Case:
+def attacked_case(store: Store, key: str, machine: Machine) -> Case:
+    """The attack half of a finished result: what it loads and the model that it trained.
+
+    Raises:
+        ConfigError: no finished result of an attacked model has the key.
+        CannotComplete: the model cannot be made again as it was, since code or data are others.
+    """
     record = store.record(key)
     if record is None or not record.finished or not record.spec.get("attack"):
         raise ConfigError(f"no finished result {key} of an attacked model in {store.root}; a report has the keys of "

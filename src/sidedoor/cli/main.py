@@ -15,7 +15,21 @@ from typing import Annotated, Any
 
 import typer
 
-from sidedoor.cli import doctor, export, init, physical, repair, run, scan, stego, study, track, verify, watermark
+from sidedoor.cli import (
+    doctor,
+    explain,
+    export,
+    init,
+    physical,
+    repair,
+    run,
+    scan,
+    stego,
+    study,
+    track,
+    verify,
+    watermark,
+)
 from sidedoor.cli import filter as filtering
 from sidedoor.cli import list as listing
 from sidedoor.cli import map as mapping
@@ -61,6 +75,7 @@ app.command()(with_habits(verify.verify))
 for _command in (listing.show, listing.schema, init.init, run.run, run.sweep, run.report, run.poison, export.export):
     app.command()(with_habits(_command))
 app.command("map")(with_habits(mapping.map_))
+app.command()(with_habits(explain.explain))
 app.command()(with_habits(track.track))
 app.add_typer(stego.app, name="stego")
 app.add_typer(study.app, name="study")
