@@ -84,7 +84,7 @@ SETUPS = {
     "digits": Setup("digits", {"name": "small_cnn", "width": 16}, sd.Recipe(epochs=10, batch=32), 1 / 2, 1 / 2,
                     (0.02, 0.04, 0.08, 0.16, 0.24)),
     "fashion": Setup("fashion_mnist", {"name": "small_cnn", "width": 8}, sd.Recipe(epochs=3, batch=128), 1.0, 1 / 6,
-                     (0.01, 0.02), ("keys",)),
+                     (0.01, 0.02, 0.04, 0.08), ("keys",)),
 }
 TESTS = {"keys": ("keys", "keys_soft", "keys_sequential", "dvbw", "dvbw_label_only"), "untargeted": ("decoys", "ubw")}
 FAMILIES: dict[str, Callable[[Shape, torch.Generator], sd.Trigger]] = {
