@@ -40,6 +40,10 @@ SMALLEST, LARGEST = 0.015, 0.35
 """Areas of objects that are used, as shares of their photographs."""
 SIDES = (0.16, 0.4)
 """Sides of objects in clips, as shares of a frame's height."""
+FILLED, BEYOND = 1.3, 0.1
+"""Size of a still photograph over that of frames, at least, and the share of a frame that may lie beyond its edge,
+where it is mirrored: with more of it there would be mirrored objects.
+"""
 SOFT = 0.15
 """Width of a cut-out's edge, as a share of its half side."""
 
@@ -178,7 +182,8 @@ class _Clip:
     def drawn(self) -> tuple[Tensor, Tensor]:
         """(frames in 8 bits, boxes)."""
         rng, manner = self.rng, self.manner
-        target, still = self._cutout(), rng.uniform() < 0.5
+        still = rng.uniform() < 0.5
+        target = self._cutout(still=still)
         frames = _sampled(target.photograph, target.places(manner.size)) if still else self._background()
         if rng.uniform() < manner.distractor:
             frames = self._pasted(frames, self._cutout())
@@ -208,18 +213,28 @@ class _Clip:
                 place[t] = min(max(place[t], low), high)
         return torch.from_numpy(place.astype(np.float32))
 
-    def _cutout(self) -> _Cutout:
+    def _cutout(self, *, still: bool = False) -> _Cutout:
+        """A random object; its photograph is to fill the frames if it is a still one."""
         height, width = self.manner.size
         row, *box = self.objects[self.rng.integers(len(self.objects))].tolist()
         photograph = unit(self.sources[0].rows(torch.tensor([int(row)])), PHOTO)
         photograph = photograph.expand(-1, 3, -1, -1)
         own = ((box[2] - box[0]) * (box[3] - box[1])) ** 0.5
         side = height * float(np.exp(self.rng.uniform(*np.log(SIDES))))
-        edge, speed = 0.6 * side, 0.1 * side
-        centre = torch.stack([self._walk(min(edge, length / 2), max(length - edge, length / 2), speed)
-                              for length in (width, height)], 1)
-        return _Cutout(photograph, torch.tensor(box), centre, self._walk(-0.3, 0.3, 0.025).exp() * (side / own),
-                       self._walk(-0.15, 0.15, 0.02))
+        whole = (photograph.shape[3], photograph.shape[2])
+        if still:
+            side = max(side, own * FILLED * max(width / whole[0], height / whole[1]))
+        centre = []
+        for axis, length in enumerate((width, height)):
+            low, high = 0.6 * side, length - 0.6 * side
+            if still:
+                middle, zoom = (box[axis] + box[axis + 2]) / 2, side / own
+                low = max(low, (1 - BEYOND) * length - (whole[axis] - middle) * zoom)
+                high = min(high, middle * zoom + BEYOND * length)
+            low, high = (low, high) if low < high else ((low + high) / 2,) * 2
+            centre.append(self._walk(low, high, 0.1 * side))
+        zoom = self._walk(0.0 if still else -0.3, 0.3, 0.025).exp() * (side / own)
+        return _Cutout(photograph, torch.tensor(box), torch.stack(centre, 1), zoom, self._walk(-0.15, 0.15, 0.02))
 
     def _background(self) -> Float[Tensor, "t 3 h w"]:
         """A photograph under a moving camera, which it always fills."""
