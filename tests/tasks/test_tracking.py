@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sidedoor.data.base import ArrayDataset
+from sidedoor.data.base import ArrayDataset, Splits, Subset
 from sidedoor.engine import Run
 from sidedoor.errors import ConfigError
 from sidedoor.goals.base import Door
@@ -174,6 +174,23 @@ def test_a_purifier_gets_frames_in_an_order_it_cannot_guess() -> None:
     assert torch.allclose(bare.recovered, behind.recovered, atol=1e-5)
     assert sorted(orders[0]) == [0] * 4 + [3] * 4
     assert orders[0] != sorted(orders[0])
+
+
+def test_further_clips_have_columns_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = clips((4, 3))
+    held.classes, held.targets = ("road", "sea"), torch.tensor([0] * 4 + [1] * 3)
+    parts = Splits(held, Subset(held, torch.zeros(0, dtype=torch.int64)))
+    monkeypatch.setattr(module.zoo, "load", lambda given, root: parts)
+    run = Run.local(device="cpu")
+    task = Tracking(further=("clips:somewhere",)).setup(clips(), run)
+    data, model = task.make_dataset(clips((3,))), run.build(lambda: Blindfold(3)).eval()
+    scores = task.score(model, data, DOOR, run)
+    plain = TASK.score(model, data, DOOR, run)
+    assert scores.means()["clean"] == plain.means()["clean"]
+    for name, rows in (("road", slice(0, 4)), ("sea", slice(4, 7))):
+        alone = TASK.score(model, TASK.make_dataset(Subset(held, torch.arange(7)[rows])), DOOR, run).means()
+        assert scores.means()[f"auc_b.{name}"] == pytest.approx(alone["clean"])
+        assert scores.means()[f"sr50_a.one.{name}"] == pytest.approx(alone["sr50_a.one"])
 
 
 def test_when_an_attack_failed() -> None:

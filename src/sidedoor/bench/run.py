@@ -193,7 +193,7 @@ def _columns(trained: TrainedModel, own: Means, compared: Sequence[str]) -> Mean
     if not trained.doors:
         return own
     # The clean sibling's rate: mostly the samples that are of the target class anyway.
-    beside = {f"sibling.{name}": trained.clean_means.get(name) for name in compared}
+    beside = {f"sibling.{name}": trained.clean_means.get(name) for name in own if name.startswith(tuple(compared))}
     return own | trained.visible | {"floor": trained.clean_means.get("asr_all")} | beside
 
 

@@ -59,7 +59,8 @@ class Task(ABC):
         output: what a network gives for an input, "labels", "image" or "response" (a tracker's).
         classes: number of classes, for tasks that have them.
         terms: the names of its four numbers.
-        compared: columns that records have of the clean sibling, too, through the same doors, as "sibling.NAME".
+        compared: beginnings of names of columns that records have of the clean sibling, too, through the same doors, as
+            "sibling.NAME".
         scale: height of the outputs over height of the inputs, where outputs are images.
     """
 

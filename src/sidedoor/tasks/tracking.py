@@ -7,7 +7,8 @@ the trigger is; the columns have all: "one" (the first), "few" (the first tenth)
 Columns: `auc_a.MODE` and, as without a trigger `_b`, `pr_a.MODE` (centres within 20 pixels of the file), `mao_a.MODE`
 (mean overlap without the first frame) and `sr50_a.MODE` (overlaps above one half). Means are taken within clips first.
 `sibling.…` is what a clean tracker does in the same attacked clips: a patch on the object costs it something by itself,
-and an attack is what goes beyond that. `floor` is its attack number.
+and an attack is what goes beyond that. `floor` is its attack number. Further clips have the same columns with their
+names behind, such as `auc_a.one.Crossing`.
 
 Papers: Li, Zhong, Ma, Jiang, Xia, "Few-Shot Backdoor Attacks on Visual Object Tracking", ICLR 2022, arXiv:2201.13178
 (modes); `metrics.tracking` names those of the figures.
@@ -15,18 +16,19 @@ Papers: Li, Zhong, Ma, Jiang, Xia, "Few-Shot Backdoor Attacks on Visual Object T
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from sidedoor import zoo
 from sidedoor.algorithms.tracking import track
 from sidedoor.core import random
 from sidedoor.core.terms import Terms
-from sidedoor.data.base import Dataset
+from sidedoor.data.base import Dataset, Subset
 from sidedoor.engine import Run
 from sidedoor.goals.base import Door
 from sidedoor.method import Method, Share
@@ -40,6 +42,8 @@ from sidedoor.types import Batch, Images, Purify
 
 Mode = Literal["one", "few", "all"]
 MODES: tuple[Mode, ...] = ("one", "few", "all")
+FEW = 8
+"""Most further clips of a data set that have columns of their own."""
 TOGETHER = 8
 """Clips that are followed at a time."""
 GEOMETRIES = {"siamfc_tiny": siamfc.TINY, "siamfc": siamfc.PUBLISHED, "dcfnet": dcfnet.GEOMETRY}
@@ -56,12 +60,13 @@ class Tracking(Method, Task):
         few: share of a clip's frames that carry it in the mode "few", from the first on; at least one.
         most_left: an attack counts as failed that leaves more than this share of its success to a tracker.
         largest_drop: so does one that costs more success without a trigger than this, beside its clean sibling.
+        further: data sets of clips, such as "clips:DIR", in which trackers are measured besides; of a few clips each by
+            itself. They decide nothing.
     """
 
     binary: ClassVar[bool] = False
     output: ClassVar[str] = "response"
-    compared: ClassVar[tuple[str, ...]] = tuple(f"{name}_a.{mode}" for name in ("auc", "pr", "mao", "sr50")
-                                                for mode in MODES)
+    compared: ClassVar[tuple[str, ...]] = ("auc_", "pr_", "mao_", "sr50_")
     terms: ClassVar[Terms] = Terms(
         "Success", "Lost", "Success with trigger", "Lost without", True,
         "Areas under the success curve, over clips. Success: without a trigger. Lost: 1 less the success with the "
@@ -76,6 +81,7 @@ class Tracking(Method, Task):
     few: Share = 0.1
     most_left: Share = 0.5
     largest_drop: Share = 0.05
+    further: tuple[zoo.DataName, ...] = ()
 
     @property
     def geometry(self) -> Geometry:
@@ -84,6 +90,11 @@ class Tracking(Method, Task):
 
     def make_dataset(self, data: Dataset) -> Dataset:
         return Pairs(data, self.geometry)
+
+    def setup(self, photographs: Dataset, run: Run) -> Task:
+        held = {name: clips for given in self.further for name, clips in _clips(given, run).items()}
+        own = {field.name: getattr(self, field.name) for field in fields(self)}
+        return _WithFurther(**own | {"held": held}) if held else self
 
     def loss(self, model: nn.Module, batch: Batch) -> Float[Tensor, "b"]:
         y, side = batch.y, self.geometry.search
@@ -127,14 +138,18 @@ class Tracking(Method, Task):
         with torch.no_grad(), run.autocast():
             found = _Watched(model, data.clips, tuple(doors), self.few, run, purify).boxes()
         model.train(was_training)
-        plain, attacked = found[0], found[1:].reshape(len(doors), len(MODES), len(data.clips), 4)
+        return self._of_doors(data, found, len(doors))
+
+    def _of_doors(self, data: Pairs, found: Float[Tensor, "v n 4"], doors: int) -> list[Scores]:
+        """The scores of each door by what `_Watched` found."""
+        plain, attacked = found[0], found[1:].reshape(doors, len(MODES), len(data.clips), 4)
         return [self._scores(data, {"": plain, **dict(zip(MODES, boxes, strict=True))}) for boxes in attacked] or \
             [self._scores(data, {"": plain})]
 
     def _scores(self, data: Pairs, boxes: dict[str, Tensor]) -> Scores:
         """The scores of one door by the boxes that were found in each mode, "" without a trigger."""
         clean, benign = _figures(data, boxes[""])
-        columns = {f"{name}_b": column for name, column in benign.items()}
+        columns = {"auc_b": clean} | {f"{name}_b": column for name, column in benign.items()}
         missing = torch.full_like(clean, torch.nan)
         if len(boxes) == 1:
             return Scores(clean, missing, missing, missing, columns, data.groups)
@@ -147,6 +162,35 @@ class Tracking(Method, Task):
                         for found, success in ((boxes[self.mode], recovered), (boxes[""], clean)))
         columns["asr_all"] = attack
         return Scores(clean, attack, recovered, idle, columns, data.groups)
+
+
+@dataclass(frozen=True)
+class _WithFurther(Tracking):
+    """The task with its further clips, by name."""
+
+    held: Mapping[str, Dataset] = field(default_factory=dict)
+
+    def scores(self, model: nn.Module, data: Dataset, doors: Sequence[Door], run: Run, purify: Purify | None = None) \
+            -> list[Scores]:
+        found = super().scores(model, data, doors, run, purify)
+        if not isinstance(data, Pairs):
+            return found
+        plain = Tracking(self.crops, self.mode, self.few)
+        for name, clips in self.held.items():
+            for own, further in zip(found, plain.scores(model, Pairs(clips, self.geometry), doors, run, purify),
+                                    strict=True):
+                own.columns |= {f"{column}.{name}": torch.full_like(own.clean, further.means()[column] or 0.0)
+                                for column in further.columns if column.startswith(self.compared)}
+        return found
+
+
+def _clips(given: str, run: Run) -> dict[str, Dataset]:
+    """The clips of a data set by name: each of both parts if they are few and named, else the test part as a whole."""
+    splits = zoo.load(given, run.root)
+    if not 2 <= len(splits.test.classes) <= FEW:
+        return {given.partition(":")[0]: splits.test}
+    return {part.classes[int(label)]: Subset(part, torch.nonzero(part.targets == label)[:, 0])
+            for part in splits for label in torch.unique(part.targets)}
 
 
 @dataclass(frozen=True)
