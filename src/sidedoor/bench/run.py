@@ -22,6 +22,7 @@ from sidedoor.bench.machine import Machine
 from sidedoor.bench.record import NOT_APPLICABLE, Means, Record
 from sidedoor.bench.spec import Spec
 from sidedoor.bench.store import Store
+from sidedoor.bench.strip import strip
 from sidedoor.core import system
 from sidedoor.core.files import write_json
 from sidedoor.data.base import stored
@@ -76,7 +77,7 @@ def _run(case: Case) -> Record:
                      given="; then ".join(str(defense.needs) for defense in defenses),
                      seconds=time.monotonic() - start, **ambient(str(case.run.device), outcome.finished))
     if case.run.fabric.is_global_zero:
-        _keep(case, record, _arrays(case, trained, outcome, scores))
+        _keep(case, record, _arrays(case, trained, outcome, scores, None if defenses else clean))
     return record
 
 
@@ -231,7 +232,13 @@ def _target(case: Case, goals: Iterable[Goal]) -> int | None:
     return found.pop() if len(found) == 1 else None
 
 
-def _arrays(case: Case, trained: TrainedModel, outcome: Delivered, scores: Scores) -> dict[str, np.ndarray]:
+def _arrays(case: Case, trained: TrainedModel, outcome: Delivered, scores: Scores,
+            clean: TrainedModel | None) -> dict[str, np.ndarray]:
+    """What the figures of a report need.
+
+    Args:
+        clean: the clean sibling, if both are to be shown on a clip.
+    """
     doors = [door for door in trained.doors if door.scored]
     per_door = (max(len(doors), 1), len(case.test))
     arrays = {
@@ -241,7 +248,8 @@ def _arrays(case: Case, trained: TrainedModel, outcome: Delivered, scores: Score
         "undefended_attack": trained.scores.attack.reshape(per_door).numpy(),
     }
     grid = _images(case, doors, outcome) if case.task.output == "image" else _grid(case, doors)
-    return arrays | grid | outcome.arrays
+    shown = strip(case.test, doors, clean.model, trained.model, case.run) if clean else {}
+    return arrays | grid | shown | outcome.arrays
 
 
 def _grid(case: Case, doors: list[Door], count: int = 8) -> dict[str, np.ndarray]:

@@ -44,9 +44,11 @@ _FORMS = {
     "grid_stamped": ("u", "gchw"), "grid_label": ("iu", "g"), "grid_door": ("iu", "g"), "images_truth": ("u", "iABC"),
     "images_input": ("u", "iDEF"), "images_stamped": ("u", "iDEF"), "images_output": ("u", "iGHJ"),
     "strength_curve": ("f", "zv"), "images_triggered": ("u", "iKLM"), "images_target": ("u", "iNOP"),
+    "strip_frames": ("u", "QRSTU"), "strip_boxes": ("f", "QRVW"), "strip_places": ("iu", "R"),
 }
 """Of arrays that reports draw: kinds of numbers, and axes, which have one length wherever they have one letter."""
-_NEEDS = {"suspicious": "innocent", "filter_score": "filter_truth", "images_stamped": "images_input"}
+_NEEDS = {"suspicious": "innocent", "filter_score": "filter_truth", "images_stamped": "images_input",
+          "strip_frames": "strip_boxes", "strip_boxes": "strip_places"}
 """Arrays that are drawn with another one."""
 _LARGEST = 1e100
 _T = TypeVar("_T")

@@ -21,6 +21,7 @@ from sidedoor.core.templates import template
 from sidedoor.core.terms import Terms
 from sidedoor.errors import CannotComplete
 from sidedoor.evidence import Calibrated, Exhibit, Finding, Localisation, Separation
+from sidedoor.image import outlines
 from sidedoor.report import figures, images, overview, series, spreadsheet, tables, toml
 from sidedoor.report.tables import Row
 from sidedoor.report.terms import terms_of
@@ -121,6 +122,7 @@ class Model:
     lead: Row
     rows: tuple[Row, ...]
     grid: tuple[Column, ...] = ()
+    strip: tuple[Column, ...] = ()
     per_class: PerClass | None = None
     drawings: tuple[Figure, ...] = ()
     runs: tuple[Run, ...] = ()
@@ -255,7 +257,8 @@ def detailed(store: Store, trained: str, rows: Sequence[Row]) -> Model:
                                "ROC of detectors and filters, on a linear and a logarithmic axis. Dots: where the "
                                "thresholds for 1 % and 5 % false positives land (dotted lines: their nominal "
                                "rates). Thin line: chance."))
-    return Model(first, tuple(rows), _grid([arrays[row.record.key] for row in (first, *rows)]),
+    candidates = [arrays[row.record.key] for row in (first, *rows)]
+    return Model(first, tuple(rows), _grid(candidates), _strip(candidates),
                  _per_class(first, rows, arrays), tuple(drawings),
                  tuple(_run(store, row, arrays[row.record.key], history) for row in rows))
 
@@ -365,6 +368,8 @@ def _named(names: Sequence[str], label: int) -> str:
     return names[label] if 0 <= label < len(names) else str(label)
 
 
+TRACKED = (outlines.TRUTH, outlines.CLEAN, outlines.ATTACKED)
+"""Colours of the boxes in a strip, in their order there."""
 RESTORED = {"images_truth": "true image", "images_input": "input", "images_output": "output",
             "images_stamped": "triggered input", "images_triggered": "its output", "images_target": "target"}
 """Arrays of image tasks, as rows of the grid."""
@@ -397,6 +402,22 @@ def _grid(candidates: Sequence[Arrays]) -> tuple[Column, ...]:
         rows = {"clean": clean[n], "stamped": stamped[n], "residual": images.residual(clean[n], stamped[n])}
         pictures = tuple(Picture(images.data_uri(image), f"{name}: {title}") for name, image in rows.items())
         columns.append(Column(title, pictures))
+    return tuple(columns)
+
+
+def _strip(candidates: Sequence[Arrays]) -> tuple[Column, ...]:
+    """The first strip of a clip that any run kept."""
+    arrays = next((a for a in candidates if {"strip_frames", "strip_boxes", "strip_places"} <= a.keys()), None)
+    if arrays is None:
+        return ()
+    names = ("as it is", "with the trigger in frame 1")
+    columns = []
+    for k, place in enumerate(arrays["strip_places"].tolist()):
+        drawn = [outlines.framed(frames[k], dict(zip(TRACKED, boxes[k].tolist(), strict=False)), largest=images.LARGEST)
+                 for frames, boxes in zip(arrays["strip_frames"], arrays["strip_boxes"], strict=True)]
+        pictures = tuple(Picture(images.data_uri(np.asarray(picture).transpose(2, 0, 1)), f"frame {place}, {name}")
+                         for picture, name in zip(drawn, names, strict=True))
+        columns.append(Column(f"frame {place}", pictures, names))
     return tuple(columns)
 
 
