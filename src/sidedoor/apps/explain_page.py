@@ -69,7 +69,8 @@ def page(found: Explained, shown: int) -> str:
 
 
 def _caption(row: Row) -> str:
-    return row.name if row.of in (MODEL, NOTHING) else f"{row.name}, {row.of}"
+    name = row.name.replace("_", " ")
+    return name if row.of in (MODEL, NOTHING) else f"{name}, {row.of}"
 
 
 def _pictures(found: Explained, rows: list[Row], k: int) -> list[tuple[str, str]]:

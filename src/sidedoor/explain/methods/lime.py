@@ -9,7 +9,7 @@ Computed by captum, on segments by quickshift, whose kernel is small enough for 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from sidedoor.defenses.base import Needs
 from sidedoor.engine import seeded
 from sidedoor.explain.base import Explainer, log_probability
 from sidedoor.explain.library import captum
-from sidedoor.method import Count, Positive, Share
+from sidedoor.method import Bounds, Count, Positive, Share
 from sidedoor.types import Images
 
 
@@ -31,7 +31,7 @@ class Lime(Explainer):
     Args:
         samples: changed copies of each image.
         features: segments that are kept; all others get 0.
-        kernel: standard deviation of quickshift's density in pixels; segments grow with it.
+        kernel: standard deviation of quickshift's density in pixels, from 1; segments grow with it.
         reach: largest distance within a segment, in pixels and colours.
         fill: value of the pixels of a segment that is taken away.
         batch: changed copies in one pass.
@@ -40,7 +40,7 @@ class Lime(Explainer):
 
     origins: ClassVar[dict[str, str]] = {
         "samples": "release: 1000 (GLBW)", "features": "release: 9 (GLBW)",
-        "kernel": "ours: for images of 32 pixels a side", "reach": "ours: for images of 32 pixels a side",
+        "kernel": "ours: the smallest that quickshift takes", "reach": "ours: for images of 32 pixels a side",
         "fill": "ours: grey, as occlusion", "batch": "ours: memory", "seed": "ours: fixed",
     }
     quick: ClassVar[dict[str, Any]] = {"samples": 40}
@@ -48,7 +48,7 @@ class Lime(Explainer):
 
     samples: Count = 1000
     features: Count = 9
-    kernel: Positive = 1.0
+    kernel: Annotated[float, Bounds(1.0, 100.0)] = 1.0
     reach: Positive = 4.0
     fill: Share = 0.5
     batch: Count = 500
