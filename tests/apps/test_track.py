@@ -132,7 +132,7 @@ def test_pictures_show_frames_with_boxes_in_their_colours(tmp_path: Path) -> Non
     assert [file.name for file in sorted((tmp_path / "frames").iterdir())] == [f"{k:06d}.png" for k in range(1, 6)]
     first, second = (np.asarray(Image.open(tmp_path / "frames" / name)) for name in ("000001.png", "000002.png"))
     assert first.shape[1] == 270  # three times as wide
-    left, top, right, bottom = (3 * found.boxes["attacked"][1]).round().int().tolist()
+    left, top, _, bottom = (3 * found.boxes["attacked"][1]).round().int().tolist()
     assert tuple(second[(top + bottom) // 2, max(left, 0)]) == ATTACKED
     clean = (3 * found.boxes["clean"][1]).round().int().tolist()
     assert tuple(second[(clean[1] + clean[3]) // 2, clean[0]]) == CLEAN
