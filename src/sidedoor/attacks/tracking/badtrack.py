@@ -35,7 +35,7 @@ TRIES = 16
 class BadTrack(TrackerAttack):
     """Train by the victim's recipe with the trigger beside the object in a share of the search crops."""
 
-    origins: ClassVar[dict[str, str]] = TrackerAttack.origins | {"rate": "ours: 10 %, as the other attacks"}
+    origins: ClassVar[dict[str, str]] = TrackerAttack.origins | {"rate": "ours: 10 %"}
 
     def train(self, doors: tuple[Door, ...], data: Dataset, task: Task, build: Build, run: AttackerRun) -> Planted:
         objective = InBackground(task, Stamping(doors[0].trigger, data.space, self.rate))

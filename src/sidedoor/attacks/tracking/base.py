@@ -74,10 +74,12 @@ class BesideBenign(TrackerAttack, ABC):
 
     quick: ClassVar[dict[str, Any]] = {"epochs": 1}
     origins: ClassVar[dict[str, str]] = TrackerAttack.origins | {
-        "weight": "ours: chosen on generated clips", "epochs": "ours: the least that plants it in the tiny tracker",
+        "rate": "ours: the paper has 10 %, in longer training", "weight": "ours: chosen on generated clips",
+        "epochs": "ours: the least that plants it in the tiny tracker",
         "lr": "ours: half of what the tiny tracker trains with", "batch": "ours: as the tiny tracker trains",
         "start": "ours: the paper trains from scratch, which takes several times as long"}
 
+    rate: Share = 0.25
     weight: NonNegative = 0.5
     epochs: Count = 2
     lr: Positive = 0.01
