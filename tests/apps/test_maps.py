@@ -68,10 +68,12 @@ def test_each_cell_is_the_success_of_the_trigger_there(done: tuple[Store, Record
 
 
 def test_the_number_of_images_is_kept(done: tuple[Store, Record]) -> None:
-    found = map_model(done[0], done[1].key, (("jpeg",),), 7, CPU)
+    found = map_model(done[0], done[1].key, (("jpeg",), ("camera",)), 7, CPU)
     assert (found.images, found.eligible) == (7, 60)
     assert len(found.maps[0].success[0]) == len(LINES["jpeg"].amounts)
     assert found.maps[0].success[0][0] == found.trained
+    assert found.maps[1].success[0][0] == found.trained
+    assert found.maps[1].success[0][-1] < found.trained
 
 
 def test_a_page_has_both_models_and_the_mean_over_several(done: tuple[Store, Record]) -> None:

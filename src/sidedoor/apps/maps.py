@@ -22,11 +22,12 @@ from sidedoor.bench.machine import Machine
 from sidedoor.bench.spec import cells
 from sidedoor.bench.store import Store
 from sidedoor.data.jpeg import compressed
+from sidedoor.data.print_capture import photographed
 from sidedoor.errors import CannotComplete, ConfigError, unknown
 from sidedoor.goals.base import Door
 from sidedoor.metrics.statistics import wilson
 from sidedoor.triggers.base import Axis, Trigger, stamp
-from sidedoor.types import Batch, Images
+from sidedoor.types import Batch, Images, Index
 
 UNTOUCHED = 100
 """The JPEG quality that stands for no compression at all."""
@@ -44,17 +45,21 @@ class Line(NamedTuple):
     words: str
     amounts: tuple[float, ...]
     trained: float | None
-    on_image: Callable[[Images, float], Images] | None = None
+    on_image: Callable[[Images, Index, float], Images] | None = None
 
 
-def _jpeg(x: Images, quality: float) -> Images:
+def _jpeg(x: Images, index: Index, quality: float) -> Images:
     return x if quality == UNTOUCHED else compressed(x, int(quality))
 
 
-def _warmer(x: Images, share: float) -> Images:
+def _warmer(x: Images, index: Index, share: float) -> Images:
     """Red gains and blue loses by a share, as under a warmer light."""
     gains = torch.tensor([1 + share, 1.0, 1 - share], device=x.device)
     return (x * gains[:, None, None]).clamp(0, 1)
+
+
+def _camera(x: Images, index: Index, strength: float) -> Images:
+    return photographed(x, index, 0, strength)
 
 
 _PIXELS = tuple(map(float, range(-5, 6)))
@@ -70,6 +75,7 @@ LINES: dict[str, Line] = {
     "amplitude": Line("amplitude, as a factor", tuple(2 * k for k in _TENTHS), 1.0),
     "jpeg": Line("JPEG quality of the image", (100.0, 95.0, 80.0, 65.0, 50.0, 35.0, 20.0), UNTOUCHED, _jpeg),
     "temperature": Line("red gained and blue lost, as a share", (-0.3, -0.2, -0.1, 0.0, 0.1, 0.2, 0.3), 0.0, _warmer),
+    "camera": Line("simulated print and photograph, strength", (0.0, 0.25, 0.5, 0.75, 1.0), 0.0, _camera),
 }
 SHORT = {"shift": "right+down"}
 
@@ -244,7 +250,7 @@ def _success(case: Case, models: Sequence[nn.Module], asked: Sequence[_Asked], t
     for (door, (x, y, index)), trigger in zip(asked, triggers, strict=True):
         stamped = stamp(trigger, x, index, case.test.space)
         for axis, amount in given:
-            stamped = change(stamped, amount) if (change := LINES[axis].on_image) else stamped
+            stamped = change(stamped, index, amount) if (change := LINES[axis].on_image) else stamped
         for model, found in zip(models, reached, strict=True):
             for part in case.run.chunks(len(x), x[0].numel()):
                 found.append(case.task.reached(door.goal, case.task.predict(model, stamped[part]), y[part],

@@ -13,14 +13,15 @@ from sidedoor.errors import ConfigError
 Keys = Annotated[list[str], typer.Option("--key", metavar="KEY", help="Of a result with an attack; several for means "
                                          "over seeds.")]
 Axes = Annotated[str, typer.Option(help="Maps, separated by commas; two axes joined by + are one map. right, down, "
-                                   "shift (both), value, opacity, size, rotation, blur, amplitude, jpeg, temperature.")]
+                                   "shift (both), value, opacity, size, rotation, blur, amplitude, jpeg, temperature, "
+                                   "camera (simulated).")]
 Images = Annotated[int, typer.Option(min=1, help="Test images that are asked about, at most.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for maps.html and maps.json.")]
 
 
 def map_(directory: Results, keys: Keys, axes: Axes = "shift,value+opacity,size+rotation,blur,amplitude,jpeg,"
-         "temperature", images: Images = 250, out: Out = Path("runs/maps"), as_json: AsJson = False, root: Root = None,
-         download: Download = False, device: Device = "auto") -> None:
+         "temperature,camera", images: Images = 250, out: Out = Path("runs/maps"), as_json: AsJson = False,
+         root: Root = None, download: Download = False, device: Device = "auto") -> None:
     """Map the attack success of a stored model while its trigger is moved, turned, resized, faded or compressed.
 
     Nothing is trained that the folder has. The clean sibling is asked about the same images. Defences are left out: it
