@@ -185,14 +185,18 @@ class _Clip:
         still = rng.uniform() < 0.5
         target = self._cutout(still=still)
         frames = _sampled(target.photograph, target.places(manner.size)) if still else self._background()
-        if rng.uniform() < manner.distractor:
+        if distracted := rng.uniform() < manner.distractor:
             frames = self._pasted(frames, self._cutout())
-        frames = self._pasted(frames, target)  # over itself in a still photograph, where nothing is before it
+        if distracted or not still:
+            frames = self._pasted(frames, target)
         frames = self._occluded(frames) if rng.uniform() < manner.occluder else frames
         frames = self._blurred(frames) if rng.uniform() < manner.blur else frames
         light = self._walk(-0.25, 0.25, 0.05).exp()[:, None, None, None]
-        noise = torch.from_numpy(rng.normal(0, 1, frames.shape).astype(np.float32)) * (max(manner.noise, 1.0) / 255)
-        frames = (frames * light + noise).clamp(0, 1)
+        frames = frames * light
+        if manner.noise:
+            noise = torch.from_numpy(rng.standard_normal(frames.shape, dtype=np.float32))
+            frames = frames + manner.noise / 255 * noise
+        frames = frames.clamp(0, 1)
         frames = compressed(frames, manner.jpeg) if manner.jpeg else frames
         return stored(frames, PHOTO), target.boxes()
 
@@ -254,9 +258,16 @@ class _Clip:
         """With a cut-out in front, under a soft super-ellipse."""
         places = cutout.places(self.manner.size)
         middle, half = (cutout.box[:2] + cutout.box[2:]) / 2, (cutout.box[2:] - cutout.box[:2]) / 2
-        radius = ((places - middle) / half).pow(4).sum(-1).pow(0.25)
+        boxes, reach = cutout.boxes(), float(half.max() * cutout.zoom.max()) * 0.2  # it is turned by a little
+        left, top = (boxes.amin(0)[:2] - reach).floor().long().clamp(min=0).tolist()
+        right, bottom = (boxes.amax(0)[2:] + reach).ceil().long().tolist()
+        there = (slice(None), slice(top, bottom), slice(left, right))
+        radius = ((places[there] - middle) / half).square().square().sum(-1).sqrt().sqrt()
         alpha = ((1 - radius) / SOFT).clamp(0, 1)[:, None]
-        return torch.lerp(frames, _sampled(cutout.photograph, places), alpha)
+        pasted = frames.clone()
+        where = (slice(None), slice(None), *there[1:])
+        pasted[where] = torch.lerp(frames[where], _sampled(cutout.photograph, places[there]), alpha)
+        return pasted
 
     def _occluded(self, frames: Images) -> Images:
         """With an upright bar in one colour that passes through."""
