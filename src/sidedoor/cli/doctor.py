@@ -16,7 +16,8 @@ from sidedoor.errors import SidedoorError
 Examination = dict[str, dict[str, str]]
 """Findings by topic and name."""
 _NONE, _NEEDS_ROOT = "none found", "needs a data root"
-_EXTRAS = {"timm": "timm", "pyarrow": "analysis", "lpips": "perceptual", "torchjd": "mtl", "httpx": "http"}
+_EXTRAS = {"timm": "timm", "pyarrow": "analysis", "lpips": "perceptual", "torchjd": "mtl", "httpx": "http",
+           "av": "video"}
 
 
 def doctor(as_json: AsJson = False, root: Root = None) -> None:
