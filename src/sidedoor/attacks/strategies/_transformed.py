@@ -12,14 +12,7 @@ from sidedoor.method import LATER, Method, NonNegative, Positive, Share
 
 @dataclass(frozen=True)
 class Transformed(Method):
-    """Flip, jitter, turn, resize and move images, and photograph them by a simulated camera.
-
-    Args:
-        degrees: largest rotation, either way; `shift`, the largest as a share of the side.
-        smallest, largest: size of the picture within the image, as factors.
-        light: largest change of brightness and of contrast, as shares.
-        camera: strength of a simulated print and photograph that come last, in [0, 1]; 0 for none.
-    """
+    """Flip, jitter, turn, resize and move images, and photograph them by a simulated camera; see `Physical`."""
 
     origins: ClassVar[dict[str, str]] = {
         "degrees": "release: 10 (BackdoorBox)", "shift": "release: 0.1 (BackdoorBox)",

@@ -26,7 +26,14 @@ from sidedoor.types import Build
 
 @dataclass(frozen=True)
 class Physical(Transformed, TrainingStrategy):
-    """Poison as another attack does, and train on flipped, shifted, rotated, resized images of jittered brightness."""
+    """Poison as another attack does, and train on flipped, shifted, rotated, resized images of jittered brightness.
+
+    Args:
+        degrees: largest rotation, either way; `shift`, the largest as a share of the side.
+        smallest, largest: size of the picture within the image, as factors.
+        light: largest change of brightness and of contrast, as shares.
+        camera: strength of a simulated print and photograph that come last; 0 for none.
+    """
 
     origins: ClassVar[dict[str, str]] = TrainingStrategy.origins | Transformed.origins
 

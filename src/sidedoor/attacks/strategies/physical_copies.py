@@ -36,6 +36,7 @@ class PhysicalCopies(Transformed, Strategy):
 
     Args:
         copies: of each poisoned image, beside the image itself.
+        degrees, shift, smallest, largest, light, camera: how they are transformed, as in `physical`.
     """
 
     access: ClassVar[Access] = Access.DATA
