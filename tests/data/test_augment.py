@@ -142,3 +142,11 @@ def test_movements_that_mean_nothing_are_refused() -> None:
         Affine(smallest=0.9, largest=0.8)
     with pytest.raises(ConfigError, match="targets are images"):
         Affine()(Batch(torch.rand(2, 1, 8, 8), torch.rand(2, 1, 8, 8), torch.arange(2)))
+
+
+@pytest.mark.parametrize("name", ["crop", "flip", "affine"])
+def test_what_moves_inputs_alone_refuses_boxes(name: str) -> None:
+    step = augmentation((name,))
+    assert step is not None
+    with pytest.raises(ConfigError, match="boxes"):
+        step(Batch(torch.rand(2, 6, 8, 8), torch.rand(2, 4), torch.arange(2)))

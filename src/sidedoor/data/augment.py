@@ -26,7 +26,8 @@ class Crop(Method):
 
     def __call__(self, batch: Batch) -> Batch:
         if batch.y.ndim in (2, 4):
-            raise ConfigError("augmentation 'crop' shifts inputs only, but the targets are images or boxes; leave it out")
+            raise ConfigError("augmentation 'crop' shifts inputs only, but the targets are images or boxes; leave it "
+                              "out")
         b, _, height, width = batch.x.shape
         pad = self.padding
         padded = functional.pad(batch.x, (pad, pad, pad, pad)).permute(0, 2, 3, 1)
@@ -48,8 +49,8 @@ class Flip(Method):
 
     def __call__(self, batch: Batch) -> Batch:
         if batch.y.ndim == 2:
-            raise ConfigError("augmentation 'flip' mirrors inputs only, but the targets are boxes, which the task mirrors "
-                              "by itself; leave it out")
+            raise ConfigError("augmentation 'flip' mirrors inputs only, but the targets are boxes; the task mirrors "
+                              "both by itself, so leave it out")
         mirrored = torch.rand(len(batch.x), 1, 1, 1, device=batch.x.device) < 0.5
         y = torch.where(mirrored, batch.y.flip(3), batch.y) if batch.y.ndim == 4 else batch.y
         return batch._replace(x=torch.where(mirrored, batch.x.flip(3), batch.x), y=y)
