@@ -273,8 +273,8 @@ def _folder() -> Path:
     return folder
 
 
-_GIVEN = frozenset({"shape", "classes", "targets", "groups", "boxes", "space", "lazy", "resized", "rows", "fetch",
-                    "position", "staged", "at", "fingerprint", "__len__", "__class__"})
+_GIVEN = frozenset({"shape", "classes", "targets", "groups", "boxes", "space", "lazy", "resized", "zoom", "rows",
+                    "fetch", "position", "staged", "at", "fingerprint", "__len__", "__class__"})
 
 
 class Guarded(Dataset):
