@@ -110,7 +110,7 @@ def test_fine_tuning_lowers_the_clean_loss_and_leaves_the_model_alone() -> None:
 
 
 def test_fine_tuning_is_for_classifiers_too() -> None:
-    classification, restoration = grounds(FineTuning.tasks)
+    classification, restoration, _ = grounds(FineTuning.tasks)
     assert isinstance(restoration, ImageGround)
     place = classification
     tuned = FineTuning(epochs=1).repair(place.victim(), place.clean, place.task, place.run)
