@@ -109,7 +109,7 @@ class Further:
             with (self.out / KEPT).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
             self.done.add(name)
-            print(what, of, flush=True)
+            print(what, *of.values(), flush=True)
 
     def model(self, spec: Spec) -> None:
         """Of a model of the store, and of its clean sibling behind the same trigger, once for all that share both."""
@@ -190,7 +190,8 @@ def page(out: Path) -> Lines:
     rows = kept(out)
     records = {name: records_of(out, name) for name in GRIDS}
     lines = ["## Held-out generated clips", "", *by_seed(records[GRIDS[0]]), "## Means over seeds", "",
-             *over_seeds(records[GRIDS[0]]), "## Size, share and pattern, seed 0", "", *by_seed(records[GRIDS[1]])]
+             *over_seeds(records[GRIDS[0]]), "## Beside the clean sibling", "", *beside(records[GRIDS[0]]),
+             "## Size, share and pattern, seed 0", "", *by_seed(records[GRIDS[1]])]
     for clip in sorted({row["clip"] for row in rows if row["what"] == "real"}):
         lines += [f"## {clip}", "", *real(rows, clip)]
     return [*lines, "## Distance of templates' features", "", *moved(rows), "## DCFNet", "", *dcfnet(rows)]
@@ -240,6 +241,17 @@ def over_seeds(records: Sequence[Record]) -> Lines:
     return table(("attack", "tracker", *HEADINGS), rows)
 
 
+def beside(records: Sequence[Record]) -> Lines:
+    """What the attack costs without a trigger, and the share of its sibling's success that it leaves with one."""
+    rows = []
+    for record in records:
+        mine, clean = twelve(own(record))[:4], twelve(record.clean_means or {})[:4]
+        pairs = [(a, b) for a, b in zip(mine, clean, strict=True) if a is not None and b]
+        rows.append([label(record.spec["attack"]), str(record.spec["seed"]), f"{pairs[0][0] - pairs[0][1]:+.1f}",
+                     *(f"{100 * a / b:.0f} %" for a, b in pairs[1:])])
+    return table(("attack", "seed", "AUC-B, points", "one, share left", "few", "all"), rows)
+
+
 def real(rows: Sequence[dict[str, Any]], clip: str) -> Lines:
     """Means over seeds on one real clip."""
     mine = [row for row in rows if row["what"] == "real" and row["clip"] == clip]
@@ -258,7 +270,7 @@ def moved(rows: Sequence[dict[str, Any]]) -> Lines:
 
 
 def dcfnet(rows: Sequence[dict[str, Any]]) -> Lines:
-    mine = [row for row in rows if row["what"] == "dcfnet"]
+    mine = [row for row in rows if row["what"] == "dcfnet" and row["attack"] == repr(DCFNET)]
     return table(("clip", "tracker", *HEADINGS),
                  [[row["clip"], row["tracker"], *line(twelve(row["means"]))] for row in mine])
 
