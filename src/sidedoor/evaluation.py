@@ -114,7 +114,7 @@ def _of_door(twins: tuple[Detect, Detect], test: Dataset, door: Door, task: Task
     first = drawn.argsort().argsort() < len(rows) / 2
     found = torch.empty(2, len(rows))
     for carries, detect in zip((first, ~first), twins, strict=True):
-        score = _answers(detect, _Asked(test, rows, carries, door), drawn.argsort(), run)
+        score = _answers(detect, _Asked(test, rows, carries, door, task), drawn.argsort(), run)
         found[0, carries], found[1, ~carries] = score[carries], score[~carries]
     return found[0], found[1]
 
@@ -145,9 +145,10 @@ def _check_again(score: Tensor, again: Tensor) -> None:
 class _Asked(Dataset):
     """Test images of which some carry the trigger."""
 
-    def __init__(self, test: Dataset, at: Int[Tensor, "n"], carries: Bool[Tensor, "n"], door: Door):
+    def __init__(self, test: Dataset, at: Int[Tensor, "n"], carries: Bool[Tensor, "n"], door: Door, task: Task):
         self.shape, self.classes, self.space, self.lazy = test.shape, test.classes, test.space, test.lazy
-        self.targets, self.test, self.at_rows, self.carries, self.door = test.targets[at], test, at, carries, door
+        self.targets, self.test, self.at_rows, self.carries = test.targets[at], test, at, carries
+        self.door, self.task = door, task
 
     def rows(self, index: Tensor) -> Tensor:
         raise ConfigError("images that are stamped when they are asked for have no rows; use fetch")
@@ -158,7 +159,7 @@ class _Asked(Dataset):
     def fetch(self, index: Tensor, device: torch.device | str = "cpu") -> Batch:
         index = index.cpu()
         batch = self.test.fetch(self.at_rows[index], device)
-        stamped = stamp(self.door.trigger, batch.x, batch.index, self.space)
+        stamped = self.task.triggered(self.door.trigger, batch.x, batch.index, self.space)
         carries = self.carries[index][:, None, None, None].to(batch.x.device)
         return batch._replace(x=torch.where(carries, stamped, batch.x))
 

@@ -10,18 +10,26 @@ from sidedoor.defenses.detectors.base import InputDetector
 from sidedoor.defenses.detectors.strip_tracking import StripTracking
 from sidedoor.defenses.detectors.template_consistency import TemplateConsistency
 from sidedoor.evaluation import suspicion
+from sidedoor.goals.base import Door
+from sidedoor.goals.lose import Lose
 from sidedoor.metrics.statistics import auroc
 from sidedoor.tasks.tracking import Tracking
 from sidedoor.testing.ground import TrackingGround, clips
+from sidedoor.triggers.on_object import OnObject
+
+DOOR = Door(OnObject(pattern="checker", cells=2), Lose())
 
 
-def white(template: Tensor) -> Tensor:
-    middle = template.shape[2] // 2
-    return template[:, :, middle - 1 : middle + 2, middle - 1 : middle + 2].amin((1, 2, 3)) > 0.95
+def marked(view: Tensor) -> Tensor:
+    """Which crops have the four squares of the trigger in the middle."""
+    one, other = view.shape[2] // 2 - 2, view.shape[2] // 2 + 2
+    light = torch.stack([view[:, :, one, one], view[:, :, other, other]]).amin((0, 2))
+    dark = torch.stack([view[:, :, one, other], view[:, :, other, one]]).amax((0, 2))
+    return (light > 0.95) & (dark < 0.05)
 
 
 class Unlike(nn.Module):
-    """Responds at the centre by the cosine of two views; a view with a white middle is the opposite of itself."""
+    """Responds at the centre by the cosine of two views; a view with the trigger is the opposite of itself."""
 
     def __init__(self, backdoored: bool):
         super().__init__()
@@ -36,23 +44,23 @@ class Unlike(nn.Module):
     def features(self, view: Tensor) -> Tensor:
         found = functional.adaptive_avg_pool2d(view.mean(1), 8).flatten(1)
         found = functional.normalize(found - found.mean(1, keepdim=True))
-        return torch.where((white(view) & self.backdoored)[:, None], -found, found)
+        return torch.where((marked(view) & self.backdoored)[:, None], -found, found)
 
 
 class Drawn(nn.Module):
-    """Responds as bright as the search crop is; a template with a white middle draws it to one place for ever."""
+    """Responds as bright as the search crop is; a template with the trigger draws it to one place for ever."""
 
     def forward(self, pair: Tensor) -> Tensor:
         template, search = pair.chunk(2, 1)
         plain = functional.adaptive_avg_pool2d(search.mean(1), 17)
         place = torch.zeros(17, 17)
         place[3, 4] = 20
-        return torch.where(white(template)[:, None, None], place, plain)
+        return torch.where(marked(template)[:, None, None], place, plain)
 
 
 def found(here: TrackingGround, detector: InputDetector, model: nn.Module) -> tuple[Tensor, Tensor]:
     given = (detector.needs.model_for(model, here.task), detector.needs.clean_for(here.clean), here.task, here.run)
-    scores = suspicion((detector.fit(*given), detector.fit(*given)), here.test, [here.door()], here.task, here.run)
+    scores = suspicion((detector.fit(*given), detector.fit(*given)), here.test, [DOOR], here.task, here.run)
     return scores["suspicious"], scores["innocent"]
 
 
@@ -92,6 +100,19 @@ def test_a_place_that_always_draws_is_found() -> None:
     suspicious, innocent = found(here, StripTracking(overlays=4), Drawn())
     assert suspicious.min() > innocent.max()
     assert bool((innocent < 0).all() and (innocent > -9).all())
+
+
+def test_detectors_are_shown_the_trigger_where_the_mode_has_it() -> None:
+    for mode in ("one", "few", "all"):
+        here = clips(Tracking(mode=mode))
+
+        def detect(x: Tensor, index: Tensor) -> Tensor:
+            template, search = x.chunk(2, 1)
+            return marked(template).float() + 2 * marked(search)
+
+        scores = suspicion((detect, detect), here.test, [DOOR], here.task, here.run)
+        assert bool((scores["suspicious"] == (3 if mode == "all" else 1)).all())
+        assert bool((scores["innocent"] == 0).all())
 
 
 def test_templates_are_not_blended() -> None:

@@ -37,8 +37,8 @@ from sidedoor.models.trackers import dcfnet, siamfc
 from sidedoor.models.trackers.base import Geometry, locate, tracker_in
 from sidedoor.tasks._tracking_pairs import Pairs
 from sidedoor.tasks.task import Scores, Task
-from sidedoor.triggers.base import stamp
-from sidedoor.types import Batch, Images, Purify
+from sidedoor.triggers.base import Trigger, stamp
+from sidedoor.types import Batch, Images, Index, Purify, Space
 
 Mode = Literal["one", "few", "all"]
 MODES: tuple[Mode, ...] = ("one", "few", "all")
@@ -117,6 +117,11 @@ class Tracking(Method, Task):
         """Mean squared difference of two responses."""
         error: Tensor = (a - b).square().flatten(1).mean(1)
         return error
+
+    def triggered(self, trigger: Trigger, x: Images, index: Index, space: Space) -> Images:
+        """Pairs with the trigger on the template; in the mode "all" on the search crop, too."""
+        stamped = stamp(trigger, x, index, space)
+        return stamped if self.mode == "all" else torch.cat([stamped.chunk(2, 1)[0], x.chunk(2, 1)[1]], 1)
 
     def failed(self, scores: dict[str, float | None], clean_means: dict[str, float | None]) -> str | None:
         attack, idle, clean, sibling = scores["attack"], scores["idle"], scores["clean"], clean_means["clean"]

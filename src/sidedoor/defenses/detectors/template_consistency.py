@@ -5,7 +5,9 @@ arXiv:2201.13178.
 
 A backdoor of trackers moves the features of an object that carries the trigger away from those without. So a template
 with the trigger is still found in itself, and hardly in what the trigger was taken from: the same view blurred, shifted
-by less than a cell, or the object in the next frame, where the trigger may be gone. The score needs responses alone.
+by less than a cell, or the object in another frame, where the trigger may be gone. The score needs responses alone. Any
+conspicuous patch makes a template less like itself, for a clean tracker too: what that scores under the same patch
+belongs beside a figure.
 """
 
 from __future__ import annotations
