@@ -8,7 +8,8 @@ Asks each finished model, and its clean sibling, about 500 test images as they a
 where and how bright its trigger still works, over 100 of them; trains nothing. It goes on where it stopped: what was
 found is kept in OUT/physical.jsonl, a line a model and condition.
 
-"Simulated camera" is a simulated print and photograph (`sidedoor.data.print_capture`) with all ranges times the number
+Where the model answers with the target class without a trigger as well, the condition itself is what it learned, such as
+the black edges of copies that were made smaller. "Simulated camera" is a simulated print and photograph (`sidedoor.data.print_capture`) with all ranges times the number
 behind it. Nothing was printed or photographed. Means over seeds with 95 % Student intervals; a single seed has none.
 """
 
@@ -107,6 +108,7 @@ def _behind(case: Case, record: Record, names: Sequence[str]) -> Iterator[Line]:
 
         attacked, sibling = means(trained.model), means(clean.model)
         yield _line(case, record, name) | {"attack": attacked["attack"], "clean": attacked["clean"],
+                                           "idle": attacked["idle"],
                                            "sibling": sibling["attack"], "sibling_clean": sibling["clean"]}
 
 
@@ -117,7 +119,8 @@ def _line(case: Case, record: Record, what: str) -> Line:
 def tables(lines: Sequence[Line]) -> Lines:
     """All tables."""
     found: Lines = []
-    for title, value in (("Attack success, %", "attack"), ("Accuracy on clean images, %", "clean"),
+    for title, value in (("Attack success, %", "attack"), ("Answers with the target class without a trigger, %", "idle"),
+                         ("Accuracy on clean images, %", "clean"),
                          ("The clean sibling's answers with the target class to the same triggers, %", "sibling"),
                          ("The clean sibling's accuracy, %", "sibling_clean")):
         found += [f"## {title}", "", *table(["attack", "training", "seeds", *CONDITIONS], [
