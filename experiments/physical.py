@@ -8,9 +8,10 @@ Asks each finished model, and its clean sibling, about 500 test images as they a
 where and how bright its trigger still works, over 100 of them; trains nothing. It goes on where it stopped: what was
 found is kept in OUT/physical.jsonl, a line a model and condition.
 
-Where the model answers with the target class without a trigger as well, the condition itself is what it learned, such as
-the black edges of copies that were made smaller. "Simulated camera" is a simulated print and photograph (`sidedoor.data.print_capture`) with all ranges times the number
-behind it. Nothing was printed or photographed. Means over seeds with 95 % Student intervals; a single seed has none.
+Where the model answers with the target class without a trigger as well, the condition itself is what it learned, such
+as the black edges of copies that were made smaller. "Simulated camera" is a simulated print and photograph
+(`sidedoor.data.print_capture`) with all ranges times the number behind it. Nothing was printed or photographed. Means
+over seeds with 95 % Student intervals; a single seed has none.
 """
 
 from __future__ import annotations
@@ -119,7 +120,8 @@ def _line(case: Case, record: Record, what: str) -> Line:
 def tables(lines: Sequence[Line]) -> Lines:
     """All tables."""
     found: Lines = []
-    for title, value in (("Attack success, %", "attack"), ("Answers with the target class without a trigger, %", "idle"),
+    for title, value in (("Attack success, %", "attack"),
+                         ("Answers with the target class without a trigger, %", "idle"),
                          ("Accuracy on clean images, %", "clean"),
                          ("The clean sibling's answers with the target class to the same triggers, %", "sibling"),
                          ("The clean sibling's accuracy, %", "sibling_clean")):
