@@ -40,7 +40,7 @@ class StripTracking(InputDetector):
 
     origins: ClassVar[dict[str, str]] = {"overlays": "ours: a tenth of STRIP's, for maps are costly",
                                          "weight": "ours: both crops count alike"}
-    quick: ClassVar[dict[str, Any]] = {"overlays": 4}
+    quick: ClassVar[dict[str, Any]] = {"overlays": 2}
     needs: ClassVar[Needs] = Needs(model="probabilities", clean="images")
     tasks: ClassVar[tuple[type[Task], ...]] = (Tracking,)
     sign_tested_in: ClassVar[str] = "tests/defenses/test_tracking_detectors.py::test_a_place_that_always_draws_is_found"
