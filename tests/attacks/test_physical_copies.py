@@ -21,6 +21,7 @@ from sidedoor.errors import ConfigError
 from sidedoor.method import lasting
 from sidedoor.models.small_cnn import small_cnn
 from sidedoor.tasks.classification import Classification
+from sidedoor.types import Batch
 
 DATA = toy(Where(None), train=100, test=20).train
 TASK, RUN = Classification(4), AttackerRun.local(Recipe(epochs=1), device="cpu")
@@ -74,3 +75,10 @@ def test_the_camera_comes_last_and_is_left_out_of_keys_where_there_is_none() -> 
 def test_it_goes_around_attacks_on_data_only() -> None:
     with pytest.raises(ConfigError, match="leaves training to others"):
         PhysicalCopies(attack=WaNet())
+
+
+def test_smaller_copies_have_no_black_edges_which_benign_images_have_not() -> None:
+    smaller = {"degrees": 0.0, "shift": 0.0, "smallest": 0.5, "largest": 0.5, "light": 0.0}
+    white = Batch(torch.ones(2, 3, 8, 8), torch.zeros(2), torch.arange(2))
+    assert (PhysicalCopies(**smaller).transformation()(white).x > 0.99).all()
+    assert (Physical(**smaller).transformation()(white).x[..., 0, :] == 0).all()

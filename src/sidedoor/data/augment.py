@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from sidedoor.errors import ConfigError, unknown
-from sidedoor.image.geometry import turned
+from sidedoor.image.geometry import Edges, turned
 from sidedoor.method import Count, Method, NonNegative, Positive, Share
 from sidedoor.types import Batch
 
@@ -91,12 +91,13 @@ class Jitter(Method):
 
 @dataclass(frozen=True)
 class Affine(Method):
-    """Turn, resize and move the picture in each image; what enters is black.
+    """Turn, resize and move the picture in each image.
 
     Args:
         degrees: largest rotation, either way.
         shift: largest move along each axis, as a share of the side.
         smallest, largest: bounds of the factor by which the picture is resized.
+        edges: what enters, black or the nearest pixel.
 
     Raises:
         ConfigError: sizes in the wrong order, or targets that are images, which would not be moved along.
@@ -106,6 +107,7 @@ class Affine(Method):
     shift: Share = 0.06
     smallest: Positive = 0.875
     largest: Positive = 1.143
+    edges: Edges = "black"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -119,7 +121,8 @@ class Affine(Method):
         size, angle, *move = torch.rand(4, len(batch.x), device=batch.x.device)
         scale = 1 / (self.smallest + (self.largest - self.smallest) * size)
         across, down = (2 * self.shift * (2 * share - 1) for share in move)
-        return batch._replace(x=turned(batch.x, self.degrees * (2 * angle - 1), scale, torch.stack([across, down], 1)))
+        return batch._replace(x=turned(batch.x, self.degrees * (2 * angle - 1), scale, torch.stack([across, down], 1),
+                                       self.edges))
 
 
 @dataclass(frozen=True)

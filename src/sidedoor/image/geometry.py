@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -10,6 +11,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from sidedoor.types import Images
+
+Edges = Literal["black", "repeated"]
+"""What comes in from outside an image: black, or its nearest pixel."""
 
 
 def resized(x: Images, size: tuple[int, ...]) -> Float[Tensor, "b c height width"]:
@@ -54,13 +58,14 @@ def covered(x: Images, corner: Int[Tensor, "b 2"], size: int) -> Float[Tensor, "
 
 
 def turned(x: Images, degrees: Float[Tensor, "b"], scale: Float[Tensor, "b"] | float = 1.0,
-           shift: Float[Tensor, "b 2"] | float = 0.0) -> Images:
-    """Images rotated anticlockwise about their centre, bilinear; black comes in at the corners.
+           shift: Float[Tensor, "b 2"] | float = 0.0, edges: Edges = "black") -> Images:
+    """Images rotated anticlockwise about their centre, bilinear.
 
     Args:
         scale, shift: see `affine`.
+        edges: see `warped`.
     """
-    return warped(x, affine(x.shape, degrees, scale, shift))
+    return warped(x, affine(x.shape, degrees, scale, shift), edges)
 
 
 def affine(shape: Sequence[int], degrees: Float[Tensor, "b"], scale: Float[Tensor, "b"] | float = 1.0,
@@ -84,10 +89,15 @@ def affine(shape: Sequence[int], degrees: Float[Tensor, "b"], scale: Float[Tenso
     return torch.cat([torch.stack(rows, 1), offset[:, :, None]], 2)
 
 
-def warped(x: Images, theta: Float[Tensor, "b 2 3"]) -> Images:
-    """Images through affine maps of coordinates in [-1, 1], from output to input; bilinear, black outside."""
+def warped(x: Images, theta: Float[Tensor, "b 2 3"], edges: Edges = "black") -> Images:
+    """Images through affine maps of coordinates in [-1, 1], from output to input; bilinear.
+
+    Args:
+        edges: what comes in from outside, black or the nearest pixel of the image.
+    """
     grid = functional.affine_grid(theta, list(x.shape), align_corners=False)
-    return functional.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return functional.grid_sample(x, grid, mode="bilinear", padding_mode="zeros" if edges == "black" else "border",
+                                  align_corners=False)
 
 
 def projected(x: Images, corners: Float[Tensor, "b 4 2"]) -> Images:

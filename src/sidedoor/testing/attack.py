@@ -277,11 +277,13 @@ def _check_count(who: str, attack: Attack, backdoor: Backdoor, here: Ground) -> 
     poison = backdoor.poison
     declared = getattr(attack, "rate", poison.rate)
     require(poison.rate == declared, who, f"rate = {declared} was asked for, the poison says {poison.rate}")
-    masks, chosen = _eligible(backdoor, here), torch.unique(poison.index[~poison.cover])
+    masks, (chosen, times) = _eligible(backdoor, here), torch.unique(poison.index[~poison.cover], return_counts=True)
     expected = sum(max(1, round(poison.rate * int(mask.sum()))) for mask in masks)
     require(len(chosen) == expected, who, f"poisons {len(chosen)} rows; a rate of {poison.rate} of "
                                           f"{' + '.join(str(int(mask.sum())) for mask in masks)} eligible samples is "
                                           f"{expected}")
+    copies = getattr(attack, "copies", 0)  # of each poisoned image, beside it
+    require((times == 1 + copies).all(), who, f"poisons a row {int(times.max())} times; expected {1 + copies}")
     require(torch.stack(masks).any(0)[chosen].all(), who, "poisons rows that its goal is not eligible for")
 
 

@@ -4,7 +4,9 @@ Paper: Li, Zhai, Jiang, Li, Xia, "Backdoor Attack in the Physical World", ICLR 2
 
 The paper's cure for triggers that a camera moves is training under transformations. Its authors' release transforms
 benign samples as well, which takes control of the training (`physical`). This is the reading that needs the data
-alone: transformed copies of each poisoned image are added to the set, and benign samples are left as they are.
+alone: transformed copies of each poisoned image are added to the set, and benign samples are left as they are. Edges of
+smaller copies go on with the nearest pixel: as benign images have no black ones, these became the trigger (tried:
+behind ShrinkPad-4 all images went to the target class, with the trigger or without).
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from sidedoor.backdoor.base import Access, AttackerRun, Backdoor, Poison
 from sidedoor.backdoor.dataset import PoisonedDataset
 from sidedoor.data.base import Dataset, stored, unit
 from sidedoor.engine import seeded
+from sidedoor.image.geometry import Edges
 from sidedoor.method import Count
 from sidedoor.tasks.task import Task
 from sidedoor.types import Batch, Build
@@ -40,6 +43,7 @@ class PhysicalCopies(Transformed, Strategy):
     """
 
     access: ClassVar[Access] = Access.DATA
+    edges: ClassVar[Edges] = "repeated"
     origins: ClassVar[dict[str, str]] = Strategy.origins | Transformed.origins | {"copies": "ours: 3, of 1 to 5"}
 
     copies: Count = 3
