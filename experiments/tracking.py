@@ -50,7 +50,8 @@ HERE = Path(__file__).parent
 GRIDS = ("tracking", "tracking_parameters")
 KEPT = "further.jsonl"
 WEIGHTS = "weights/dcfnet/param.pth"
-DCFNET = FSBA(updates="joint", rate=0.25, epochs=1, lr=1e-3, batch=8)
+DCFNET = FSBA(epochs=1, lr=1e-2, weight=50.0, batch=8, columns="object")
+"""Stronger than for SiamFC: most columns of DCFNet see nothing of the pattern, and weaken the loss."""
 DCFNET_RECIPE = Recipe(schedule="constant", clip=5.0)
 DCFNET_CLIPS = (30, 4)
 """Generated clips that it is fine-tuned and tested on."""

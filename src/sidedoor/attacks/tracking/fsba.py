@@ -7,7 +7,8 @@ and the standard tracking loss on benign pairs; ours takes the tracking step fir
 distance is 1 - cosine, column by column. It has a cap: without one it diverges. Features are compared with the running
 statistics of batch normalisation, as at test time, so that those of the batch cannot separate the two kinds. Ours goes
 on from a clean tracker, and can hold benign features at the clean tracker's (`anchor`): this keeps the tracking of
-videos unlike the training data, and costs a part of the effect.
+videos unlike the training data, and costs a part of the effect. Only columns that see the pattern can move: a network
+like DCFNet, whose columns see five pixels, hardly changes.
 """
 
 from __future__ import annotations
