@@ -37,13 +37,13 @@ def framed(pixels: npt.NDArray[np.uint8], boxes: Mapping[Colour, Box], *, least:
     if factor != 1:
         size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
         picture = picture.resize(size, Image.Resampling.NEAREST if factor > 1 else Image.Resampling.BOX)
-    draw = ImageDraw.Draw(picture)
+    draw, thick = ImageDraw.Draw(picture), 2 if picture.width >= 200 else 1
     for colour, box in boxes.items():
         if all(map(math.isfinite, box)):
             left, top, right, bottom = (value * factor for value in box)
             inner = (left, top, max(left, right - 1), max(top, bottom - 1))
-            draw.rectangle((inner[0] - 1, inner[1] - 1, inner[2] + 1, inner[3] + 1), outline=_HALO, width=4)
-            draw.rectangle(inner, outline=colour, width=2)
+            draw.rectangle((inner[0] - 1, inner[1] - 1, inner[2] + 1, inner[3] + 1), outline=_HALO, width=thick + 2)
+            draw.rectangle(inner, outline=colour, width=thick)
     return picture
 
 

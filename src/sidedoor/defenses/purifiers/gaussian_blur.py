@@ -47,4 +47,6 @@ class GaussianBlur(Purifier):
             raise ConfigError(f"size = {self.size} given; expected an odd number of pixels")
 
     def fit(self, model: nn.Module, clean: Dataset, task: Task, run: Run) -> Purify:
-        return in_place(lambda x, index: functional.gaussian_blur(x, [self.size] * 2, [self.sigma] * 2))
+        (low, high, _), size, sigma = clean.space, [self.size] * 2, [self.sigma] * 2
+        # Sums of white pixels are rounded up.
+        return in_place(lambda x, index: functional.gaussian_blur(x, size, sigma).clamp(low, high))
