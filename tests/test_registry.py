@@ -117,7 +117,8 @@ def test_what_source_says_is_what_the_class_says() -> None:
             output = registry.load("goal", entry.name).output
             assert set(entry.tasks) == {n for n, task in tasks.items() if task.output == output}, entry
         elif entry.kind == "model":
-            taken, given = registry.leading("model", entry.name), {"labels": "classes", "image": "scale", "response": "crop"}
+            taken = registry.leading("model", entry.name)
+            given = {"labels": "classes", "image": "scale", "response": "crop"}
             assert set(entry.tasks) == {n for n, task in tasks.items() if given[task.output] in taken}, entry
 
 
