@@ -378,17 +378,17 @@ def test_doctor_says_what_the_machine_has(cli: Cli, tmp_path: Path) -> None:
     assert found["data"]["root"] == str(tmp_path)
     assert found["data"]["toy"] == "1000 + 500 images (3, 16, 16), 4 classes"
     assert found["data"].keys() == {"root"} | {e.name for e in registry.entries() if e.kind == "data"} - {
-        "folder", "npz", "yolo"}
+        "clips", "folder", "npz", "yolo"}
     assert found["data"]["cifar10"].startswith("not found")
     assert found["optional"].keys() >= {"timm", "pyarrow", "lpips"}
     text = cli("doctor", "-v")
     assert text.code == 0
     assert {line.split()[0] for line in text.out.splitlines() if line.endswith("needs a data root")} == {
         "cifar10", "cifar100", "fashion_mnist", "gtsrb", "kmnist", "mnist", "patches", "tiny_imagenet"}
-    assert "  scenes             1000 + 300 images" in text.out
+    assert "  scenes             60 + 20 images (3, 32, 32), 3 classes, made small here" in text.out
     short = cli("doctor").out.splitlines()
     assert len(short) < 10
-    assert "data found   digits, photos, scenes, toy" in short
+    assert "data found   digits, moving, photos, scenes, toy" in short
     assert any(line.startswith("need a root  cifar10, ") for line in short)
 
 

@@ -77,7 +77,8 @@ def setting(kind: str, name: str) -> dict[str, Any]:
         return {"model": network, "task": quick("task", "restored_detection"),
                 "attack": "i2i_detector", "data": {"name": "scenes", "size": 32, "train": 200, "test": 40}}
     if issubclass(Tracking, tasks):
-        return {"model": "siamfc", "task": "tracking", "attack": "boba", "data": quick("data", "moving")}
+        return {"model": "siamfc", "task": "tracking", "attack": "boba",
+                "data": quick("data", "moving") | {"train": 15}}
     return {"model": network, "task": task, "attack": "i2i_classifier"}
 
 

@@ -21,8 +21,8 @@ LIBRARY = {
 }
 REFERENCES: list[Any] = []
 for _entry in registry.entries():
-    of_images = "scale" in registry.leading("model", _entry.name) if _entry.kind == "model" else True
-    if not of_images and _entry.origin == "sidedoor":
+    classifies = _entry.kind == "model" and "classes" in registry.leading("model", _entry.name)
+    if classifies and _entry.origin == "sidedoor":
         REFERENCES += LIBRARY.get(_entry.name, [{"name": _entry.name} | registry.quick("model", _entry.name)])
 EVERY = pytest.mark.parametrize("reference", REFERENCES, ids=lambda r: r if isinstance(r, str) else r["name"])
 

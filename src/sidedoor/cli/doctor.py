@@ -92,11 +92,13 @@ def _found(name: str, root: Path | None) -> str:
 
     if root is None and needs_root(registry.load("data", name)):
         return _NEEDS_ROOT
+    small = registry.quick("data", name)  # what is generated would take long in its usual size
     try:
-        train, test = registry.make("data", name)(Where(root))
+        train, test = registry.make("data", {"name": name, **small})(Where(root))
     except SidedoorError as error:
         return f"not found: {error}"
-    return f"{len(train)} + {len(test)} images {train.shape}, {len(train.classes)} classes"
+    size = ", made small here" if small else ""
+    return f"{len(train)} + {len(test)} images {train.shape}, {len(train.classes)} classes{size}"
 
 
 def _optional() -> dict[str, str]:

@@ -284,7 +284,7 @@ def halves(data: Dataset, seed: int) -> tuple[Dataset, Dataset]:
 def _split_groups(data: Dataset, groups: Tensor, share: float, generator: torch.Generator) -> tuple[Dataset, Dataset]:
     names = torch.unique(groups)
     if len(names) < 2:
-        raise ConfigError("patches of a single photograph cannot be split; give more photographs")
+        raise ConfigError("rows of a single group, such as a photograph or a clip, cannot be split; give more of them")
     count = min(max(1, round(share * len(names))), len(names) - 1)
     chosen = torch.isin(groups, names[torch.randperm(len(names), generator=generator)[:count]])
     return Subset(data, torch.nonzero(~chosen)[:, 0]), Subset(data, torch.nonzero(chosen)[:, 0])
