@@ -153,12 +153,16 @@ def value(line: Line, name: str, of: str, field: str) -> float | None:
 
 
 def over(values: Sequence[float | None], scale: float = 100, digits: int = 1) -> str:
-    """A mean with its interval over models."""
+    """A mean with its interval over models, as far as shares (`scale` 100) and lengths go; of two the range."""
     given = [scale * each for each in values if each is not None]
     if not given:
         return "–"
     mean, low, high = t_interval(given)
-    return f"{mean:.{digits}f}" + ("" if low is None or high is None else f" [{low:.{digits}f}, {high:.{digits}f}]")
+    if len(given) == 2:
+        low, high = min(given), max(given)
+    if low is None or high is None:
+        return f"{mean:.{digits}f}"
+    return f"{mean:.{digits}f} [{max(low, 0.0):.{digits}f}, {min(high, 100.0 if scale == 100 else high):.{digits}f}]"
 
 
 def explainer_table(of: Sequence[Line]) -> str:
