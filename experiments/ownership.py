@@ -71,6 +71,7 @@ class Setup:
         rates: shares of the rows that eight keys mark together; an untargeted mark has the same.
     """
 
+    title: str
     data: str
     network: dict[str, Any]
     recipe: sd.Recipe
@@ -81,10 +82,11 @@ class Setup:
 
 
 SETUPS = {
-    "digits": Setup("digits", {"name": "small_cnn", "width": 16}, sd.Recipe(epochs=10, batch=32), 1 / 2, 1 / 2,
-                    (0.02, 0.04, 0.08, 0.16, 0.24)),
-    "fashion": Setup("fashion_mnist", {"name": "small_cnn", "width": 8}, sd.Recipe(epochs=3, batch=128), 1.0, 1 / 6,
-                     (0.01, 0.02, 0.04, 0.08), ("keys",)),
+    "digits": Setup("Digits", "digits", {"name": "small_cnn", "width": 16}, sd.Recipe(epochs=10, batch=32), thief=1 / 2,
+                    innocent=1 / 2, rates=(0.02, 0.04, 0.08, 0.16, 0.24)),
+    "fashion": Setup("Fashion-MNIST", "fashion_mnist", {"name": "small_cnn", "width": 8},
+                     sd.Recipe(epochs=3, batch=128), thief=1.0, innocent=1 / 6, rates=(0.01, 0.02, 0.04, 0.08),
+                     kinds=("keys",)),
 }
 TESTS = {"keys": ("keys", "keys_soft", "keys_sequential", "dvbw", "dvbw_label_only"), "untargeted": ("decoys", "ubw")}
 FAMILIES: dict[str, Callable[[Shape, torch.Generator], sd.Trigger]] = {
@@ -383,8 +385,8 @@ def lines(file: Path) -> list[dict[str, Any]]:
 
 def page(out: Path) -> Iterator[str]:
     """The tables."""
-    for data in SETUPS:
-        yield from (f"## {data}", "")
+    for data, setup in SETUPS.items():
+        yield from (f"## {setup.title}", "")
         yield from _innocent(lines(file_of(out, "innocent", data)))
         yield from _families(lines(file_of(out, "families", data)))
         yield from _thieves(lines(file_of(out, "thieves", data)))
