@@ -23,7 +23,8 @@ import tests.corpus
 from sidedoor.errors import SidedoorError
 from tests.corpus.base import MARKER, Item
 
-EXPECTED = {"weights": 60, "image": 60, "folder": 40, "spec": 300, "record": 150, "state": 20, "answers": 10}
+EXPECTED = {"weights": 60, "image": 60, "folder": 40, "video": 25, "spec": 300, "record": 150, "state": 20,
+            "answers": 10}
 """The least number of inputs of each kind."""
 SECONDS = 60
 """Of the processor, that reading one input may take; converting weights imports torch, so this is no small number."""

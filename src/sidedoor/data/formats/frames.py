@@ -25,7 +25,7 @@ Pixels = UInt8[np.ndarray, "c h w"]
 ANIMATED = ("GIF", "WEBP")
 VIDEO = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi"})
 """Suffixes of files that need a decoder of videos."""
-VALUES = 2**29
+VALUES = 2**28
 """The most values of all frames together."""
 
 
