@@ -81,7 +81,7 @@ def specs(name: str) -> list[Spec]:
 def label(attack: Mapping[str, Any]) -> str:
     """An attack by its name and what differs from its defaults."""
     usual = registry.load("attack", attack["name"])()
-    told = [f"{key} {value:g}" if isinstance(value, float) else str(value) for key, value in attack.items()
+    told = [f"{key} {value:g}" if isinstance(value, float | int) else str(value) for key, value in attack.items()
             if key not in ("name", "goal") and value != getattr(usual, key)]
     return " ".join([attack["name"], *told])
 
