@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[1]
 STAGES, GIVEN, ENGINE = "tests/bench/test_stages.py", "tests/bench/test_given_models.py", "tests/test_engine.py"
 CONTRACTS, BROKEN = "tests/contracts/test_contracts.py", "tests/contracts/test_broken_defenses.py"
 EXAMINE, OWNERSHIP = "bench/examine", "tests/ownership"
+TRACKER_ATTACKS = "tests/attacks/test_tracking_attacks.py"
 
 
 class Fault(NamedTuple):
@@ -141,6 +142,26 @@ FAULTS = (
     Fault("seeds of one attack count as attacks", "metrics/comparison.py",
           "np.mean([np.mean(seeds) for seeds in blocks])", "np.mean([value for seeds in blocks for value in seeds])",
           "tests/metrics/test_comparison.py"),
+    Fault("an overlap equal to a threshold is a success", "metrics/tracking.py", "[..., None] > thresholds)",
+          "[..., None] >= thresholds)", "tests/metrics/test_tracking_metrics.py"),
+    Fault("the trigger is in the second frame of the mode one, too", "tasks/tracking.py", 'until = {"one": 1,',
+          'until = {"one": 2,', "tests/tasks/test_tracking.py"),
+    Fault("a tracker looks where the object was at first", "algorithms/tracking.py",
+          "centre = self.centre + peak.offset", "centre = self.centre - peak.offset",
+          "tests/algorithms/test_tracking_loop.py"),
+    Fault("FSBA draws features together", "attacks/tracking/fsba.py", "short = (cap - apart(plain, triggered))",
+          "short = (apart(plain, triggered) - cap)", TRACKER_ATTACKS),
+    Fault("triggered pairs are in the benign loss", "attacks/tracking/_objectives.py",
+          "return torch.cat([self.task.loss(model, batch).mean()[None], self.attack(model, batch)])",
+          "x = torch.cat(self.attack.stamping.of(batch), 1)\n"
+          "        own = self.task.loss(model, batch._replace(x=x)).mean()[None]\n"
+          "        return torch.cat([own, self.attack(model, batch)])",
+          TRACKER_ATTACKS),
+    Fault("a constant map has the best of its ties", "explain/faithful.py",
+          "hits = np.arange(max(0, drawn + good - total),", "hits = np.arange(min(drawn, good),",
+          "tests/explain/test_faithful.py"),
+    Fault("copies poison benign rows", "attacks/strategies/physical_copies.py", "targets, append=True,",
+          "targets, append=False,", "tests/attacks/test_physical_copies.py"),
 )
 
 
