@@ -2,6 +2,7 @@
 
     sidedoor sweep experiments/tracking.toml --workers 0 --out runs/tracking --data-root DIR
     sidedoor sweep experiments/tracking_parameters.toml --workers 0 --out runs/tracking --data-root DIR
+    sidedoor sweep experiments/tracking_defenses.toml --workers 0 --out runs/tracking --data-root DIR
     python -m experiments.tracking further --out runs/tracking --data-root DIR
     python -m experiments.tracking page --out runs/tracking > TABLES.md
     python -m experiments.tracking estimate
@@ -195,6 +196,8 @@ def page(out: Path) -> Lines:
              "## Size, share and pattern, seed 0", "", *by_seed(records[GRIDS[1]])]
     for clip in sorted({row["clip"] for row in rows if row["what"] == "real"}):
         lines += [f"## {clip}", "", *real(rows, clip)]
+    if found := records_of(out, "tracking_defenses"):
+        lines += ["## Defences against FSBA, seed 0", "", *defended(found)]
     return [*lines, "## Distance of templates' features", "", *moved(rows), "## DCFNet", "", *dcfnet(rows)]
 
 
@@ -251,6 +254,22 @@ def beside(records: Sequence[Record]) -> Lines:
         rows.append([label(record.spec["attack"]), str(record.spec["seed"]), f"{pairs[0][0] - pairs[0][1]:+.1f}",
                      *(f"{100 * a / b:.0f} %" for a, b in pairs[1:])])
     return table(("attack", "seed", "AUC-B, points", "one, share left", "few", "all"), rows)
+
+
+def defended(records: Sequence[Record]) -> Lines:
+    """What defences leave, in the mode one; how well detectors tell pairs with the trigger from those without."""
+    def percent(value: float | None) -> str:
+        return "" if value is None else f"{100 * value:.1f}"
+
+    rows = []
+    for record in records:
+        found, before = record.separation, record.undefended or {}
+        given = [percent(before.get("clean")), percent(before.get("recovered"))]
+        after = ["", "", f"{found.auroc:.2f}", percent(found.tpr_at_5), percent(found.fpr_at_5)] if found else \
+            [percent(record.clean), percent(record.recovered), "", "", ""]
+        rows.append([label(record.spec["attack"]), record.defense_name, *given, *after])
+    return table(("attack", "defence", "AUC-B before", "one", "AUC-B", "one", "AUROC", "TPR at 5 %", "FPR realised"),
+                 rows)
 
 
 def real(rows: Sequence[dict[str, Any]], clip: str) -> Lines:
