@@ -57,6 +57,7 @@ from sidedoor.ownership.decoys import Decoys
 from sidedoor.ownership.dvbw import Dvbw
 from sidedoor.ownership.ubw import Ubw
 from sidedoor.triggers.blend import Blend
+from sidedoor.vetting.battery import PROFILES
 
 Shape = tuple[int, int, int]
 IMAGES, DECOYS = 25, 99
@@ -314,7 +315,9 @@ def ablation(study: Study, models: int) -> Iterator[tuple[str, Any]]:
             yield f"model {k}, {rate}", found
 
 
-AUDITS = ("shortcut", "neural_cleanse", "mm_bd")
+AUDITS: dict[str, dict[str, Any]] = {str(step.name): step.audits[len(step.audits) // 2]
+                                     for step in PROFILES["standard"]}
+"""Those of a scan, as its profile has them."""
 REFERENCES = 19
 
 
@@ -328,9 +331,9 @@ def audited(study: Study, models: int) -> Iterator[tuple[str, Any]]:
             data = study.train if mark is None else secret_of(study, mark, study.train, seed)[1]
             run, own = sd.Run.local(study.setup.recipe, seed, device="cpu"), study.run(seed)
             model = own.fit(own.build(study.build), data, sd.Supervised(study.task), name="model")
-            for name in AUDITS:
+            for name, given in AUDITS.items():
                 yield {"kind": kind, "audit": name,
-                       "score": registry.make("defense", name).inspect(model, study.test, study.task, run).score}
+                       "score": registry.make("defense", given).inspect(model, study.test, study.task, run).score}
 
         yield f"{kind} {seed}", found
 
