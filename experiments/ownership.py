@@ -392,7 +392,7 @@ def page(out: Path) -> Iterator[str]:
         yield from (f"## {setup.title}", "")
         yield from _innocent(lines(file_of(out, "innocent", data)))
         yield from _families(lines(file_of(out, "families", data)))
-        yield from _thieves(lines(file_of(out, "thieves", data)))
+        yield from _thieves([line for line in lines(file_of(out, "thieves", data)) if line["rate"] in setup.rates])
         yield from _survival(lines(file_of(out, "survival", data)))
         yield from _ablation(lines(file_of(out, "ablation", data)))
         yield from _audited(lines(file_of(out, "audited", data)))
