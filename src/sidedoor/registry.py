@@ -237,14 +237,14 @@ def _call(found: Definition, name: str) -> dict[str, Any] | None:
     return {key: argument.value for key, argument in given.items() if isinstance(argument, ast.Constant)}
 
 
-_OUTPUTS = {"classes": "labels", "scale": "image", "crop": "response"}
-"""What a network gives (`Task.output`), by the argument that only its builder takes."""
+BUILT_FOR = {"labels": "classes", "image": "scale", "response": "crop"}
+"""The argument of a network's builder by which it suits a task, by what the network gives (`Task.output`)."""
 
 
 def _tasks(kind: Kind, found: Definition) -> tuple[str, ...]:
     """The tasks that a member suits: those that its class names, or that have its kind of output."""
     if kind.name == "model":
-        wanted = {output for argument, output in _OUTPUTS.items() if argument in found.arguments}
+        wanted = {output for output, argument in BUILT_FOR.items() if argument in found.arguments}
         return tuple(name for name, task in _all_tasks() if task.text("output") in wanted)
     if kind.name == "goal":
         return tuple(name for name, task in _all_tasks() if task.text("output") == found.text("output"))

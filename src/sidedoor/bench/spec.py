@@ -30,8 +30,6 @@ from sidedoor.errors import ConfigError, NotApplicable, unknown
 from sidedoor.method import LATER, Bounds, Share, Whole, came_later, check, hints, lasting
 from sidedoor.tasks.task import Task
 
-_BUILT_FOR = {"labels": "classes", "image": "scale", "response": "crop"}
-"""The argument of a network's builder by which it suits a task, by `Task.output`."""
 _LIMIT, _DEPTH = 2**24, 32
 """Bytes of the largest specification, and tables and lists in each other."""
 Reference = dict[str, Any]
@@ -131,7 +129,7 @@ class Spec:
                 why = f", because {method.because}" if kind == "defence" and method.because else ""
                 return f"{kind} {name} does not work on the task {self.task['name']}{why}; it knows {known}"
         for reference in (self.model, self.surrogate or self.model):
-            if _BUILT_FOR[task.output] not in registry.leading("model", reference["name"]):
+            if registry.BUILT_FOR[task.output] not in registry.leading("model", reference["name"]):
                 return (f"model {reference['name']} is no network for the task {self.task['name']}; see "
                         "`sidedoor list models`")
         on_data = next((name for _, method, name in defenses if method.stage.on_training_data), None)
