@@ -263,14 +263,14 @@ def _grid(case: Case, doors: list[Door], count: int = 8) -> dict[str, np.ndarray
         rows = torch.nonzero(door.goal.eligible(case.task, test.targets))[:, 0]
         labels = torch.unique(test.targets[rows])
         of_class = rows[test.targets[rows] == labels[k % len(labels)]]
-        x, _, index = test.fetch(of_class[k // len(labels) % len(of_class)][None], device)
+        row = of_class[k // len(labels) % len(of_class)][None]
+        x, _, index = test.fetch(row, device)
         with torch.no_grad():
             stamped = stamp(door.trigger, x, index, test.space)
         if case.task.output == "response":  # a template and a search crop
             x, stamped = (pair.chunk(2, 1)[1] for pair in (x, stamped))
         images = {"grid_clean": stored(x, test.space), "grid_stamped": stored(stamped, test.space),
-                  "grid_label": test.targets[of_class[k // len(labels) % len(of_class)][None]],
-                  "grid_door": torch.tensor([k % len(doors)])}
+                  "grid_label": test.targets[row], "grid_door": torch.tensor([k % len(doors)])}
         for name, value in images.items():
             parts[name].append(value.cpu().numpy())
     return {name: np.concatenate(values) for name, values in parts.items()}
