@@ -48,6 +48,12 @@ def cut_out(x: Images, boxes: Float[Tensor, "b k 4"], size: tuple[int, int]) -> 
     return found.reshape(b, -1, k, tall, wide).transpose(1, 2).flatten(0, 1)
 
 
+def template_side(size: Float[Tensor, "*n 2"]) -> Float[Tensor, "*n"]:
+    """Side of the square that SiamFC takes as the template of boxes of a width and height: with context around it."""
+    context = size.sum(-1) / 2
+    return ((size[..., 0] + context) * (size[..., 1] + context)).sqrt()
+
+
 def covered(x: Images, corner: Int[Tensor, "b 2"], size: int) -> Float[Tensor, "b 1 h w"]:
     """1 within the square of a size whose top left pixel is at `corner`, 0 elsewhere."""
     height, width = x.shape[2:]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sidedoor.core import random
 from sidedoor.errors import ConfigError
+from sidedoor.image.geometry import template_side
 from sidedoor.triggers.base import Trigger
 from sidedoor.types import Images, Index
 
@@ -59,9 +60,7 @@ class OnObject(Trigger):
     def on(self, x: Images, boxes: Float[Tensor, "b 4"]) -> Images:
         """Images with the pattern at the centres of boxes, in its size for each."""
         size = boxes[:, 2:] - boxes[:, :2]
-        context = size.sum(1) / 2
-        side = self.psi**0.5 * ((size[:, 0] + context) * (size[:, 1] + context)).sqrt()
-        return self._covered(x, (boxes[:, :2] + boxes[:, 2:]) / 2, side)
+        return self._covered(x, (boxes[:, :2] + boxes[:, 2:]) / 2, self.psi**0.5 * template_side(size))
 
     def _covered(self, x: Images, centre: Float[Tensor, "b 2"], side: Float[Tensor, "b"]) -> Images:
         """A pixel is covered where its middle is; at least the one under the centre."""

@@ -21,8 +21,8 @@ from sidedoor.data.base import Dataset
 from sidedoor.engine import Objective, Recipe
 from sidedoor.goals.base import Door, Goal
 from sidedoor.goals.lose import Lose
+from sidedoor.image.geometry import template_side
 from sidedoor.method import Bounds, Count, NonNegative, Positive, Share
-from sidedoor.models.trackers.base import template_side
 from sidedoor.tasks.task import Task
 from sidedoor.tasks.tracking import Tracking
 from sidedoor.triggers.on_object import OnObject

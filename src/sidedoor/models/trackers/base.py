@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sidedoor.errors import ConfigError, NotApplicable
+from sidedoor.image.geometry import template_side
 from sidedoor.models.base import Shape
 from sidedoor.types import Images
 
@@ -62,12 +63,6 @@ class Geometry:
         if self.square:
             return template_side(size)[..., None].expand(size.shape) * (self.search / self.template)
         return size * self.padding
-
-
-def template_side(size: Float[Tensor, "... 2"]) -> Float[Tensor, "..."]:
-    """Side of the square that SiamFC takes as the template of boxes of a width and height: with context around it."""
-    context = size.sum(-1) / 2
-    return ((size[..., 0] + context) * (size[..., 1] + context)).sqrt()
 
 
 class Tracker(nn.Module, ABC):
