@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from sidedoor import evidence, registry
-from sidedoor.apps.maps import attacked_case
+from sidedoor.apps.stored import attacked_case
 from sidedoor.bench.case import train_or_load
 from sidedoor.bench.machine import Machine
 from sidedoor.bench.store import Store

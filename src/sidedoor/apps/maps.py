@@ -17,13 +17,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from sidedoor.bench.case import Case, load, train_or_load
+from sidedoor.apps.stored import attacked_case
+from sidedoor.bench.case import Case, train_or_load
 from sidedoor.bench.machine import Machine
-from sidedoor.bench.spec import cells
 from sidedoor.bench.store import Store
 from sidedoor.data.jpeg import compressed
 from sidedoor.data.print_capture import photographed
-from sidedoor.errors import CannotComplete, ConfigError, unknown
+from sidedoor.errors import ConfigError, unknown
 from sidedoor.goals.base import Door
 from sidedoor.metrics.statistics import wilson
 from sidedoor.triggers.base import Axis, Trigger, stamp
@@ -178,25 +178,6 @@ def map_model(store: Store, key: str, axes: Sequence[tuple[str, ...]], images: i
     eligible = int(asked[0].door.goal.eligible(case.task, case.test.targets).sum())
     return Mapped(key, case.spec.attack_name, case.spec.seed, len(asked[0].batch.x), eligible, len(asked), trained[0],
                   wilson(trained[0] * many, many), trained[1], found)
-
-
-def attacked_case(store: Store, key: str, machine: Machine) -> Case:
-    """The attack half of a finished result: what it loads and the model that it trained.
-
-    Raises:
-        ConfigError: no finished result of an attacked model has the key.
-        CannotComplete: the model cannot be made again as it was, since code or data are others.
-    """
-    record = store.record(key)
-    if record is None or not record.finished or not record.spec.get("attack"):
-        raise ConfigError(f"no finished result {key} of an attacked model in {store.root}; a report has the keys of "
-                          "all")
-    spec = cells(record.spec)[0]
-    case = load(spec, store, machine)
-    if case.key != key:
-        raise CannotComplete(f"the result {key} cannot be made again: with the code and data of today its key would be "
-                             f"{case.key}")
-    return case.twin(spec.attack_half())
 
 
 def _asked(case: Case, doors: Sequence[Door], count: int) -> Iterator[_Asked]:

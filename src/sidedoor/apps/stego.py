@@ -19,9 +19,10 @@ from jaxtyping import UInt8
 from torch import Tensor, nn
 
 from sidedoor import registry, zoo
+from sidedoor.apps.stored import state_of
 from sidedoor.bench.record import Record
 from sidedoor.bench.store import Store
-from sidedoor.core.checkpoint import load_state, load_weights
+from sidedoor.core.checkpoint import load_weights
 from sidedoor.data.base import stored, unit
 from sidedoor.data.formats.images import Unreadable, pixels
 from sidedoor.errors import CannotComplete, ConfigError
@@ -95,13 +96,10 @@ def pair(store: Store, key: str | None = None) -> Pair:
     """
     record = _chosen(store, key)
     task = registry.make("task", record.spec["task"])
-    path = store.model(record.planted)
-    if not path.exists():
-        raise CannotComplete(f"the model {path} of run {record.key} is gone; run its specification again")
-    state = load_state(path)
+    state = state_of(store, record.planted, record)
     trigger = _additive(state["doors"][0], record)
     model = registry.make("model", zoo.separate(record.spec["model"])[0])(tuple(trigger.pattern.shape), task.scale)
-    load_weights(model, state["model"], str(path))
+    load_weights(model, state["model"], str(store.model(record.planted)))
     return Pair(trigger, model.eval(), task)
 
 

@@ -19,18 +19,19 @@ from torch import Tensor, nn
 
 from sidedoor import registry, zoo
 from sidedoor.algorithms.tracking import track
+from sidedoor.apps.stored import state_of
 from sidedoor.backdoor.base import AttackerRun
 from sidedoor.bench.machine import Machine, launched
 from sidedoor.bench.record import Record
 from sidedoor.bench.store import Store
-from sidedoor.core.checkpoint import load_state, load_weights
+from sidedoor.core.checkpoint import load_weights
 from sidedoor.core.files import replacing
 from sidedoor.data.base import ArrayDataset, stored, unit
 from sidedoor.engine import Run
-from sidedoor.errors import CannotComplete, ConfigError
+from sidedoor.errors import ConfigError
 from sidedoor.image.outlines import ATTACKED, CLEAN, TRUTH, framed, with_legend
 from sidedoor.models.trackers.base import Tracker, tracker_in
-from sidedoor.tasks.tracking import Mode, Tracking
+from sidedoor.tasks.tracking import Mode, Tracking, stamped_frames
 from sidedoor.triggers.base import Trigger, stamp
 from sidedoor.types import PHOTO, Build
 
@@ -142,7 +143,7 @@ def follow(trackers: Trackers, frames: Frames, given: Float[Tensor, "4"], mode: 
         if trackers.trigger is None:
             raise ConfigError(f"run {trackers.key} has no attack, hence no trigger; leave --trigger out, or name "
                               "another run by --key")
-        stamped = {"one": 1, "few": max(1, round(trackers.task.few * len(frames))), "all": len(frames)}[mode]
+        stamped = stamped_frames(mode, trackers.task.few, len(frames))
         places = _along(trackers, trackers.trackers["clean"], frames, boxes)[:stamped]
         shown = torch.cat([_stamped(trackers.trigger, frames[:stamped], places), frames[stamped:]])
     found = {name: _along(trackers, model, shown, boxes).cpu() for name, model in trackers.trackers.items()}
@@ -203,7 +204,7 @@ def trackers_of(store: Store, key: str | None, machine: Machine) -> Trackers:
     run = Run(launched(machine.device, 1), seed=record.spec["seed"])
     attacked = {"attacked": record.planted} if record.spec["attack"] else {}
     named = {"clean": record.clean_key or record.planted} | attacked
-    states = {name: _state(store, place, record) for name, place in named.items()}
+    states = {name: state_of(store, place, record) for name, place in named.items()}
     first = states["clean"]["model"]
     channels = next(int(tensor.shape[1]) for name, tensor in first.items()
                     if name.endswith("weight") and tensor.ndim == 4)
@@ -238,13 +239,6 @@ def _chosen(store: Store, key: str | None) -> Record:
                           f"({', '.join(f'{record.key}: {record.attack_name}' for record in suited)}); name one by "
                           "--key")
     raise ConfigError(f"{store.root} has no finished run of a tracker; run a specification whose task is tracking")
-
-
-def _state(store: Store, key: str, record: Record) -> dict[Any, Any]:
-    path = store.model(key)
-    if not path.exists():
-        raise CannotComplete(f"the model {path} of run {record.key} is gone; run its specification again")
-    return load_state(path, "model", "doors")
 
 
 def _loaded(build: Build, state: dict[str, Tensor], run: Run, record: Record) -> Tracker:

@@ -198,6 +198,15 @@ def _clips(given: str, run: Run) -> dict[str, Dataset]:
             for part in splits for label in torch.unique(part.targets)}
 
 
+def stamped_frames(mode: Mode, few: float, count: int) -> int:
+    """How many of a clip's frames carry the trigger, from the first on.
+
+    Args:
+        few: their share in the mode "few"; at least one does.
+    """
+    return {"one": 1, "few": max(1, round(few * count)), "all": count}[mode]
+
+
 @dataclass(frozen=True)
 class _Watched:
     """Clips that a tracker is to follow: as they are, and through each door in each mode.
@@ -243,10 +252,10 @@ class _Watched:
 
     def _frames(self, index: Int[Tensor, "b t"]) -> Iterator[Images]:
         """The frames of all variants, one step of time after another."""
-        few, truth = max(1, round(self.few * index.shape[1])), _truth(self.clips)
+        truth = _truth(self.clips)
         # Whoever cleans frames gets those with and without a trigger in an order that it cannot guess.
         secret = random.seed_of(self.run.seed, f"watched/{self.clips.fingerprint()}") if self.purify else 0
-        until = {"one": 1, "few": few, "all": index.shape[1]}
+        until = {mode: stamped_frames(mode, self.few, index.shape[1]) for mode in MODES}
         for step in range(index.shape[1]):
             x, _, position = self.clips.fetch(index[:, step], self.run.device)
             parts, boxes = [x], truth[index[:, step]].to(x.device)
