@@ -33,9 +33,7 @@ ADDRESSES = 32 * 2**30
 
 
 AGAIN = (0.5, 1, 2)
-"""Seconds to wait before memory that seems too much is measured again. A reader at fault takes it each time; some
-systems now and then count, for a second, a fork's whole memory as its own.
-"""
+"""Seconds to wait before memory that seems too much is measured again. A reader at fault takes it each time."""
 
 
 class Outcome(NamedTuple):
@@ -94,7 +92,8 @@ def _one(item: Item) -> tuple[Outcome, int, int]:
             what = "executed"
         if what == "refused" and item.good:
             what = "wrongly refused"
-        return Outcome(item, what, said, 0, seconds), _number(folder / "said.use") or used.ru_maxrss * 1024, size
+        grown = _number(folder / "said.use")
+        return Outcome(item, what, said, 0, seconds), used.ru_maxrss * 1024 if grown is None else grown, size
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -156,8 +155,8 @@ def _watch(process: int, most: list[int]) -> None:
         time.sleep(0.002)
 
 
-def _number(file: Path) -> int:
-    return int(file.read_text()) if file.exists() else 0
+def _number(file: Path) -> int | None:
+    return int(file.read_text()) if file.exists() else None
 
 
 def _in_child(item: Item, path: Path, said: Path) -> None:

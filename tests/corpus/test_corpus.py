@@ -63,6 +63,13 @@ def test_each_fault_is_told_from_the_others(read: object, good: bool, what: str,
     assert time.monotonic() - start < 60
 
 
+def test_a_reader_that_takes_nothing_more_is_not_charged_with_its_parents_memory(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "_peak", lambda who: 2**40)  # as where a fork inherits its parent's peak and never beats it
+    items = [Item("any", name, small, Path.read_bytes, good=True) for name in ("first", "second")]
+    assert [run._one(item)[1] for item in items] == [0, 0]
+
+
 def test_there_are_enough_inputs_and_each_has_a_name_of_its_own() -> None:
     items = run.all_items()
     counts = Counter(item.kind for item in items)
