@@ -65,7 +65,7 @@ def test_each_fault_is_told_from_the_others(read: object, good: bool, what: str,
 
 def test_a_reader_that_takes_nothing_more_is_not_charged_with_its_parents_memory(
         monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "_peak", lambda who: 2**40)  # as where a fork inherits its parent's peak and never beats it
+    monkeypatch.setattr(run, "_peak", lambda who: 2**40)  # a fork inherits its parent's peak and never beats it
     items = [Item("any", name, small, Path.read_bytes, good=True) for name in ("first", "second")]
     assert [run._one(item)[1] for item in items] == [0, 0]
 
