@@ -42,6 +42,7 @@ from sidedoor.data.root import Where
 from sidedoor.data.sets.clips import clips
 from sidedoor.engine import Recipe, Run
 from sidedoor.goals.base import Door
+from sidedoor.metrics.statistics import t_interval
 from sidedoor.models.trackers.base import tracker_in
 from sidedoor.tasks._tracking_pairs import Pairs
 from sidedoor.tasks.tracking import MODES, Tracking
@@ -197,7 +198,7 @@ def page(out: Path) -> Lines:
     for clip in sorted({row["clip"] for row in rows if row["what"] == "real"}):
         lines += [f"## {clip}", "", *real(rows, clip)]
     if found := records_of(out, "tracking_defenses"):
-        lines += ["## Defences against FSBA, seed 0", "", *defended(found)]
+        lines += ["## Defences against FSBA", "", *defended(found)]
     return [*lines, "## Distance of templates' features", "", *moved(rows), "## DCFNet", "", *dcfnet(rows)]
 
 
@@ -257,19 +258,27 @@ def beside(records: Sequence[Record]) -> Lines:
 
 
 def defended(records: Sequence[Record]) -> Lines:
-    """What defences leave, in the mode one; how well detectors tell pairs with the trigger from those without."""
-    def percent(value: float | None) -> str:
-        return "" if value is None else f"{100 * value:.1f}"
+    """What defences leave, in the mode one; how well detectors tell pairs with the trigger from those without. Means
+    over seeds with 95 % intervals.
+    """
+    def over_seeds(values: Sequence[float | None]) -> str:
+        given = [100 * value for value in values if value is not None]
+        if not given:
+            return ""
+        middle, low, high = t_interval(given)
+        return f"{middle:.1f}" + ("" if low is None or high is None else f" ± {high - middle:.1f}")
 
     rows = []
-    for record in records:
-        found, before = record.separation, record.undefended or {}
-        given = [percent(before.get("clean")), percent(before.get("recovered"))]
-        after = ["", "", f"{found.auroc:.2f}", percent(found.tpr_at_5), percent(found.fpr_at_5)] if found else \
-            [percent(record.clean), percent(record.recovered), "", "", ""]
-        rows.append([label(record.spec["attack"]), record.defense_name, *given, *after])
-    return table(("attack", "defence", "AUC-B before", "one", "AUC-B", "one", "AUROC", "TPR at 5 %", "FPR realised"),
-                 rows)
+    for cell in dict.fromkeys((label(record.spec["attack"]), record.defense_name) for record in records):
+        of = [record for record in records if (label(record.spec["attack"]), record.defense_name) == cell]
+        before = [record.undefended or {} for record in of]
+        found = [record.separation for record in of if record.separation]
+        after: list[list[float | None]] = [[], []] if found else [[r.clean for r in of], [r.recovered for r in of]]
+        rows.append([*cell, str(len(of)), *map(over_seeds, [
+            [means.get("clean") for means in before], [means.get("recovered") for means in before], *after,
+            [each.auroc for each in found], [each.tpr_at_5 for each in found], [each.fpr_at_5 for each in found]])])
+    return table(("attack", "defence", "seeds", "AUC-B before", "one", "AUC-B", "one", "AUROC %", "TPR at 5 %",
+                  "FPR realised"), rows)
 
 
 def real(rows: Sequence[dict[str, Any]], clip: str) -> Lines:
