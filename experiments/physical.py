@@ -1,7 +1,8 @@
-"""The tables of the simulated physical world, from the models of physical.toml and physical_wider.toml.
+"""The tables of the simulated physical world, from the models of three grids.
 
     sidedoor sweep experiments/physical.toml --workers 1 --out runs/physical --data-root DIR
     sidedoor sweep experiments/physical_wider.toml --workers 1 --out runs/physical --data-root DIR
+    sidedoor sweep experiments/physical_cifar.toml --workers 1 --out runs/physical --data-root DIR
     python -m experiments.physical --out runs/physical --data-root DIR > TABLES.md
 
 Asks each finished model, and its clean sibling, about 500 test images as they are and behind each condition, and maps
@@ -43,7 +44,7 @@ from sidedoor.evaluation import evaluate
 from sidedoor.metrics.statistics import t_interval
 
 FOLDER = Path(__file__).parent
-FILES = ("physical.toml", "physical_wider.toml")
+FILES = ("physical.toml", "physical_wider.toml", "physical_cifar.toml")
 CONDITIONS: dict[str, Purifier | None] = {
     "standard": None, "flip": Flip(), "ShrinkPad-1": ShrinkPad(1), "ShrinkPad-2": ShrinkPad(2),
     "ShrinkPad-4": ShrinkPad(4), "brightness": Brightness(), "simulated camera .25": PrintCapture(0.25),
@@ -65,6 +66,7 @@ def row_of(spec: Spec) -> tuple[str, str]:
     given = spec.attack or {}
     inner = given.get("attack", given)
     name = NAMES[inner["name"]] + (f", {inner['margin']} px inside" if inner.get("margin") else "")
+    name += ", CIFAR-10" if spec.data.get("path") == "cifar10-30k.npz" else ""
     if given["name"] == "physical":
         return name, "enhanced, all" + (f", camera {given['camera']:g}" if given.get("camera") else "")
     if given["name"] == "physical_copies":
@@ -160,7 +162,7 @@ def mean(lines: Sequence[Line], row: tuple[str, str], what: str, value: str) -> 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="the folder given to `sidedoor sweep --out`")
-    parser.add_argument("--data-root", type=Path, help="where gtsrb32.npz lies")
+    parser.add_argument("--data-root", type=Path, help="where the data sets lie")
     given = parser.parse_args()
     lines = measured(Store(given.out), Machine(given.data_root, device="cpu"), given.out / "physical.jsonl")
     print("\n".join(tables(lines)))
