@@ -21,6 +21,7 @@ from sidedoor.cli import (
     export,
     init,
     physical,
+    rank,
     repair,
     run,
     scan,
@@ -77,6 +78,7 @@ for _command in (listing.show, listing.schema, init.init, run.run, run.sweep, ru
 app.command("map")(with_habits(mapping.map_))
 app.command()(with_habits(explain.explain))
 app.command()(with_habits(track.track))
+app.command()(with_habits(rank.rank))
 app.add_typer(stego.app, name="stego")
 app.add_typer(study.app, name="study")
 app.add_typer(physical.app, name="physical")

@@ -156,7 +156,7 @@ def block_ranks(table: Numbers) -> Numbers:
         table: (..., k, value attack clean), the mean over seeds.
     """
     near = np.abs(table[..., :, None, 1:] - table[..., None, :, 1:]) < POINT - 1e-12
-    return ranks(table[..., 0], near.all(-1))
+    return ranks(table[..., 0], np.asarray(near.all(-1)))
 
 
 def mean_ranks(given: Field) -> Numbers:
