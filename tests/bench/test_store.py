@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import re
 import signal
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sidedoor.bench.case import load
+from sidedoor.bench.machine import Machine
 from sidedoor.bench.record import SCHEMA, Record
 from sidedoor.bench.spec import cells
 from sidedoor.bench.store import Store, size_of
-from sidedoor.core import files
+from sidedoor.core import files, leases
 from sidedoor.core.terms import Terms
 from sidedoor.errors import CannotComplete
 from sidedoor.evidence import Calibrated, Finding, Rule, Separation
@@ -382,3 +385,41 @@ def test_published_records_keep_their_figures_and_keys() -> None:
             assert getattr(record, name) == line[name]
         given = {name: value for name, value in record.spec.items() if value is not None}
         assert cells(given)[0].key(record.data) == record.key
+
+
+def test_with_leases_nothing_is_removed_while_a_cell_runs_and_nothing_is_run_while_files_are_removed(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = Store(store.root, locks="lease")
+    shared.put(RECORD)
+    model = made(shared.folder(UNKNOWN) / "model.safetensors")
+    with shared.lock("k"):
+        assert [file.name for file in (store.root / "locks").iterdir()] == ["k.lease"]
+        for each in (shared, store):  # whoever cleans need not know which locks the others have
+            with pytest.raises(CannotComplete, match=r"process \d+ on .* holds the lease"):
+                each.remove_unused()
+    monkeypatch.setattr(leases, "POLL", 0.001)
+    seen: list[bool] = []
+    with shared.alone(store.root / "locks" / "clean.lock") as cleaning:
+        waiting = threading.Thread(target=lambda: seen.append(entered(shared)))
+        waiting.start()
+        waiting.join(0.1)
+        assert seen == []
+        assert not cleaning.lost
+    waiting.join()
+    assert seen == [True]
+    assert shared.remove_unused()[0] == [model.parent]
+
+
+def entered(store: Store) -> bool:
+    with store.lock("k"):
+        return True
+
+
+def test_the_networks_of_the_shelf_are_made_under_the_locks_of_the_store(store: Store, tiny: Any) -> None:
+    for locks, name in (("flock", "lock"), ("lease", "lock.lease")):
+        case = load(tiny(), Store(store.root, locks=locks), Machine(device="cpu"))  # type: ignore[arg-type]
+        for shelf, folder in ((case.run.shelf, "net"), (case.shelf("shadows-"), "shadows-net")):
+            with shelf.alone("net"):
+                assert [file.name for file in (store.shelf / folder).iterdir()] == [name]
+            (store.shelf / folder / name).unlink(missing_ok=True)

@@ -83,13 +83,17 @@ class Case:
         """The run of a defence that gets the training data: with a shelf for what it makes of these, which others that
         get the same find there.
         """
-        return replace(self.defender(), shelf=Shelf(self.store.shelf, f"inspection-{self.attack_key}-"))
+        return replace(self.defender(), shelf=self.shelf(f"inspection-{self.attack_key}-"))
+
+    def shelf(self, prefix: str) -> Shelf:
+        """The part of the store's shelf whose networks have one prefix."""
+        return Shelf(self.store.shelf, prefix, self.store.alone)
 
     def given(self, defense: Defense, model: nn.Module) -> tuple[nn.Module, Dataset, Task, Run]:
         """What a defence gets that looks at a model: the model and the clean data as it declares, task and run."""
         needs, run = defense.needs, self.defender()
         if needs.shadows:  # what it trains on its own clean data serves for the next model, too
-            run = replace(run, shelf=Shelf(self.store.shelf, "shadows-"))
+            run = replace(run, shelf=self.shelf("shadows-"))
         return needs.model_for(model, self.task), needs.clean_for(self.clean), self.task, run
 
     def twin(self, spec: Spec) -> Case:
@@ -136,7 +140,7 @@ def load(spec: Spec, store: Store, machine: Machine) -> Case:
     """
     splits, fingerprint = load_data(spec, machine)
     run = Run(launched(machine.device, spec.devices), seed=spec.seed, augment=augmentation(spec.augment),
-              progress=machine.progress, shelf=Shelf(store.shelf), root=machine.root)
+              progress=machine.progress, shelf=Shelf(store.shelf, lock=store.alone), root=machine.root)
     photographs, held = (splits.train, splits.clean) if splits.clean is not None else \
         split(splits.train, spec.defender_share, spec.defender_seed)
     task = spec.make_task(len(splits.train.classes)).setup(photographs, run)

@@ -5,7 +5,8 @@ DIR/artefacts/<key>/         arrays for the figures of a run (arrays.npz); a tra
                              scores (measured.safetensors)
 DIR/shelf/<key>/             a network that several attacks or tasks share, and what it was made from (key.json)
 DIR/locks/<key>.lock         held while a model is trained, so that two processes do not train it twice;
-                             <key>-cell.lock while a cell is run, clean.lock while files are removed
+                             <key>-cell.lock while a cell is run, clean.lock while files are removed; NAME.lease
+                             instead, where several machines share the folder
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -27,12 +28,16 @@ from sidedoor.bench.record import Record
 from sidedoor.bench.schema import fit
 from sidedoor.core import arrays
 from sidedoor.core.files import abandoned, locked, read_json, replacing, write_json
+from sidedoor.core.leases import SUFFIX, held, leased, pause
 from sidedoor.errors import CannotComplete, ConfigError
 
 log = logging.getLogger("sidedoor")
 
 History = dict[str, list[dict[str, float | None]]]
 """Epochs of each phase of training: epoch, loss, lr, seconds, ..."""
+Locks = Literal["flock", "lease"]
+"""How processes keep out of each other's way: locks of the operating system, which hold within one machine and end with
+their holder, or leases, which hold among all machines that share the folder."""
 _KEY = re.compile(r"[0-9a-f]{16}")
 _CLEAN = "clean"
 """The name of the lock that is held while files are removed."""
@@ -61,10 +66,12 @@ class Store:
 
     Args:
         left_out: where `records`, `arrays` and `history` list what is damaged and leave it out; None: they raise.
+        locks: the same for all processes that write to the folder.
     """
 
     root: Path
     left_out: list[str] | None = field(default=None, compare=False)
+    locks: Locks = "flock"
 
     def lenient(self) -> Store:
         """The same folder for a report, which goes on without what is damaged, and says so."""
@@ -142,12 +149,20 @@ class Store:
 
     @contextlib.contextmanager
     def lock(self, key: str) -> Iterator[None]:
-        """Alone on this key among all processes of the machine; the lock dies with its holder."""
-        with locked(self._lock(key)):
+        """Alone on this key among all processes of the machine, or of all machines; the lock dies with its holder."""
+        with self.alone(self._lock(key)):
             # Whoever removes files holds the other one from before it asks who is running.
-            with locked(self._lock(_CLEAN)):
-                pass
+            if self.locks == "lease":  # each makes its own and then looks for the other's, so that one at least sees it
+                pause(self._lock(_CLEAN))
+            else:
+                with locked(self._lock(_CLEAN)):
+                    pass
             yield
+
+    @property
+    def alone(self) -> Callable[[Path], contextlib.AbstractContextManager[object]]:
+        """What holds the lock of a path, by the kind of locks that the folder has; it knows nothing of the store."""
+        return leased if self.locks == "lease" else locked
 
     def _lock(self, key: str) -> Path:
         return self.root / "locks" / f"{key}.lock"
@@ -196,7 +211,7 @@ class Store:
         Raises:
             CannotComplete: as `unused`, or a cell is running, which may need what no record names yet.
         """
-        with locked(self._lock(_CLEAN)):
+        with self.alone(self._lock(_CLEAN)):
             self._check_idle()
             unused = self.unused()
             freed = sum(size_of(path) for path in unused)
@@ -205,6 +220,10 @@ class Store:
         return unused, freed
 
     def _check_idle(self) -> None:
+        for lease in sorted((self.root / "locks").glob(f"*{SUFFIX}")):
+            if lease.stem != _CLEAN and (holder := held(lease)):
+                raise CannotComplete(f"something is running in {self.root}: {holder} holds the lease {lease}; wait "
+                                     "until it has ended, or delete the file if it has died")
         for lock in sorted((self.root / "locks").glob("*.lock")):
             try:
                 with contextlib.nullcontext() if lock == self._lock(_CLEAN) else locked(lock, seconds=0):

@@ -22,6 +22,7 @@ from torch import Tensor
 from sidedoor.core.files import locked, replacing, write_json
 from sidedoor.errors import CannotComplete, ConfigError
 
+Lock = Callable[[Path], contextlib.AbstractContextManager[object]]
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 _CHECKSUM = "sha256"
 """The tensor that holds the checksum; names of others have a "#"."""
@@ -54,20 +55,22 @@ class Shelf:
     Args:
         folder: of all of them.
         prefix: of the names of folders: whoever has one prefix does not get at the networks of another.
+        lock: holds the lock of a path.
     """
 
-    def __init__(self, folder: Path, prefix: str = ""):
+    def __init__(self, folder: Path, prefix: str = "", lock: Lock = locked):
         def place(name: str) -> Path:
             if not _NAME.fullmatch(name):
                 raise ConfigError(f"the network {name!r} of the shelf asked for; expected letters, digits, _ and -")
             return folder / (prefix + name)
 
         self._folder: Callable[[str], Path] = place
+        self._lock = lock
 
     @contextlib.contextmanager
     def alone(self, name: str) -> Iterator[None]:
-        """Hold the lock of a name, among all processes of the machine."""
-        with locked(self._folder(name) / "lock"):
+        """Hold the lock of a name, among all processes that share the folder."""
+        with self._lock(self._folder(name) / "lock"):
             yield
 
     def checkpoints(self, name: str) -> Checkpoints:

@@ -6,6 +6,7 @@ own. `filelock` does the same for locks.
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
 import platform
@@ -51,6 +52,28 @@ def processor() -> str:
     lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
     named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return named[0] if named else platform.processor() or platform.machine()
+
+
+@functools.cache
+def identity() -> str:
+    """What is the same for two processes just if they mean the same process by a number: the boot of a machine and the
+    room of process numbers that a container has; empty where the system does not say.
+    """
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
+
+
+def running(process: int) -> bool:
+    """Whether a process of this machine has not ended."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True
 
 
 def start_method() -> str:
