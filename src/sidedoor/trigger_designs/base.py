@@ -54,3 +54,11 @@ class Design(Method, ABC):
     @abstractmethod
     def make(self, setting: Setting) -> Trigger:
         """The trigger, on the run's device."""
+
+
+@dataclass(frozen=True)
+class AttributeEditor(Design, ABC):
+    """A design whose trigger edits an attribute that every image has, such as its style, its hue or its strokes.
+
+    BAAT takes these alone: nothing is added to an image, and the edited one might have been taken so.
+    """

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from sidedoor.method import Bounds
-from sidedoor.trigger_designs.base import Design, Setting
+from sidedoor.trigger_designs.base import AttributeEditor, Setting
 from sidedoor.triggers.base import Trigger
 from sidedoor.triggers.color import Color
 
@@ -20,7 +20,7 @@ Shift = Annotated[float, Bounds(-1.0, 1.0)]
 
 
 @dataclass(frozen=True)
-class ColorShift(Design):
+class ColorShift(AttributeEditor):
     """Shift hue (in turns), saturation and value of every pixel.
 
     Args:

@@ -9,13 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from sidedoor.trigger_designs.base import Design, Setting
+from sidedoor.trigger_designs.base import AttributeEditor, Setting
 from sidedoor.triggers.base import Trigger
 from sidedoor.triggers.filter import Filter
 
 
 @dataclass(frozen=True)
-class Instagram(Design):
+class Instagram(AttributeEditor):
     """Apply a named look to every input.
 
     Args:

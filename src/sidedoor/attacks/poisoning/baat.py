@@ -1,52 +1,58 @@
-"""BAAT: an attribute of the whole image as the trigger, here its style, on clean-label samples.
+"""BAAT: an attribute of the whole image as the trigger, such as its style, on clean-label samples.
 
 Paper: Li, Zhu, Chen, Jiang, Xia, Xu, Tao, "BAAT: Backdoor Attack with Attribute Trigger", IEEE TDSC 2025 (the idea of
 editing an attribute of each image instead of adding something to it).
 
-The paper edits hair with HairCLIP and styles with ArtFlow, whose weights cannot be shipped. The closest that runs on
-anything is a style that needs no network: the colours of one picture, or a filter; figures are not the paper's.
+The paper edits hair with HairCLIP and styles with ArtFlow, whose weights cannot be shipped. The editors here need no
+network; figures are not the paper's. Any trigger design that is an `AttributeEditor` will do.
 """
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from sidedoor.attacks.base import CleanLabelAttack
+from sidedoor.attacks.base import CleanLabelAttack, surrogate_of
 from sidedoor.data.base import Dataset
-from sidedoor.data.pictures import PictureName, check_picture, picture
+from sidedoor.data.pictures import PictureName, check_picture
 from sidedoor.engine import Run
 from sidedoor.errors import ConfigError
 from sidedoor.goals.base import Door
-from sidedoor.method import Share
+from sidedoor.method import LATER, Share
 from sidedoor.tasks.task import Task
+from sidedoor.trigger_designs.base import AttributeEditor, Design, Setting
+from sidedoor.trigger_designs.style_statistics import StyleStatistics
 from sidedoor.triggers.base import Trigger
 from sidedoor.triggers.filter import FILTERS, Filter
-from sidedoor.triggers.style import Style
 from sidedoor.types import Build
 
 
 @dataclass(frozen=True)
 class BAAT(CleanLabelAttack):
-    """Edit the style of a share of the target class and leave the labels alone.
+    """Edit an attribute of a share of the target class and leave the labels alone.
 
     Args:
         rate: share of the target class, in [0, 1].
-        style: a picture whose colours are taken (see `picture`), or "gotham", "nashville" or "kelvin".
+        style: a picture whose colours are taken (see `picture`), or "gotham", "nashville" or "kelvin"; without effect
+            where an editor is given.
         strength: of a picture's colours, in [0, 1].
+        editor: edits any other attribute, such as `slant_thickness`; None for the style.
 
     Raises:
-        ConfigError: a strength of 0, or an unknown style.
+        ConfigError: a strength of 0, an unknown style, or a design that edits no attribute.
     """
 
     origins: ClassVar[dict[str, str]] = {
         "rate": "release: 80 % of the target class (BackdoorBox, natural images)",
         "style": "ours: a picture that needs no file", "strength": "ours",
+        "editor": "ours: style, as the paper's of natural images",
     }
 
     rate: Share = 0.8
     style: PictureName = "bug"
     strength: Share = 0.7
+    editor: Annotated[Design | None, LATER] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -54,12 +60,17 @@ class BAAT(CleanLabelAttack):
             raise ConfigError("BAAT.strength = 0 given; expected more, or nothing is edited")
         if self.style not in FILTERS:
             check_picture(self.style)
+        if not isinstance(self.editor, AttributeEditor | None):
+            raise ConfigError(f"BAAT.editor = {self.editor} given, which edits no attribute of images; expected a "
+                              "design such as style_statistics, color_shift, sepia or slant_thickness")
 
     def doors(self, train: Dataset, task: Task, surrogate: Build, run: Run) -> tuple[Door, ...]:
-        return (Door(self._editor(train), self.goal),)
+        model = functools.cache(lambda: surrogate_of(train, task, surrogate, run))
+        return (Door(self._trigger(Setting(train, task, self.goal, model, run)), self.goal),)
 
-    def _editor(self, train: Dataset) -> Trigger:
+    def _trigger(self, setting: Setting) -> Trigger:
+        if self.editor is not None:
+            return self.editor.make(setting)
         if self.style in FILTERS:
             return Filter(self.style)
-        channels, height, width = train.shape
-        return Style(picture(self.style, (channels, height, width)), self.strength)
+        return StyleStatistics(self.style, self.strength).make(setting)
