@@ -4,7 +4,7 @@ BIN := .venv/bin
 # One thread a process: tests and sweeps run side by side.
 ONE := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: demo test test-slow corpus mutants check bench study clean
+.PHONY: docs demo test test-slow corpus mutants check bench study clean
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -14,6 +14,11 @@ ONE := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 .venv/installed-dev: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@ .venv/installed
+
+.venv/installed-docs: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[docs]'
 	touch $@ .venv/installed
 
 demo: .venv/installed  ## plant a backdoor in a real classifier, defend it at every stage, write the report
@@ -31,6 +36,9 @@ corpus: .venv/installed-dev  ## hostile and odd files, read in processes with li
 
 mutants: .venv/installed-dev  ## plant faults in a copy of the package and say which the tests do not notice; minutes
 	$(ONE) $(BIN)/python -m tests.mutants
+
+docs: .venv/installed-docs  ## the site of docs/ into site/; fetches nothing but, at first, the tools
+	NO_MKDOCS_2_WARNING=1 $(ONE) $(BIN)/mkdocs build --strict --quiet
 
 check: .venv/installed-dev  ## lint and types
 	$(BIN)/ruff check .
@@ -63,4 +71,4 @@ bench: .venv/installed-dev  ## speed, as ratios against a baseline in the same r
 	$(BIN)/python benchmarks/start.py
 
 clean:
-	rm -rf runs .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf runs site .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -31,11 +31,16 @@ def _tasks(names: tuple[str, ...]) -> str:
 
 def markdown(entries: Iterable[Entry]) -> str:
     """A table of names with the authors and years of their papers; a row for each room."""
-    rooms: dict[tuple[int, int, str], list[Entry]] = {}
-    for entry in entries:
-        rooms.setdefault(_place(entry), []).append(entry)
-    rows = [f"| {_title(found[0])} | {', '.join(map(_cited, found))} |" for _, found in sorted(rooms.items())]
+    rows = [f"| {title} | {', '.join(map(_cited, found))} |" for title, found in rooms(entries)]
     return "\n".join(["| kind | names and papers |", "|---|---|", *rows])
+
+
+def rooms(entries: Iterable[Entry]) -> list[tuple[str, list[Entry]]]:
+    """Entries by the rooms that they belong in, each with what it says of itself, in the order of a table."""
+    found: dict[tuple[int, int, str], list[Entry]] = {}
+    for entry in entries:
+        found.setdefault(_place(entry), []).append(entry)
+    return [(_title(members[0]), members) for _, members in sorted(found.items())]
 
 
 def _place(entry: Entry) -> tuple[int, int, str]:
