@@ -39,6 +39,7 @@ def fit(what: str, value: Any, hint: Any) -> None:
             _fit_nearest(what, value, hint, arguments)
     elif origin is Annotated:
         fit(what, value, arguments[0])
+        check(what, value, hint)  # bounds
         if any(isinstance(note, re.Pattern) and not note.fullmatch(value) for note in hint.__metadata__):
             raise ConfigError(f"{what} is {reprlib.repr(value)}, which cannot be the name of a file")
     elif origin in (tuple, list):

@@ -20,6 +20,7 @@ from sidedoor.cli import (
     explain,
     export,
     init,
+    leaderboard,
     physical,
     rank,
     repair,
@@ -79,6 +80,7 @@ app.command("map")(with_habits(mapping.map_))
 app.command()(with_habits(explain.explain))
 app.command()(with_habits(track.track))
 app.command()(with_habits(rank.rank))
+app.add_typer(leaderboard.app, name="leaderboard")
 app.add_typer(stego.app, name="stego")
 app.add_typer(study.app, name="study")
 app.add_typer(physical.app, name="physical")

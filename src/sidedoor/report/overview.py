@@ -47,7 +47,7 @@ def head(records: Sequence[Record], classes: Sequence[str], dates: Iterable[str]
     specs = [record.spec for record in records]
     one_set = len({record.data for record in records}) == 1
     data, network, target = (_listed(values, plural) for values, plural in (
-        ([_data(spec.get("data")) for spec in specs], "data sets"),
+        ([data_name(spec.get("data")) for spec in specs], "data sets"),
         ([str((spec.get("model") or {}).get("name", "")) for spec in specs], "networks"),
         ([_target(spec.get("attack"), classes if one_set else ()) for spec in specs], "targets"),
     ))
@@ -92,7 +92,7 @@ def _listed(values: Iterable[str], plural: str) -> str:
     return ", ".join(several) if len(several) <= NAMED else f"{len(several)} {plural}"
 
 
-def _data(reference: Any) -> str:
+def data_name(reference: Any) -> str:
     """The name of a data set, with that of its file or folder."""
     given = reference if isinstance(reference, Mapping) else {}
     place = PurePath(str(given["path"])).name if given.get("path") else ""
