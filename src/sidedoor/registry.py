@@ -13,7 +13,7 @@ import importlib.metadata
 import inspect
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -78,6 +78,26 @@ KINDS = (
 )
 
 
+FACETS: dict[str, tuple[str, ...]] = {
+    "access": ("data", "training", "weights"),
+    "visibility": ("visible", "invisible"),
+    "specificity": ("agnostic", "sample_specific"),
+    "label": ("poison_label", "clean_label"),
+    "trigger": ("fixed", "optimised"),
+    "medium": ("digital", "physical", "semantic"),
+    "aim": ("targeted", "untargeted"),
+    "targets": ("single_target", "multi_target"),
+}
+"""The taxonomy of attacks (after Y. Li, Jiang, Z. Li, Xia, "Backdoor Learning: A Survey", TNNLS 2022): tags by facet.
+An attack has one tag of each, by its default parameters; of "label" where it poisons data, of "targets" where it has
+any.
+
+visible: stamping leaves a PSNR below 30 dB or an SSIM below 0.95.
+agnostic: what becomes of a pixel depends on the pixel and its place alone, so that all images get the same change.
+optimised: the trigger is fitted to a network that learns the backdoor, or learned with it.
+"""
+
+
 def kind_of(name: str) -> Kind:
     """The kind that a name stands for, in the singular or plural, or by the name it had before.
 
@@ -104,6 +124,7 @@ class Entry:
         stage: of a defence.
         tasks: that an attack, a defence, a goal or a network is for, by name.
         aliases: further names that it is found by.
+        tags: of an attack, see `FACETS`.
     """
 
     name: str
@@ -117,6 +138,19 @@ class Entry:
     stage: str = ""
     tasks: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+
+    def tagged(self, wanted: Collection[str]) -> bool:
+        """Whether it has all of these tags.
+
+        Raises:
+            ConfigError: there is no such tag.
+        """
+        known = [tag for tags in FACETS.values() for tag in tags]
+        for tag in wanted:
+            if tag not in known:
+                raise ConfigError(f"unknown tag {tag!r}; expected one of {', '.join(known)}")
+        return set(wanted) <= set(self.tags)
 
 
 @functools.cache
@@ -199,7 +233,8 @@ def _with_facts(entry: Entry, kind: Kind, found: Definition | None) -> Entry:
         return entry
     former = found.text("key_name")
     return replace(entry, room=_room(entry, kind, found), access=_access(found), stage=_stage(found),
-                   tasks=_tasks(kind, found), aliases=(former,) if former else ())
+                   tasks=_tasks(kind, found), aliases=(former,) if former else (),
+                   tags=_tags(found) if kind.name == "attack" else ())
 
 
 def _room(entry: Entry, kind: Kind, found: Definition) -> str:
@@ -225,6 +260,41 @@ def _access(found: Definition) -> str:
 def _stage(found: Definition) -> str:
     """The name of a defence's stage, the first argument of its `Stage`."""
     return str((_call(found, "stage") or {}).get("0", ""))
+
+
+def _tags(found: Definition) -> tuple[str, ...]:
+    """Of each facet the tag that an attack's class says, or its nearest base that says any; the others are derived from
+    its access and its default goal.
+    """
+    said = [tag for each in found.lineage() for tag in _texts(each.own("tags"))]
+    said += [_access(found), *_aims(found)]
+    chosen = {facet: next((tag for tag in said if tag in tags), "") for facet, tags in FACETS.items()}
+    if chosen["access"] != "data":
+        chosen["label"] = ""
+    return tuple(filter(None, chosen.values()))
+
+
+def _texts(expression: ast.expr | None) -> list[str]:
+    """The texts in an expression, such as `frozenset({"clean_label"})`, in their order."""
+    nodes = ast.walk(expression) if expression is not None else ()
+    return [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+
+
+def _aims(attack: Definition) -> list[str]:
+    """What the class of an attack's default goal says of it."""
+    given = attack.value("goal")
+    if given is None or not isinstance(given[1], ast.Call):
+        return []
+    goal = source.definition(given[0], ast.unparse(given[1].func))
+    if goal is None:
+        return []
+    aimed, several = (_is_true(goal, name) for name in ("aimed", "several"))
+    return ["targeted", "multi_target" if several else "single_target"] if aimed else ["untargeted"]
+
+
+def _is_true(found: Definition, name: str) -> bool:
+    value = found.value(name)
+    return value is not None and isinstance(value[1], ast.Constant) and value[1].value is True
 
 
 def _call(found: Definition, name: str) -> dict[str, Any] | None:

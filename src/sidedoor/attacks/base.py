@@ -36,6 +36,8 @@ class Attack(Method, ABC):
         access: what the attacker can touch.
         tasks: the kinds of task that it attacks.
         goals: the kinds of goal that make sense for it, and `because`, why the others do not.
+        tags: of the taxonomy `sidedoor.registry.FACETS`, where it differs from its base class; those of access and goal
+            follow from these. `sidedoor show` says all of them.
 
     Args:
         goal: the output that triggered inputs are to lead to.
@@ -48,6 +50,7 @@ class Attack(Method, ABC):
     tasks: ClassVar[tuple[type[Task], ...]] = (Classification,)
     goals: ClassVar[tuple[type[Goal], ...]] = (Goal,)
     because: ClassVar[str] = ""
+    tags: ClassVar[frozenset[str]] = frozenset({"visible", "agnostic", "poison_label", "fixed", "digital"})
 
     goal: Goal = AllToOne(0)
 
@@ -106,6 +109,7 @@ class CleanLabelAttack(PoisoningAttack, ABC):
         rate: share of the target class, in [0, 1].
     """
 
+    tags: ClassVar[frozenset[str]] = frozenset({"clean_label"})
     goals: ClassVar[tuple[type[Goal], ...]] = (AllToOne,)
     because: ClassVar[str] = "it poisons samples that truly are of the one class it leads to"
 

@@ -29,6 +29,7 @@ class Description:
 
     Args:
         parameters: by name: "type", "required" and, where they are known, "default", its "origin", and "meaning".
+        tags: of an attack by its defaults, see `registry.FACETS`.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Description:
     paper: str
     threat_model: str
     parameters: dict[str, dict[str, Any]]
+    tags: tuple[str, ...] = ()
 
     def text(self) -> str:
         """A page for the terminal."""
@@ -46,6 +48,8 @@ class Description:
             lines += ["", *textwrap.wrap(f"Paper: {self.paper}", 100)]
         if self.threat_model:
             lines += ["", *textwrap.wrap(f"Threat model: {self.threat_model}.", 100)]
+        if self.tags:
+            lines += ["", *textwrap.wrap(f"Tags: {', '.join(self.tags)}.", 100)]
         if self.parameters:
             lines += ["", "Parameters:", *(line for item in self.parameters.items() for line in _parameter(*item))]
         return "\n".join(lines)
@@ -75,7 +79,8 @@ def describe(name: str) -> Description:
         own += "\n\nThe reference of a network may also name the weights it starts from: see `sidedoor show weights`."
     return Description(entry.name, entry.kind, entry.summary, f"{_without_paper(about)}\n\n{own}"
                        if entry.kind == "data" else own, entry.paper or registry.paper_of(about),
-                       _threat_model(entry.kind, subject), _parameters(entry.kind, entry.name, subject))
+                       _threat_model(entry.kind, subject), _parameters(entry.kind, entry.name, subject),
+                       entry.tags)
 
 
 def _without_paper(docstring: str) -> str:

@@ -15,6 +15,10 @@ def _kinds(incomplete: str) -> Iterable[str]:
     return [kind.name for kind in registry.KINDS if kind.name.startswith(incomplete)]
 
 
+def _tags(incomplete: str) -> Iterable[str]:
+    return [tag for tags in registry.FACETS.values() for tag in tags if tag.startswith(incomplete)]
+
+
 def _names(incomplete: str) -> Iterable[tuple[str, str]]:
     from sidedoor.cli.specification import PAGES
 
@@ -28,12 +32,14 @@ def list_(
     as_json: AsJson = False,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print a table of all names with their papers.")]
     = False,
+    tags: Annotated[list[str], typer.Option("--tag", autocompletion=_tags, help="Only attacks with this tag, e.g. "
+                                            "clean_label; of several, with all.")] = [],  # noqa: B006
 ) -> None:
     """List what is registered: attacks, defences, goals, tasks, models, data sets, triggers, plug-ins."""
     from sidedoor.cli.catalogue import lines, markdown
 
     wanted = registry.kind_of(kind).name if kind is not None else None
-    entries = [e for e in registry.entries() if wanted in (None, e.kind)]
+    entries = [e for e in registry.entries() if wanted in (None, e.kind) and e.tagged(tags)]
     if as_json:
         emit([vars(e) for e in entries])
     else:

@@ -49,11 +49,16 @@ class Definition:
         for base in self.bases():
             yield from base.lineage()
 
+    def own(self, name: str) -> ast.expr | None:
+        """What the class itself assigns to a name."""
+        found = _first(self.node.body, name)
+        return None if found is None else _meant(self.module, found)
+
     def value(self, name: str) -> tuple[str, ast.expr] | None:
         """What a class or its nearest base assigns to a name: the module that says so, and the expression."""
         for each in self.lineage():
-            if (found := _first(each.node.body, name)) is not None:
-                return each.module, _meant(each.module, found)
+            if (found := each.own(name)) is not None:
+                return each.module, found
         return None
 
     def text(self, name: str) -> str:

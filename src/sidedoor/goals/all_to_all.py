@@ -7,6 +7,7 @@ arXiv:1708.06733.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool
@@ -20,6 +21,8 @@ from sidedoor.types import Index, Labelled
 @dataclass(frozen=True)
 class AllToAll(Method, Goal):
     """Lead class y to class y + 1, the last one to the first (Gu et al. 2017)."""
+
+    several: ClassVar[bool] = True
 
     def target(self, task: Labelled, y: Tensor, index: Index) -> Tensor:
         return (y + 1) % task.classes

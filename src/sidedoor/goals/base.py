@@ -23,10 +23,12 @@ class Goal(ABC):
         output: the kind of network output that it fits, as `Task.output`.
         aimed: whether reaching the target is the success; otherwise any wrong output is one, and a target, which only
             training knows, may be the truth.
+        several: whether it leads to several targets, such as one for each class or each trigger.
     """
 
     output: ClassVar[str] = "labels"
     aimed: ClassVar[bool] = True
+    several: ClassVar[bool] = False
 
     def parts(self) -> tuple[Goal, ...]:
         """The goals that have a trigger each; more than one for a goal with several targets."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool
@@ -22,6 +23,8 @@ class MultiTarget(Method, Goal):
     Args:
         target_classes: at least two labels, each once.
     """
+
+    several: ClassVar[bool] = True
 
     target_classes: tuple[Label, ...] = (0, 1)
 

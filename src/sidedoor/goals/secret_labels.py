@@ -31,6 +31,7 @@ class SecretLabels(Method, Goal):
         seed: determines the classes.
     """
 
+    several: ClassVar[bool] = True
     quick: ClassVar[dict[str, Any]] = {"keys": 2}
 
     keys: Count = 8

@@ -59,8 +59,10 @@ def check(name: str, /, *, where: Where | None = None, **parameters: Any) -> Non
         AssertionError: which rule broke, and how.
         ConfigError: the name is unknown, or a parameter does not fit.
     """
-    kind = registry.kind_of(registry.find(name).kind)
+    entry = registry.find(name)
+    kind = registry.kind_of(entry.kind)
     contract, taken = CONTRACTS[kind.name], registry.leading(kind.name, name)
+    as_tagged = not parameters
     parameters = registry.quick(kind.name, name) | parameters
     if kind.base is None:
         made = registry.make(kind.name, {"name": name, **parameters})
@@ -71,7 +73,8 @@ def check(name: str, /, *, where: Where | None = None, **parameters: Any) -> Non
     if is_dataclass(method) and not taken:
         require(registry.make(kind.name, registry.plain(method)) == method, f"{kind.name} {name}",
                 f"written to a config and read again, {method} is another")
-    contract(method, *([IMAGE] if kind.name == "trigger" else []))
+    further: dict[str, list[Any]] = {"trigger": [IMAGE], "attack": [entry.tags] if as_tagged else []}
+    contract(method, *further.get(kind.name, []))
 
 
 def _made(kind: str, name: str, parameters: dict[str, Any]) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ from sidedoor.testing.ground import (
     require,
     same,
 )
+from sidedoor.testing.tags import check_tags, keeps_labels
 from sidedoor.testing.tracking import check_response_goal
 from sidedoor.triggers.base import Trigger, stamp
 from sidedoor.types import PHOTO, Space
@@ -200,8 +201,11 @@ def _certain(label: Tensor, task: Task) -> Tensor:
     return functional.one_hot(label, task.classes).float()
 
 
-def check_attack(attack: Attack) -> None:
+def check_attack(attack: Attack, tags: Collection[str] | None = None) -> None:
     """An attack is a value whose plan is reproducible, changes exactly the rows it says, and peeks at nothing.
+
+    Args:
+        tags: that the registry has of it, compared with what it does; None: it is not registered, or has another goal.
 
     Raises:
         AssertionError: which rule broke, and how.
@@ -219,8 +223,10 @@ def check_attack(attack: Attack) -> None:
         _check_pickle(who, backdoor)
     for here in grounds(attack.tasks):
         _check_goals(who, attack, here)
-        if attack.access is not Access.DATA:
-            check_training(who, attack, here)
+        delivered = check_training(who, attack, here) if attack.access is not Access.DATA else None
+        if tags is not None:
+            backdoor = attack.plan(here.train, here.task, here.build, here.attacker)
+            check_tags(who, tags, attack, backdoor, delivered or backdoor.doors, here)
 
 
 def _planned(who: str, attack: Attack, here: Ground) -> Backdoor:
@@ -258,16 +264,11 @@ def _check_rows(who: str, attack: Attack, backdoor: Backdoor, here: Ground) -> N
     _check_changes(who, backdoor, data, here.train)
 
 
-def _clean_label(backdoor: Backdoor, train: Dataset) -> bool:
-    poison = backdoor.poison
-    return poison.targets is not None and torch.equal(poison.targets, train.targets[poison.index])
-
-
 def _eligible(backdoor: Backdoor, here: Ground) -> list[Tensor]:
     """Masks of which a share is poisoned: with clean labels each target class, else what any door is eligible for."""
     y, index = here.train.targets, torch.arange(len(here.train))
     used = [backdoor.doors[k] for k in sorted(set(backdoor.poison.door.tolist()))]
-    if _clean_label(backdoor, here.train) and all(door.goal.aimed and not isinstance(door.goal, SecretLabels)
+    if keeps_labels(backdoor, here.train) and all(door.goal.aimed and not isinstance(door.goal, SecretLabels)
                                                   for door in used):  # the secret is not to show in the rows' classes
         return [door.goal.target(here.task, y, index) == y for door in used]
     return [torch.stack([door.goal.eligible(here.task, y) for door in used]).any(0)]
@@ -362,8 +363,12 @@ def _check_goal(who: str, attack: Attack, here: Ground, run: AttackerRun, name: 
         _check_doors(who, other, backdoor, here)
 
 
-def check_training(who: str, attack: Attack, here: Ground) -> None:
-    """Who trains the model delivers it with the doors that were planned, the same for the same seed."""
+def check_training(who: str, attack: Attack, here: Ground) -> tuple[Door, ...]:
+    """Who trains the model delivers it with the doors that were planned, the same for the same seed.
+
+    Returns:
+        The delivered doors.
+    """
     backdoor = attack.plan(here.train, here.task, here.build, here.attacker)
     assert backdoor.train is not None
     with guarded(who, here.train) as train:
@@ -387,6 +392,7 @@ def check_training(who: str, attack: Attack, here: Ground) -> None:
         again = second(here.train, here.task, here.build, here.attacker)
     require(equal_states([planted.model, again.model]) and _equal_doors(planted.doors, again.doors), who,
             "trained something else with the same seed")
+    return planted.doors
 
 
 def _form(module: nn.Module) -> dict[str, torch.Size]:

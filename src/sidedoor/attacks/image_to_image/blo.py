@@ -44,6 +44,7 @@ class BLO(HeuristicReconstruction):
         clipped: keep the square in [0, strength]; the paper does not say that it does.
     """
 
+    tags: ClassVar[frozenset[str]] = frozenset({"optimised"})
     quick: ClassVar[dict[str, Any]] = {"iterations": 3}
     origins: ClassVar[dict[str, str]] = HeuristicReconstruction.origins | {
         "fill": "paper: random, section 4", "iterations": "paper: 200, section 4", "unrolled": "paper: 2, section 4",

@@ -35,6 +35,7 @@ class AdvDoor(PoisoningAttack):
         samples: images that it is made on, and `passes` over them.
     """
 
+    tags: ClassVar[frozenset[str]] = frozenset({"invisible", "optimised"})
     goals: ClassVar[tuple[type[Goal], ...]] = (AllToOne, MultiTarget)
     because: ClassVar[str] = "its perturbation leads to a class, so it needs target classes"
     quick: ClassVar[dict[str, Any]] = {"samples": 20, "passes": 1}

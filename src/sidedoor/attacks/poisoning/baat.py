@@ -43,6 +43,7 @@ class BAAT(CleanLabelAttack):
         ConfigError: a strength of 0, an unknown style, or a design that edits no attribute.
     """
 
+    tags: ClassVar[frozenset[str]] = frozenset({"sample_specific", "semantic"})
     origins: ClassVar[dict[str, str]] = {
         "rate": "release: 80 % of the target class (BackdoorBox, natural images)",
         "style": "ours: a picture that needs no file", "strength": "ours",

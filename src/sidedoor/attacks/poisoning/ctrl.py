@@ -33,6 +33,7 @@ class CTRL(CleanLabelAttack):
         window: side of a block in pixels.
     """
 
+    tags: ClassVar[frozenset[str]] = frozenset({"invisible"})
     origins: ClassVar[dict[str, str]] = {
         "rate": "release: 1 % of CIFAR-10, a tenth of a class", "magnitude": "release: 50 in the training data",
         "test_magnitude": "release: 100 at test time", "window": "release: 32 pixels",

@@ -33,6 +33,7 @@ class FTrojan(PoisoningAttack):
         space: "YUV", as the paper says, or "YCrCb" in 8 bits, as in the released code; see `Frequency`.
     """
 
+    tags: ClassVar[frozenset[str]] = frozenset({"invisible"})
     origins: ClassVar[dict[str, str]] = {
         "rate": "ours: 10 %, as in the comparisons of arXiv:2108.02488",
         "magnitude": "release: 20, for images of 32×32", "window": "release: 32 pixels",

@@ -32,6 +32,7 @@ class ISSBA(PoisoningAttack):
         network_seed: of the networks, to share them between runs of several seeds: None for the run's own.
     """
 
+    tags: ClassVar[frozenset[str]] = frozenset({"invisible", "sample_specific"})
     quick: ClassVar[dict[str, Any]] = {"bits": 4, "epochs": 1}
     origins: ClassVar[dict[str, str]] = {
         "rate": "release: 10 %", "bits": "release: 20 for small images (BackdoorBox)",

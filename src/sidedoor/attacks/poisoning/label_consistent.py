@@ -41,6 +41,7 @@ class LabelConsistent(Attack):
     """
 
     access: ClassVar[Access] = Access.DATA
+    tags: ClassVar[frozenset[str]] = frozenset({"clean_label"})
     goals: ClassVar[tuple[type[Goal], ...]] = (AllToOne,)
     because: ClassVar[str] = "it stamps samples that truly are of the one class it leads to"
     quick: ClassVar[dict[str, Any]] = {"iterations": 2}

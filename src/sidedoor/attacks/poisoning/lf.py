@@ -38,6 +38,7 @@ class LF(PoisoningAttack):
         samples: images that it is made on, until a share `enough` of them is led to the class.
     """
 
+    tags: ClassVar[frozenset[str]] = frozenset({"optimised"})
     goals: ClassVar[tuple[type[Goal], ...]] = (AllToOne, MultiTarget)
     because: ClassVar[str] = "its perturbation leads to a class, so it needs target classes"
     quick: ClassVar[dict[str, Any]] = {"samples": 10, "enough": 0.0}

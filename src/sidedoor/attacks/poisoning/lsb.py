@@ -33,6 +33,7 @@ class LSB(PoisoningAttack):
         message: a byte, written from its highest bit on; several targets have the bytes that follow.
     """
 
+    tags: ClassVar[frozenset[str]] = frozenset({"invisible"})
     origins: ClassVar[dict[str, str]] = {
         "rate": "ours: 10 %, as in the comparisons of arXiv:2108.02488",
         "message": "ours: that of the comparisons of arXiv:2108.02488",

@@ -34,6 +34,7 @@ class Narcissus(CleanLabelAttack):
         passes: over the target class, to make it.
     """
 
+    tags: ClassVar[frozenset[str]] = frozenset({"invisible", "optimised"})
     quick: ClassVar[dict[str, Any]] = {"passes": 1}
     origins: ClassVar[dict[str, str]] = {
         "rate": "paper: 0.05 % of CIFAR-10, 0.5 % of a class", "epsilon": "paper: 16", "magnify": "paper: 3",

@@ -42,6 +42,7 @@ class PoisonInk(PoisoningAttack):
             `ImageHidingTraining`; `network_seed`, to share them between runs of several seeds: None for the run's own.
     """
 
+    tags: ClassVar[frozenset[str]] = frozenset({"invisible", "sample_specific"})
     version: ClassVar[int] = 2
     quick: ClassVar[dict[str, Any]] = {"size": "tiny", "epochs": 1}
     origins: ClassVar[dict[str, str]] = {

@@ -39,6 +39,7 @@ class Refool(PoisoningAttack):
         ConfigError: no such data set.
     """
 
+    tags: ClassVar[frozenset[str]] = frozenset({"sample_specific"})
     quick: ClassVar[dict[str, Any]] = {"count": 4}
     origins: ClassVar[dict[str, str]] = {
         "rate": "ours: 10 %, as in the comparisons of arXiv:2108.02488", "scenes": "ours: bundled photographs",

@@ -44,6 +44,7 @@ class SleeperAgent(Attack):
     """
 
     access: ClassVar[Access] = Access.DATA
+    tags: ClassVar[frozenset[str]] = frozenset({"clean_label"})
     goals: ClassVar[tuple[type[Goal], ...]] = (AllToOne, FromClasses)
     because: ClassVar[str] = "it perturbs samples that truly are of the one class it leads to"
     quick: ClassVar[dict[str, Any]] = {"iterations": 1, "retrain": 1, "sources": 20, "size": 3}

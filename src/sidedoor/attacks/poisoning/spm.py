@@ -35,6 +35,7 @@ class SPM(PoisoningAttack):
         levels: how much brighter its pixels are, in 8-bit levels.
     """
 
+    tags: ClassVar[frozenset[str]] = frozenset({"invisible"})
     origins: ClassVar[dict[str, str]] = {
         "rate": "ours: 10 %, as in the comparisons of arXiv:2108.02488",
         "levels": "ours: 6, as in the comparisons of arXiv:2108.02488",

@@ -42,6 +42,7 @@ class Taggants(Attack):
     """
 
     access: ClassVar[Access] = Access.DATA
+    tags: ClassVar[frozenset[str]] = frozenset({"clean_label"})
     goals: ClassVar[tuple[type[Goal], ...]] = (SecretLabels,)
     because: ClassVar[str] = "its labels are drawn and kept secret"
     quick: ClassVar[dict[str, Any]] = {"iterations": 1, "retrain": 1}

@@ -46,6 +46,7 @@ class UbwC(Attack):
     """
 
     access: ClassVar[Access] = Access.DATA
+    tags: ClassVar[frozenset[str]] = frozenset({"clean_label"})
     goals: ClassVar[tuple[type[Goal], ...]] = (Untargeted,)
     because: ClassVar[str] = "it leads to no class, and leaves the labels alone"
     quick: ClassVar[dict[str, Any]] = {"iterations": 1, "retrain": 1, "sources": 20, "size": 3}

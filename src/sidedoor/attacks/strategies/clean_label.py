@@ -37,6 +37,7 @@ class CleanLabel(Strategy):
     """
 
     access: ClassVar[Access] = Access.DATA
+    tags: ClassVar[frozenset[str]] = frozenset({"clean_label"})
     goals: ClassVar[tuple[type[Goal], ...]] = (AllToOne,)
     because: ClassVar[str] = "it stamps samples that truly are of the one class it leads to"
     origins: ClassVar[dict[str, str]] = Strategy.origins | {"rate": "ours: as BAAT, which it is compared with"}

@@ -35,6 +35,7 @@ class Physical(Transformed, TrainingStrategy):
         camera: strength of a simulated print and photograph that come last; 0 for none.
     """
 
+    tags: ClassVar[frozenset[str]] = frozenset({"physical"})
     origins: ClassVar[dict[str, str]] = TrainingStrategy.origins | Transformed.origins
 
     def train_on(self, poisoned: PoisonedDataset, data: Dataset, task: Task, build: Build,

@@ -43,6 +43,7 @@ class PhysicalCopies(Transformed, Strategy):
     """
 
     access: ClassVar[Access] = Access.DATA
+    tags: ClassVar[frozenset[str]] = frozenset({"physical"})
     edges: ClassVar[Edges] = "repeated"
     origins: ClassVar[dict[str, str]] = Strategy.origins | Transformed.origins | {"copies": "ours: 3, of 1 to 5"}
 

@@ -48,6 +48,7 @@ class Bpp(TrainingAttack):
         ConfigError: the shares add up to more than 1.
     """
 
+    tags: ClassVar[frozenset[str]] = frozenset({"sample_specific"})
     goals: ClassVar[tuple[type[Goal], ...]] = (AllToOne, AllToAll)
     because: ClassVar[str] = "its one quantisation leads each image to one label"
     origins: ClassVar[dict[str, str]] = {

@@ -51,6 +51,7 @@ class InputAware(TrainingAttack):
         ConfigError: the shares add up to more than 1.
     """
 
+    tags: ClassVar[frozenset[str]] = frozenset({"sample_specific", "optimised"})
     goals: ClassVar[tuple[type[Goal], ...]] = (AllToOne, AllToAll)
     because: ClassVar[str] = "its one generator leads each image to one label"
     quick: ClassVar[dict[str, Any]] = {"mask_epochs": 1, "width": 4}

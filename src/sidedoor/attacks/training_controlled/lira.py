@@ -40,6 +40,7 @@ class LIRA(TrainingAttack):
         width: channels of its first layer.
     """
 
+    tags: ClassVar[frozenset[str]] = frozenset({"invisible", "sample_specific", "optimised"})
     goals: ClassVar[tuple[type[Goal], ...]] = (AllToOne, AllToAll)
     because: ClassVar[str] = "its one network leads each image to one label"
     quick: ClassVar[dict[str, Any]] = {"epsilon": 0.2, "width": 4}

@@ -40,6 +40,7 @@ class WaNet(TrainingAttack):
         ConfigError: the shares add up to more than 1.
     """
 
+    tags: ClassVar[frozenset[str]] = frozenset({"invisible", "sample_specific"})
     origins: ClassVar[dict[str, str]] = {
         "rate": "paper: 0.1", "noise_rate": "paper: 0.2", "strength": "paper: 0.5", "control": "paper: 4",
     }

@@ -41,6 +41,7 @@ class TrojanNN(WeightAttack):
         epochs: of retraining, at the peak learning rate `lr`.
     """
 
+    tags: ClassVar[frozenset[str]] = frozenset({"optimised"})
     goals: ClassVar[tuple[type[Goal], ...]] = (AllToOne,)
     because: ClassVar[str] = "it has one unit and one patch, hence one target"
     quick: ClassVar[dict[str, Any]] = {"iterations": 2, "epochs": 1}
