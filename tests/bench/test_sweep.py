@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,13 +18,15 @@ from typing import Any
 import pytest
 
 from sidedoor import registry, zoo
+from sidedoor.bench.executors.base import Cell
 from sidedoor.bench.executors.processes import Processes
 from sidedoor.bench.machine import Machine
 from sidedoor.bench.plan import check_networks, planned
 from sidedoor.bench.record import Record
+from sidedoor.bench.shared import mark
 from sidedoor.bench.spec import Spec, grid, read
 from sidedoor.bench.store import Store
-from sidedoor.bench.sweep import _Queue, sweep
+from sidedoor.bench.sweep import POLL, _Queue, sweep
 from sidedoor.core.checkpoint import load_state
 from sidedoor.core.progress import Lines
 from sidedoor.data.base import Splits
@@ -184,13 +187,62 @@ def test_a_cell_waits_only_while_another_trains_a_model_it_needs(tiny: Tiny, tmp
     store = Store(tmp_path)
     first, second, other = (planned([tiny(seed=seed, defense=d)], CPU)[0]
                             for seed, d in ((0, None), (0, "strip"), (1, None)))
-    queue = _Queue([first, second, other], store)
+    queue = _Queue(deque([first, second, other]), store)
     assert [queue.ready(), queue.ready(), queue.ready()] == [first, other, None]
+    assert queue.patience() == POLL
     for key in first.trains:
         store.folder(key).mkdir(parents=True)
         store.model(key).touch()
     assert queue.ready() == second
+    assert queue.patience() is None
     assert list(queue.running) == [first.key, other.key, second.key]
+
+
+def test_a_cell_waits_while_another_makes_networks_of_the_shelf(tiny: Tiny, tmp_path: Path) -> None:
+    """Two rates have models of their own, and the networks that draw the ink in common; another seed has its own."""
+    store = Store(tmp_path)
+    cells = planned([tiny(attack={"name": "poison_ink", "rate": rate}, seed=seed)
+                     for rate, seed in ((0.1, 0), (0.2, 0), (0.1, 1))], CPU)
+    first, second, other = (replace(cell, trains=frozenset([cell.model])) for cell in cells)
+    queue = _Queue(deque([first, second, other]), store)
+    assert [queue.ready(), queue.ready(), queue.ready()] == [first, other, None]
+    (name,) = first.shares
+    assert first.shares == second.shares != other.shares
+    mark(store, name)
+    assert queue.ready() == second
+
+
+@pytest.mark.parametrize("scored", [True, False])
+def test_whoever_waits_for_what_a_cell_makes_goes_on_when_that_has_ended(tmp_path: Path, tiny: Tiny,
+                                                                         scored: bool) -> None:
+    spec = tiny()
+    cells = [Cell(spec, str(n), f"m{n}", frozenset(["clean"]), frozenset(["net"])) for n in range(4)]
+    queue = _Queue(deque(cells), Store(tmp_path))
+    assert [queue.ready(), queue.ready()] == [cells[0], None]
+    queue.ended(cells[0], scored)
+    assert queue.ready() == cells[1]
+    # Made, all others may start; else the next one makes it, alone.
+    assert [queue.ready(), queue.ready()] == ([cells[2], cells[3]] if scored else [None, None])
+    assert bool(queue)
+
+
+def test_in_whatever_order_cells_end_all_are_run_once_and_none_beside_one_that_makes_the_same(tmp_path: Path,
+                                                                                            tiny: Tiny) -> None:
+    rng, spec = random.Random(3), tiny()
+    for workers in (1, 3, 10):
+        cells = [Cell(spec, f"{n}", f"m{n % 5}", frozenset([f"m{n % 5}", f"c{n % 2}"]),
+                      frozenset([f"net{n % 3}"] * (n % 4 > 0))) for n in range(60)]
+        queue, run, made = _Queue(deque(cells), Store(tmp_path)), [], set[str]()
+        while queue:
+            while len(queue.running) < workers and (cell := queue.ready()) is not None:
+                making = [need for other, _ in queue.running.values() if other != cell for need in other.needs - made]
+                assert not cell.needs & set(making)
+                run.append(cell.key)
+            done = rng.choice([cell for cell, _ in queue.running.values()])
+            scored = rng.random() < 0.7
+            made |= done.needs if scored else set()
+            queue.ended(done, scored)
+        assert sorted(run) == sorted(cell.key for cell in cells)
 
 
 def test_only_an_audit_needs_the_clean_reference_models(tiny: Tiny) -> None:
@@ -205,7 +257,7 @@ def test_a_cell_that_starts_is_given_its_time_and_not_more(tiny: Tiny, tmp_path:
     now = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     cell = planned([tiny()], CPU)[0]
-    queue = _Queue([cell], Store(tmp_path), timeout=5.0)
+    queue = _Queue(deque([cell]), Store(tmp_path), timeout=5.0)
     queue.ready()
     assert (queue.patience(), queue.late()) == (5.0, [])
     now = 104.0

@@ -6,7 +6,7 @@ import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import Any, ClassVar, final
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -72,6 +72,15 @@ class Attack(Method, ABC):
             surrogate: builds a network to derive the trigger from, if the attack needs one. It is the victim's own
                 architecture for an attacker who controls the training or edits weights.
         """
+
+    def on_shelf(self, seed: int) -> Any:
+        """What decides the networks that it keeps on the run's shelf, beside the training data, as JSON values: attacks
+        that say the same share them, and a sweep starts one of them first. None: it keeps none.
+
+        Args:
+            seed: of the run.
+        """
+        return None
 
 
 @dataclass(frozen=True)

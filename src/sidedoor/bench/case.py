@@ -17,6 +17,7 @@ from torch import nn
 from sidedoor import registry, zoo
 from sidedoor.backdoor.base import AttackerRun, Backdoor
 from sidedoor.backdoor.dataset import PoisonedDataset
+from sidedoor.bench import shared
 from sidedoor.bench.class_names import Classes
 from sidedoor.bench.machine import Machine, launched
 from sidedoor.bench.record import Means
@@ -144,6 +145,7 @@ def load(spec: Spec, store: Store, machine: Machine) -> Case:
     photographs, held = (splits.train, splits.clean) if splits.clean is not None else \
         split(splits.train, spec.defender_share, spec.defender_seed)
     task = spec.make_task(len(splits.train.classes)).setup(photographs, run)
+    shared.mark(store, shared.of_task(spec, fingerprint))
     train, clean = task.make_dataset(photographs), task.make_dataset(held)
     return _running(Case(spec, store, fingerprint, train, clean, task.make_dataset(splits.test), task,
                          *makers(spec, task, train, machine.download), run, machine.download))
@@ -225,6 +227,7 @@ def train_or_load(case: Case) -> TrainedModel:
     with case.alone(key):
         start = time.monotonic()
         backdoor = attack.plan(case.train, case.task, case.surrogate, run.within("plan")) if attack else Backdoor(())
+        shared.mark(case.store, shared.of_attack(case.spec, case.fingerprint))
         kept = case.store.model(key)
         if kept.exists():
             state = load_state(kept, "model", "doors", "seconds")

@@ -81,6 +81,7 @@ class Record:
         processor: the model of the CPU or GPU.
         memory_format: of the delivered model's weights, "contiguous" or "channels_last".
         versions: of the packages that figures depend on.
+        resubmitted: how often the cell was started again after the worker or the machine that ran it had died.
     """
 
     key: Key
@@ -111,6 +112,7 @@ class Record:
     processor: str = ""
     memory_format: str = ""
     versions: dict[str, str] = field(default_factory=dict)
+    resubmitted: int = 0
     schema: int = SCHEMA
 
     def to_json(self) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
+from sidedoor.bench import shared
 from sidedoor.bench.after.base import measured_after
 from sidedoor.bench.case import Case, TrainedModel, load, measured, train_or_load
 from sidedoor.bench.examine.base import Delivered, defend
@@ -64,6 +65,7 @@ def _run(case: Case) -> Record:
     began = time.monotonic()
     defenses = spec.make_defenses()
     outcome = defend(defenses, case, trained)
+    shared.mark(case.store, *shared.of_defenses(spec, case.fingerprint, trained.key))
     timing = {"attack": trained.seconds, "clean": (clean or trained).seconds, "defense": time.monotonic() - began}
     scores = trained.scores
     if outcome.model is not trained.model or outcome.purify is not None:

@@ -3,7 +3,8 @@
 DIR/results/<key>.json       one Record
 DIR/artefacts/<key>/         arrays for the figures of a run (arrays.npz); a trained model (model.safetensors) and its
                              scores (measured.safetensors)
-DIR/shelf/<key>/             a network that several attacks or tasks share, and what it was made from (key.json)
+DIR/shelf/<key>/             a network that several attacks or tasks share, and what it was made from (key.json);
+                             NAME.made says that those that certain cells share are there
 DIR/locks/<key>.lock         held while a model is trained, so that two processes do not train it twice;
                              <key>-cell.lock while a cell is run, clean.lock while files are removed; NAME.lease
                              instead, where several machines share the folder
@@ -125,6 +126,10 @@ class Store:
     def shelf(self) -> Path:
         """The folder of networks that cells share."""
         return self.root / "shelf"
+
+    def mark(self, name: str) -> Path:
+        """The empty file that says that certain networks of the shelf are there."""
+        return self.shelf / f"{name}.made"
 
     def put_arrays(self, key: str, arrays: dict[str, np.ndarray]) -> None:
         """Keep the arrays that the figures of a run need."""

@@ -104,6 +104,7 @@ class Defense(Method):
         needs: what it is given.
         tasks: the kinds of task that it can defend.
         because: why not others, for messages.
+        inspects: whether it looks at a model trained on the data (`algorithms.inspection`), which all that do share.
         sign_tested_in: the test, "tests/defenses/test_x.py::test_name", that higher scores are more suspicious, of a
             filter, audit or input detector whose contract cannot show it on its small data.
     """
@@ -112,4 +113,5 @@ class Defense(Method):
     needs: ClassVar[Needs]
     tasks: ClassVar[tuple[type[Task], ...]] = (Classification,)
     because: ClassVar[str] = ""
+    inspects: ClassVar[bool] = False
     sign_tested_in: ClassVar[str] = ""

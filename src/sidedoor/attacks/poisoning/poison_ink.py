@@ -18,7 +18,7 @@ from sidedoor.data.base import Dataset
 from sidedoor.data.pictures import PictureName
 from sidedoor.engine import Run
 from sidedoor.goals.base import Door
-from sidedoor.method import LATER, Count, Level, NonNegative, Positive, Share
+from sidedoor.method import LATER, Count, Level, NonNegative, Positive, Share, lasting
 from sidedoor.tasks.task import Task
 from sidedoor.triggers.ink import Ink, Pen, ink_of_target
 from sidedoor.types import Build
@@ -84,9 +84,18 @@ class PoisonInk(PoisoningAttack):
         """How edges are drawn."""
         return Pen(self.operator, self.threshold / 255, self.line_width, self.picture, self.density)
 
-    def networks(self, train: Dataset, run: Run) -> ImageHidingNetworks:
-        """The injection network and the extractor, from the run's shelf if it has them."""
+    def on_shelf(self, seed: int) -> Any:
+        training, pen = self._training()
+        return {"hiding": lasting(training), "pen": lasting(pen),
+                "seed": seed if self.network_seed is None else self.network_seed}
+
+    def _training(self) -> tuple[ImageHidingTraining, Pen]:
+        """What decides the networks: how they are trained, and on which ink."""
         training = ImageHidingTraining(**SIZES[self.size], epochs=self.epochs, interference=self.interference,
                                        adversarial=self.adversarial, invisible=self.invisible)
-        pen = self.pen() if self.relearn else replace(self.pen(), picture="")
+        return training, self.pen() if self.relearn else replace(self.pen(), picture="")
+
+    def networks(self, train: Dataset, run: Run) -> ImageHidingNetworks:
+        """The injection network and the extractor, from the run's shelf if it has them."""
+        training, pen = self._training()
         return training.train_or_load(train, pen, run.of_seed(self.network_seed))

@@ -18,6 +18,7 @@ class Cell:
     Args:
         model: key of the model that it is about.
         trains: keys of the models that it trains unless the store has them.
+        shares: names of the networks of the shelf that it makes unless they are there.
         name: what tells it from the others it is run with.
     """
 
@@ -25,7 +26,13 @@ class Cell:
     key: str
     model: str
     trains: frozenset[str]
+    shares: frozenset[str] = frozenset()
     name: str = ""
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """All that it makes unless it is there: only one cell at a time is to do so."""
+        return self.trains | self.shares
 
     def __str__(self) -> str:
         return self.name or self.key
@@ -37,10 +44,12 @@ class Ended:
 
     Args:
         died: what ended it before it could write its record; None if it came to its end.
+        resubmitted: how often it was started again after what ran it had died.
     """
 
     cell: Cell
     died: str | None = None
+    resubmitted: int = 0
 
 
 class Executor(ABC):

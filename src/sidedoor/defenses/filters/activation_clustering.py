@@ -49,6 +49,7 @@ class ActivationClustering(DataFilter):
         components: of the features of a class, by variance.
     """
 
+    inspects: ClassVar[bool] = True
     origins: ClassVar[dict[str, str]] = {"components": "paper: section 4"}
 
     components: Count = 10

@@ -49,6 +49,7 @@ class AGPD(GuidedFilter):
         NotApplicable: the network has no stage that gives maps, or a class has no clean sample.
     """
 
+    inspects: ClassVar[bool] = True
     origins: ClassVar[dict[str, str]] = {"threshold": "paper: e squared"}
 
     threshold: Positive = math.e**2

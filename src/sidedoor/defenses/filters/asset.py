@@ -52,6 +52,7 @@ class ASSET(GuidedFilter):
         outlying: standard deviations from the median answer beyond which a row is suspicious.
     """
 
+    inspects: ClassVar[bool] = True
     origins: ClassVar[dict[str, str]] = {
         "rounds": "release: 5", "batch": "ours: as victims are trained", "width": "release", "outlying": "release",
         "lr": "ours: the release's 1e-4 is for many more steps",

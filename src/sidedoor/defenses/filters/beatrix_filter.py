@@ -42,6 +42,7 @@ class BeatrixFilter(GuidedFilter):
         ConfigError: no orders.
     """
 
+    inspects: ClassVar[bool] = True
     origins: ClassVar[dict[str, str]] = {
         "layer": "ours: the stage before the last, as in the detector", "bound": "release",
         "orders": "ours: four of the release's 1 to 8, in half the time",

@@ -40,6 +40,7 @@ class CognitiveDistillationFilter(DataFilter):
         smoothness: weight of the mean squared difference between neighbours in the mask.
     """
 
+    inspects: ClassVar[bool] = True
     origins: ClassVar[dict[str, str]] = {
         "keep": "ours: in place of a fixed cost, which means something else for every network",
         "samples": "ours: enough for a median", "steps": "paper", "lr": "paper", "smoothness": "release: its README",

@@ -53,6 +53,7 @@ class ConfusionTraining(GuidedFilter):
         NotApplicable: a single class, of which no label is wrong.
     """
 
+    inspects: ClassVar[bool] = True
     origins: ClassVar[dict[str, str]] = {
         "kept": "ours: three of the release's five, 1/2 to 1/100", "pretraining": "ours: for a thousand rows",
         "steps": "ours: release: 2000 to 6000", "weight": "release: lambda = 20 in every second step, hence 39",

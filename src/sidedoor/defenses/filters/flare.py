@@ -51,6 +51,7 @@ class FLARE(DataFilter):
         NotApplicable: the network has no batch normalisation with running statistics.
     """
 
+    inspects: ClassVar[bool] = True
     origins: ClassVar[dict[str, str]] = {
         "smallest": "ours: the release's 100 are for 50,000 rows",
         "components": "ours: in place of UMAP's two dimensions",

@@ -12,6 +12,7 @@ that is half poisoned the median would say what poison looks like.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from jaxtyping import Float
 from torch import Tensor
@@ -33,6 +34,8 @@ class MahalanobisFilter(GuidedFilter):
     Raises:
         NotApplicable: a class without a clean sample.
     """
+
+    inspects: ClassVar[bool] = True
 
     def score(self, train: Dataset, clean: Dataset, task: Task, build: Build, run: Run) -> Float[Tensor, "n"]:
         """Squared Mahalanobis distances."""

@@ -49,6 +49,7 @@ class PSBD(GuidedFilter):
         ConfigError: no rates, or one outside (0, 1).
     """
 
+    inspects: ClassVar[bool] = True
     origins: ClassVar[dict[str, str]] = {"rates": "release", "passes": "paper: k = 3", "shift": "release"}
     quick: ClassVar[dict[str, Any]] = {"passes": 1}
     needs: ClassVar[Needs] = Needs(clean="images", train=True)

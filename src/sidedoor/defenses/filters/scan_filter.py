@@ -47,6 +47,7 @@ class SCAn(GuidedFilter):
         ridge: added to the noise's covariance, as a share of its mean variance.
     """
 
+    inspects: ClassVar[bool] = True
     origins: ClassVar[dict[str, str]] = {
         "steps": "release: as in the ports", "tolerance": "release: as in the ports",
         "ridge": "ours: fewer clean samples than features leave directions without variance",

@@ -42,6 +42,7 @@ class SpectralSignatures(DataFilter):
             "uncentred" ones, as in the authors' code.
     """
 
+    inspects: ClassVar[bool] = True
     origins: ClassVar[dict[str, str]] = {"projection": "paper: Algorithm 1, line 7"}
 
     projection: Annotated[Literal["centred", "uncentred"], LATER] = "centred"

@@ -56,6 +56,7 @@ class SPECTRE(DataFilter):
         ConfigError: no numbers of directions, or a `trim` of 1.
     """
 
+    inspects: ClassVar[bool] = True
     origins: ClassVar[dict[str, str]] = {
         "directions": "ours: powers of two within the release's 2 to 100", "alpha": "release",
         "trim": "ours: the paper is told the rate of poison",

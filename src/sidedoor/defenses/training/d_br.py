@@ -56,6 +56,7 @@ class DBR(TrainingDefense):
         NotApplicable: a network without a head.
     """
 
+    inspects: ClassVar[bool] = True
     origins: ClassVar[dict[str, str]] = {
         "epochs": "release", "apart_epochs": "release", "lr": "release", "degrees": "release",
         "draws": "ours: one in the release, which is noisy", "clean": "paper: of all rows together",
