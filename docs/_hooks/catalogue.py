@@ -74,8 +74,10 @@ def section(entry: Entry, shown: Any, measured: dict[str, str]) -> Iterator[str]
         yield from (f"![{SHOWN} {entry.name}](pictures/{entry.name}.png){{ .trigger }}", "")
     own = inspect.cleandoc(said.docstring)
     yield from (escaped(SECTIONS.sub("", own).strip()), "")
-    for label, text in (("Threat model", said.threat_model), ("Paper", linked(said.paper))):
-        yield from (f"*{label}:* {text if label == 'Paper' else escaped(text)}", "") if text else ()
+    facts = {"Threat model": escaped(said.threat_model), "Tags": escaped(", ".join(said.tags)),
+             "Paper": linked(said.paper)}
+    for label, text in facts.items():
+        yield from (f"*{label}:* {text}", "") if text else ()
     if said.parameters:
         yield from parameters(said.parameters, meanings(own))
     if pages := [name for name, text in measured.items() if re.search(rf"`{entry.name}`|\| {entry.name} [(|]", text)]:
