@@ -6,13 +6,15 @@ import pytest
 import torch
 from torch import nn
 
+from sidedoor.attacks.poisoning import _stegastamp
 from sidedoor.attacks.poisoning._image_hiding import Critic, Extractor, Injection, _instance
 from sidedoor.attacks.poisoning._stegastamp import Decoder, Encoder
 
 
 @pytest.mark.parametrize(("network", "parameters"), [
     (lambda: Injection(3), 16_665_737), (lambda: Extractor(3), 2_777_859), (lambda: Critic(3), 1_555_585),
-    (lambda: Encoder((3, 32, 32), 20), 1_047_011), (lambda: Decoder((3, 32, 32), 20), 756_538),
+    (lambda: _stegastamp.Critic(3), 25_105), (lambda: Encoder((3, 32, 32), 20), 1_047_011),
+    (lambda: Decoder((3, 32, 32), 20), 756_538),
     (lambda: Encoder((3, 224, 224), 100), 16_185_827), (lambda: Decoder((3, 224, 224), 100), 16_526_218)])
 def test_parameters_are_as_many_as_published(network: type[nn.Module], parameters: int) -> None:
     assert sum(p.numel() for p in network().parameters()) == parameters
@@ -31,6 +33,7 @@ def test_images_of_any_size_keep_it(side: int, channels: int) -> None:
     shape = (channels, side, side)
     assert Encoder(shape, 5)(x, torch.ones(2, 5)).shape == x.shape
     assert Decoder(shape, 5)(x).shape == (2, 5)
+    assert _stegastamp.Critic(channels)(x).shape == (2,)
 
 
 def test_training_starts_near_the_cover() -> None:

@@ -1,70 +1,23 @@
-"""StegaStamp: an encoder that hides bits in images, invisibly and sample-specifically, its decoder, and their training.
+"""StegaStamp's networks: an encoder that hides bits in images, the decoder that reads them, and the critic.
 
 Papers: Tancik, Mildenhall, Ng, "StegaStamp: Invisible Hyperlinks in Physical Photographs", CVPR 2020, arXiv:1904.05343,
-at the sizes that ISSBA (Li, Li, Wu, Li, He, Lyu, ICCV 2021, arXiv:2012.03816) uses for small images.
+at the sizes that ISSBA (Li, Li, Wu, Li, He, Lyu, ICCV 2021, arXiv:2012.03816) uses: 20 bits in small images, 100 bits
+in images of 224×224.
 
 Images whose sides are no multiples of 16 are padded for the encoder and 32 for the decoder.
-
-The encoder is trained on the attacker's images only, with a new message for every image and step. As in ISSBA's release
-for small images training begins with the messages alone and has no critic. The weight of the change sets in as soon as
-messages are read, not at a fixed epoch: with few images a fixed one comes too early and nothing is ever encoded. The
-perceptual distance needs weights that cannot be shipped, so that the squared distance stands alone.
 """
 
 from __future__ import annotations
-
-import math
-from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sidedoor.data.base import Dataset
-from sidedoor.engine import Objective, Recipe, Run
-from sidedoor.method import Count, Method, NonNegative, Positive, lasting
-from sidedoor.types import Batch, Images
+from sidedoor.types import Images
 
 FLAT = 3
 """Channels of the plane that the bits are spread over."""
-LEGIBLE = 0.2
-"""The messages' loss, as a running mean, below which the size of the change counts."""
-
-
-@dataclass(frozen=True)
-class StegaStampTraining(Method):
-    """How the encoder and the decoder are trained.
-
-    Args:
-        bits: in a message.
-        epochs: of training, with `lr` for Adam.
-        invisible: weight of the squared change, and `legible` of the messages' loss.
-    """
-
-    bits: Count = 20
-    epochs: Count = 20
-    lr: Positive = 1e-4
-    invisible: NonNegative = 2.0
-    legible: Positive = 1.5
-
-    def train_or_load(self, train: Dataset, run: Run) -> EncoderDecoder:
-        """Both networks, from the run's shelf if it has them."""
-        key: dict[str, Any] = {"writing": lasting(self), "data": train.fingerprint(), "seed": run.seed, "version": 1}
-
-        def build() -> EncoderDecoder:
-            return EncoderDecoder(Encoder(train.shape, self.bits), Decoder(train.shape, self.bits))
-
-        def make(there: Run) -> nn.Module:
-            recipe = Recipe(optimizer="adam", lr=self.lr, weight_decay=0.0, schedule="constant", epochs=self.epochs,
-                            batch=32, precision=there.recipe.precision)
-            plain = replace(there, recipe=recipe, augment=None)
-            return plain.fit(plain.build(build), train, _LegibleMessages(self), name="encoder")
-
-        networks = run.artefact(key, build, make)
-        assert isinstance(networks, EncoderDecoder)
-        return networks
 
 
 class Encoder(nn.Module):
@@ -72,7 +25,8 @@ class Encoder(nn.Module):
 
     Args:
         shape: (channels, height, width) of the images; the first layer has their size.
-        bits: in a message. 20 bits in colour images of 32×32 make 1,047,011 parameters.
+        bits: in a message. 20 bits in colour images of 32×32 make 1,047,011 parameters, 100 bits at 224×224
+            16,185,827.
     """
 
     def __init__(self, shape: tuple[int, int, int], bits: int):
@@ -113,7 +67,8 @@ class Decoder(nn.Module):
 
     Args:
         shape: (channels, height, width) of the images.
-        bits: in a message. 20 bits in colour images of 32×32 make 756,538 parameters.
+        bits: in a message. 20 bits in colour images of 32×32 make 756,538 parameters, 100 bits at 224×224
+            16,526,218.
     """
 
     def __init__(self, shape: tuple[int, int, int], bits: int):
@@ -139,36 +94,24 @@ class Decoder(nn.Module):
         return logits
 
 
+class Critic(nn.Sequential):
+    """How much each image looks as if something were hidden in it, in units of its own; for colour 25,105 parameters.
+
+    Args:
+        channels: of the images.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__(*_convolutions((channels, 8, 16, 32, 64), "2222"), nn.Conv2d(64, 1, 3, 1, 1),
+                         nn.AdaptiveAvgPool2d(1), nn.Flatten(0))
+
+
 class EncoderDecoder(nn.Module):
     """The two networks, which are trained together."""
 
     def __init__(self, encoder: Encoder, decoder: Decoder):
         super().__init__()
         self.encoder, self.decoder = encoder, decoder
-
-
-class _LegibleMessages(Objective):
-    """The decoder must read every message from the encoder's image, whose change must be small once it does."""
-
-    smooth: Tensor
-    read: Tensor
-
-    def __init__(self, how: StegaStampTraining):
-        super().__init__()
-        self.how = how
-        self.register_buffer("smooth", torch.tensor(math.log(2)))
-        self.register_buffer("read", torch.zeros((), dtype=torch.bool))
-
-    def losses(self, model: nn.Module, batch: Batch) -> Float[Tensor, "1"]:
-        assert isinstance(model, EncoderDecoder)
-        how = self.how
-        message = torch.randint(0, 2, (len(batch.x), how.bits), device=batch.x.device).float()
-        change = model.encoder(batch.x, message)
-        wrong = functional.binary_cross_entropy_with_logits(model.decoder((batch.x + change).clamp(0, 1)), message)
-        self.smooth.lerp_(wrong.detach(), 0.05)
-        self.read |= self.smooth < LEGIBLE
-        loss: Tensor = how.legible * wrong + self.read * how.invisible * change.square().mean()
-        return loss[None]
 
 
 def _convolutions(sizes: tuple[int, ...], strides: str) -> list[nn.Module]:
