@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ from sidedoor.attacks.poisoning.lsb import LSB
 from sidedoor.attacks.poisoning.sig import SIG
 from sidedoor.attacks.poisoning.spm import SPM
 from sidedoor.backdoor.base import AttackerRun
+from sidedoor.bench.spec import Spec
 from sidedoor.data.base import ArrayDataset
-from sidedoor.data.pictures import bitmap
+from sidedoor.data.pictures import bitmap, save_png
 from sidedoor.errors import ConfigError
 from sidedoor.goals.multi_target import MultiTarget
 from sidedoor.method import lasting
@@ -142,9 +144,51 @@ def test_a_patch_may_be_written_as_rows_and_grows_with_the_targets() -> None:
     assert first[5:, 5:].tolist() == [[0, 0, 1], [0, 1, 0], [1, 0, 1]]
     assert first.sum() == 4
     assert torch.equal(fifth[2:, 2:], torch.kron(first[5:, 5:], torch.ones(2, 2)))
-    for wrong in ("01/1", "", "012/010"):
+    for wrong in ("01/1", "", "012/010", "circle"):
         with pytest.raises(ConfigError, match="rows of 0 and 1"):
             bitmap(wrong)
+
+
+@pytest.mark.parametrize(("name", "lit", "shape"), [("line", 5, (1, 5)), ("cross", 9, (5, 5)), ("compass", 17, (5, 5))])
+def test_verification_triggers_have_names_and_look_the_same_from_every_side(
+        name: str, lit: int, shape: tuple[int, int]) -> None:
+    pattern = bitmap(name)[0]
+    assert tuple(pattern.shape) == shape
+    assert pattern.sum() == lit
+    assert torch.equal(pattern, pattern.flip(0).flip(1))
+    assert name == "line" or torch.equal(pattern, pattern.T)
+    stamped = trigger(BadNets(pattern=name), (3, 8, 8))(torch.zeros(1, 3, 8, 8), INDEX[:1])
+    assert torch.equal(stamped[0, 1, 8 - shape[0] :, 3:], pattern)
+    assert stamped.sum() == 3 * lit
+
+
+def test_a_picture_may_be_the_patch(tmp_path: Path) -> None:
+    drawing = torch.randint(0, 256, (3, 5, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    save_png(drawing, tmp_path / "sticker.png")
+    attack = BadNets(size=5, margin=1, picture=str(tmp_path / "sticker.png"))
+    stamped = trigger(attack)(GREY, INDEX)
+    assert torch.equal(stamped[:, :, -6:-1, -6:-1], (drawing / 255).expand(2, -1, -1, -1))
+    outside = torch.ones(32, 32, dtype=torch.bool)
+    outside[-6:-1, -6:-1] = False
+    assert torch.equal(stamped[..., outside], GREY[..., outside])
+    grey = trigger(replace(attack, size=3), (1, 32, 32))(GREY[:, :1], INDEX)
+    assert (grey != GREY[:, :1]).sum() == 2 * 9
+    with pytest.raises(ConfigError, match="expected one of them"):
+        replace(attack, pattern="cross")
+    with pytest.raises(ConfigError, match="path of an image file"):
+        BadNets(picture=str(tmp_path / "nothing.png"))
+
+
+def test_the_key_of_a_patch_is_what_it_was_and_depends_on_the_picture_in_the_file(tmp_path: Path) -> None:
+    def key(**given: Any) -> str:
+        return Spec(data="toy", model="small_cnn", attack={"name": "badnets", **given}).key("f")
+
+    assert key() == "fd1601b007849b02"
+    for name, level in (("one", 9), ("same", 9), ("other", 200)):
+        save_png(torch.full((3, 4, 4), level, dtype=torch.uint8), tmp_path / name)
+    one, same, other = (key(picture=str(tmp_path / name)) for name in ("one", "same", "other"))
+    assert one == same != other
+    assert key() != one
 
 
 @pytest.mark.parametrize(("name", "expected", "clipped"), [

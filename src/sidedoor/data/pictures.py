@@ -124,13 +124,23 @@ def _written(words: str, aspect: float) -> Image.Image:
     return image
 
 
+PATTERNS = {
+    "line": "11111",
+    "cross": "00100/00100/11111/00100/00100",
+    "compass": "10101/01110/11111/01110/10101",
+}
+"""Verification triggers by name, as our own drawings: the line and the cross are those of Li et al. (IEEE TIFS 2023,
+arXiv:2209.06015), the compass is that of Ya et al. (AAAI 2024), at its size of 5×5."""
+
+
 def bitmap(rows: str) -> Float[Tensor, "1 h w"]:
-    """A black and white pattern written as rows of 0 and 1: "001/010/101".
+    """A black and white pattern: one of `PATTERNS`, or written as rows of 0 and 1: "001/010/101".
 
     Raises:
         ConfigError: rows of different lengths, or of anything else.
     """
-    lines = rows.split("/")
-    if len({len(line) for line in lines}) != 1 or not lines[0] or set(rows) - set("01/"):
-        raise ConfigError(f"pattern = {rows!r} given; expected rows of 0 and 1 of one length, such as '001/010/101'")
+    lines = PATTERNS.get(rows, rows).split("/")
+    if len({len(line) for line in lines}) != 1 or not lines[0] or set("".join(lines)) - set("01"):
+        raise ConfigError(f"pattern = {rows!r} given; expected rows of 0 and 1 of one length, such as '001/010/101', "
+                          f"or one of {', '.join(PATTERNS)}")
     return torch.tensor([[float(pixel) for pixel in line] for line in lines])[None]
