@@ -28,9 +28,11 @@ class Trigger(nn.Module, ABC):
 
     Attributes:
         elementwise: values are computed one by one, so that a batch gives the same bits as its parts.
+        networked: stamping an image takes a network of the attacker.
     """
 
     elementwise: ClassVar[bool] = False
+    networked: ClassVar[bool] = False
 
     @abstractmethod
     def forward(self, x: Images, index: Index) -> Images:

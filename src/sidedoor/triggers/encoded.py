@@ -5,6 +5,8 @@ Paper: Li, Li, Wu, Li, He, Lyu, "Invisible Backdoor Attack with Sample-Specific 
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -21,6 +23,7 @@ class Encoded(Trigger):
         message: (bits,), zeros and ones.
     """
 
+    networked: ClassVar[bool] = True
     message: Tensor
 
     def __init__(self, network: nn.Module, message: Float[Tensor, "bits"]):

@@ -5,6 +5,8 @@ Paper: Doan, Lao, Zhao, Li, "LIRA: Learnable, Imperceptible and Robust Backdoor 
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from sidedoor.triggers.base import Trigger
 from sidedoor.triggers.generated import Painter
 from sidedoor.types import Images, Index
@@ -20,6 +22,8 @@ class Faint(Trigger):
         epsilon: ε, in units of the images' values.
         width: channels of the network's first layer.
     """
+
+    networked: ClassVar[bool] = True
 
     def __init__(self, channels: int, epsilon: float = 0.01, width: int = 32):
         super().__init__()

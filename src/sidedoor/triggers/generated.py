@@ -5,6 +5,8 @@ Paper: Nguyen, Tran, "Input-Aware Dynamic Backdoor Attack", NeurIPS 2020, arXiv:
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -24,6 +26,8 @@ class Generated(Trigger):
         channels: of the images, which may have any size from 8 × 8.
         width: channels of the networks' first layer.
     """
+
+    networked: ClassVar[bool] = True
 
     def __init__(self, channels: int, width: int = 32):
         super().__init__()

@@ -7,7 +7,7 @@ Paper: Zhang, Chen, Huang, Liao, Zhang, Feng, Hua, Yu, "Poison Ink: Robust and I
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -117,6 +117,7 @@ class Ink(Trigger):
         ConfigError: images of other channels than the ink.
     """
 
+    networked: ClassVar[bool] = True
     ink: Tensor
 
     def __init__(self, network: nn.Module, ink: Float[Tensor, "c"], pen: Pen = Pen(), strength: float = 1.0):
