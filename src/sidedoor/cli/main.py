@@ -22,8 +22,10 @@ from sidedoor.cli import (
     init,
     leaderboard,
     physical,
+    plan,
     rank,
     repair,
+    risk,
     run,
     scan,
     stego,
@@ -74,12 +76,14 @@ app.command()(with_habits(repair.repair))
 app.command("filter")(with_habits(filtering.filter_))
 app.command()(with_habits(watermark.watermark))
 app.command()(with_habits(verify.verify))
-for _command in (listing.show, listing.schema, init.init, run.run, run.sweep, run.report, run.poison, export.export):
+for _command in (listing.show, listing.schema, init.init, run.run, run.sweep, plan.plan, run.report, run.poison,
+                 export.export):
     app.command()(with_habits(_command))
 app.command("map")(with_habits(mapping.map_))
 app.command()(with_habits(explain.explain))
 app.command()(with_habits(track.track))
 app.command()(with_habits(rank.rank))
+app.command()(with_habits(risk.risk))
 app.add_typer(leaderboard.app, name="leaderboard")
 app.add_typer(stego.app, name="stego")
 app.add_typer(study.app, name="study")
