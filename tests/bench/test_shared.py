@@ -83,7 +83,8 @@ def test_tasks_that_train_networks_share_them(tiny: Callable[..., Spec]) -> None
 
 
 def test_what_a_cell_has_made_is_marked_and_known_in_its_plan(tiny: Callable[..., Spec], tmp_path: Path) -> None:
-    store, spec = Store(tmp_path), tiny(attack=INK, defense="spectral_signatures")
+    store = Store(tmp_path)
+    spec = tiny(attack=INK, defense="spectral_signatures", data={"name": "toy", "train": 100, "test": 40})
     (cell,) = planned([spec], CPU)
     assert len(cell.shares) == 2
     assert cell.shares == of_cell(spec, load_data(spec, CPU)[1], cell.model)

@@ -69,11 +69,16 @@ class Processes(Executor):
 
 
 def _child(spec: Spec, key: str, store: Store, machine: Machine) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):  # the parent decides
-        signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    obey()
     torch.set_num_threads(THREADS)
     attempt(spec, store, machine, key)
+
+
+def obey() -> None:
+    """Leave it to the parent process when this one ends, and end with it."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
 
 
 def _die_with_parent() -> None:

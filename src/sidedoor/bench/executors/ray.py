@@ -17,6 +17,7 @@ from typing import Any
 
 from sidedoor.bench.executors.base import THREADS, Cell, Ended, Executor
 from sidedoor.bench.executors.errand import Errand
+from sidedoor.bench.executors.ray_worker import run
 from sidedoor.bench.machine import Machine
 from sidedoor.bench.store import Store
 from sidedoor.errors import CannotComplete, ConfigError
@@ -97,8 +98,7 @@ class Ray(Executor):
     def __post_init__(self) -> None:
         if not (self.gpus == 0 or self.gpus >= 1 or 1 / self.gpus == round(1 / self.gpus) <= 8):
             raise ConfigError(f"{self.gpus:g} of a GPU a cell given; expected 0, a whole number, or 1/2 to 1/8")
-        # A process of its own for each cell, whose peak of memory is then its own, too.
-        self.task = self.ray.remote(max_retries=0, retry_exceptions=False, max_calls=1)(run)
+        self.task = self.ray.remote(max_retries=0, retry_exceptions=False)(run)
 
     @property
     def workers(self) -> int:  # type: ignore[override]  # nodes come and go
@@ -148,52 +148,45 @@ class Ray(Executor):
         """What has become of a cell; None if it was submitted again."""
         errors = self.ray.exceptions
         try:
-            refused = self.ray.get(reference)
+            said = self.ray.get(reference)
         except errors.OutOfMemoryError as error:
             if task.doubled:
                 return Ended(task.cell, f"the node's memory did not suffice: {_first(error)}", task.lost)
-            self._again(task, error, memory=2 * (task.memory or self._largest() / 2), doubled=True)
+            self._again(task, _first(error), memory=2 * (task.memory or self._largest() / 2), doubled=True)
             return None
         except tuple(getattr(errors, name) for name in LOST) as error:
-            if task.lost == AGAIN:
-                return Ended(task.cell, f"its worker or node died {task.lost + 1} times: {_first(error)}", task.lost)
-            self._again(task, error, lost=task.lost + 1)
-            return None
+            return self._lost(task, _first(error))
         except errors.RayError as error:  # what the cell itself raised is in its record
             return Ended(task.cell, f"Ray could not run it: {_first(error)}", task.lost)
-        return self._refused(task, refused) if refused else Ended(task.cell, None, task.lost)
+        if "refused" in said:
+            self._refused(task, said["node"], said["refused"])
+            return None
+        return self._lost(task, said["died"]) if "died" in said else Ended(task.cell, None, task.lost)
 
-    def _again(self, task: _Task, error: Exception, **changes: Any) -> None:
-        log.warning("%s is submitted again: %s", task.cell, _first(error))
+    def _lost(self, task: _Task, why: str) -> Ended | None:
+        """Submit a cell again whose process, worker or node has died, unless that has happened too often."""
+        if task.lost == AGAIN:
+            return Ended(task.cell, f"what ran it died {AGAIN + 1} times: {why}", task.lost)
+        self._again(task, why, lost=task.lost + 1)
+        return None
+
+    def _again(self, task: _Task, why: str, **changes: Any) -> None:
+        log.warning("%s is submitted again: %s", task.cell, why)
         self._submit(replace(task, **changes))
 
-    def _refused(self, task: _Task, refused: tuple[str, str]) -> Ended | None:
-        """Give the cell to a node that has not refused any, if there is one."""
-        node, reason = refused
+    def _refused(self, task: _Task, node: str, reason: str) -> None:
+        """Give the cell to a node that has not refused any.
+
+        Raises:
+            CannotComplete: all have.
+        """
         log.warning("the node %s gets no more cells: %s", node, reason)
         self.drained[node] = reason
         if all(each["NodeID"] in self.drained for each in self._alive()):
             raise CannotComplete(f"no node can run the cells: {reason}")
         self._submit(task)
-        return None
 
 
 def _first(error: Exception) -> str:
     """The first line of an error of Ray, which has many; its kind, if it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def run(errand: dict[str, Any], gpus: float) -> tuple[str, str] | None:
-    """Run a cell on a node; if the node cannot, its name and why."""
-    import ray
-    import torch
-
-    given = Errand.from_json(errand)
-    try:
-        given.check()
-    except CannotComplete as error:
-        return ray.get_runtime_context().get_node_id(), str(error)
-    if 0 < gpus < 1 and torch.cuda.is_available():  # Ray only counts shares
-        torch.cuda.set_per_process_memory_fraction(gpus)
-    given.run()
-    return None
