@@ -35,20 +35,30 @@ class Networks:
         assert isinstance(attack, PoisonInk)
         return Networks(load(spec, study.store, Machine(root, device="cpu")), attack)
 
-    def rows(self, index: Tensor) -> dict[str, Tensor]:
-        """Test images, the same with ink, ten times the difference, what was drawn, and what the extractor finds."""
+    def rows(self, index: Tensor, strength: float | None = None, rounded: bool = True) -> dict[str, Tensor]:
+        """Test images, the same with ink, ten times the difference, what was drawn, and what the extractor finds.
+
+        Args:
+            strength: of the change; None for the attack's own.
+            rounded: whether what it finds is found in the 8 bits of a file, or in what the network gives, clipped.
+        """
         pair, pen = self.attack.networks(self.case.train, self.case.run.within("plan")), self.attack.pen()
         ink, test = ink_of_target(self.attack.ink, 0, self.case.test.shape[0]), self.case.test
         batch = test.fetch(index, self.case.run.device)
         with torch.no_grad():
-            stamped = stamp(Ink(pair.injection, ink, pen, self.attack.strength), batch.x, batch.index, test.space)
+            trigger = Ink(pair.injection, ink, pen, self.attack.strength if strength is None else strength)
+            space = test.space if rounded else test.space._replace(levels=None)
+            stamped = stamp(trigger, batch.x, batch.index, space)
             return {"image": batch.x, "with ink": stamped, "10 × difference": 0.5 + 10 * (stamped - batch.x),
                     "pattern": draw(pen.lines(batch.x), ink[None]), "extracted": pair.extractor(stamped),
                     "from the image": pair.extractor(batch.x)}
 
-    def read_back(self) -> float:
-        """Share of the test images with edges from which the extractor reads the message that the ink stands for."""
-        rows = self.rows(torch.arange(len(self.case.test)))
+    def read_back(self, strength: float | None = None, rounded: bool = True) -> float:
+        """Share of the test images with edges from which the extractor reads the message that the ink stands for.
+
+        The arguments are those of `rows`.
+        """
+        rows = self.rows(torch.arange(len(self.case.test)), strength, rounded)
         lines = self.attack.pen().lines(rows["image"])
         some = lines.flatten(1).any(1)
         right = message_in(rows["extracted"], lines) == message_in(rows["pattern"], lines)

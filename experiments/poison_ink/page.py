@@ -10,6 +10,7 @@ The paper is arXiv:2108.02488; its figures are those of CIFAR-10.
 from __future__ import annotations
 
 import argparse
+import statistics
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,18 @@ from experiments.pages import Lines, Study, Value, assembled, drop, grouped, mea
 from experiments.poison_ink.figures import Networks, hidden
 from sidedoor import registry
 from sidedoor.bench.record import Record
+from sidedoor.report.critical import file_of
+from sidedoor.report.radar import radar
 
+Fold = Callable[[list[float]], float]
 FIGURE = "What is hidden, and found again (Figure 6)"
+STRENGTHS = (0.5, 1.0, 2.0, 3.0, 4.0)
+"""Of the change, for the figures of the extractor."""
 TRANSFORMS = ("none", "flip", "shrink_pad", "rotation", "crop_resize")
+AXES = ("None", "Flip", "Shrink and pad", "Rotation", "Crop and resize")
+"""The same in words."""
+PLAIN_TITLE = "The same behind transformations (Table IX)"
+ENHANCED_TITLE = "The same with enhanced training (Table VII)"
 INVISIBLE = {"badnets": (25.68, 0.9833), "blended": (21.29, 0.8810), "sig": (25.12, 0.8250), "refool": (19.38, 0.8243),
              "spm": (38.94, 0.9884), "lsb": (51.13, 0.9991), "poison_ink": (42.95, 0.9961), "wanet": (32.15, 0.9822),
              "ftrojan": (41.10, 0.9915), "advdoor": (22.97, 0.9101)}
@@ -132,28 +142,52 @@ def compared(records: Sequence[Record], key: Callable[[Record], str]) -> Lines:
                   "Paper: PSNR", "SSIM"], rows)
 
 
-def _average(records: Iterable[Record], value: Value) -> dict[int, float]:
-    """The mean over all transformations, by seed; only of seeds that have them all."""
+def over_transforms(records: Iterable[Record], value: Value, fold: Fold = statistics.fmean) -> dict[int, float]:
+    """The mean, or another figure such as the least, over all transformations, by seed; of seeds that have them all."""
     seeds = grouped(records, lambda r: str(r.spec["seed"]))
     found = {int(seed): [v for r in group if (v := value(r)) is not None] for seed, group in seeds.items()}
-    return {seed: sum(values) / len(values) for seed, values in found.items() if len(values) == len(TRANSFORMS)}
+    return {seed: fold(values) for seed, values in found.items() if len(values) == len(TRANSFORMS)}
 
 
 def transformed(records: Sequence[Record], paper: dict[str, tuple[float, ...]]) -> Lines:
-    """ASR behind each transformation, their mean, and how far Poison Ink's mean is above it, seed by seed."""
+    """ASR behind each transformation, the worst case, the mean, and how far Poison Ink's is above it, seed by seed."""
     groups = grouped(records, variant)
-    averages = {name: _average(group, ASR) for name, group in groups.items()}
+    averages = {name: over_transforms(group, ASR) for name, group in groups.items()}
     ink = averages.get("poison_ink", {})
     rows = []
     for name, group in groups.items():
-        cells, mine, right = grouped(group, defense), averages[name], _average(group, C_ACC)
+        cells, mine, right = grouped(group, defense), averages[name], over_transforms(group, C_ACC)
+        worst = over_transforms(group, ASR, min)
         ahead = {seed: ink[seed] - mine[seed] for seed in mine if seed in ink and name != "poison_ink"}
         theirs = paper.get(name, ())
         rows.append([name, *(mean(cells.get(t, []), ASR, 1) for t in TRANSFORMS),
-                     *(mean(cells.get("none", []), _of_seed(values), 1) for values in (mine, ahead, right)),
-                     *([f"{theirs[2]:g}", f"{theirs[-1]:g}"] if theirs else ["", ""])])
-    return table(["ASR %", "None", "Flip", "Shrink and pad", "Rotation", "Crop and resize", "Mean", "Poison Ink − it",
-                  "C-Acc %, mean", "Paper: shrink and pad", "Mean"], rows)
+                     *(mean(cells.get("none", []), _of_seed(values), 1) for values in (worst, mine, ahead, right)),
+                     *([f"{min(theirs[:-1]):g}", f"{theirs[-1]:g}"] if theirs else ["", ""])])
+    return table(["ASR %", *AXES, "Worst", "Mean", "Poison Ink: mean − it", "C-Acc %, mean", "Paper: worst", "Mean"],
+                 rows)
+
+
+def drawn(study: Study, out: Path, titles: dict[str, str]) -> dict[str, Lines]:
+    """Radar charts of the attack success behind transformations (Figures 3 and 4), written beside a page.
+
+    Args:
+        titles: of sections, by the specification that they are of.
+    """
+    found = {}
+    for name, title in titles.items():
+        cells = {attack: grouped(group, defense) for attack, group in grouped(study.of(name), variant).items()}
+        values = {attack: [_centre(behind.get(each, [])) for each in TRANSFORMS] for attack, behind in cells.items()}
+        if values:
+            file = out.with_suffix("") / f"{name}_radar.svg"
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(file_of(radar(AXES, values, 100)), encoding="utf-8")
+            found[title] = [f"![ASR % behind transformations, means over seeds]({file.parent.name}/{file.name})", ""]
+    return found
+
+
+def _centre(records: Sequence[Record]) -> float | None:
+    values = [value for record in records if (value := ASR(record)) is not None]
+    return statistics.fmean(values) if values else None
 
 
 def _of_seed(values: dict[int, float]) -> Value:
@@ -175,19 +209,27 @@ def networks(records: Sequence[Record]) -> Lines:
     return table(["Network", "Success (seeds)", "Clean model's C-Acc %", "C-Acc %", "ASR %"], rows)
 
 
-def page(study: Study, drawing: Lines, before: dict[str, Lines]) -> str:
+def messages(networks: Networks) -> Lines:
+    """How often messages are read, by strength, from what the network gives and from what a file keeps of it."""
+    rows = [[f"{strength:g}", *(f"{100 * networks.read_back(strength, rounded):.1f}" for rounded in (False, True))]
+            for strength in STRENGTHS]
+    return table(["Strength", "Read %, before rounding", "Read %, rounded to 8 bits"], rows)
+
+
+def page(study: Study, drawing: Lines, radars: dict[str, Lines], before: dict[str, Lines]) -> str:
     """The whole page.
 
     Args:
         drawing: the section with the figure, if there is one.
+        radars: lines that show charts, by the title of their section.
         before: sections of the page as it is, for those that the store has no records of.
     """
     parts: list[tuple[str, str, Lines]] = [
         ("Poison Ink and its faintest rivals", "headline", compared(study.of("headline"), variant)),
-        ("The same behind transformations (Table IX)", "headline", transformed(study.of("headline"), PLAIN)),
+        (PLAIN_TITLE, "headline", transformed(study.of("headline"), PLAIN)),
         ("Design (section V-I)", "ablations", compared(study.of("ablations"), variant)),
         ("Design, behind transformations", "ablations", transformed(study.of("ablations"), {})),
-        ("The same with enhanced training (Table VII)", "table7", transformed(study.of("table7"), ENHANCED)),
+        (ENHANCED_TITLE, "table7", transformed(study.of("table7"), ENHANCED)),
         ("Other networks (Table X)", "table10", networks(study.of("table10"))),
         ("Adaptive pre-processing (Tables XII and XIII)", "table12", defended(study.of("table12"))),
         ("Few poisoned samples (Table XIV)", "table14", compared(study.of("table14"), with_rate)),
@@ -208,7 +250,7 @@ def page(study: Study, drawing: Lines, before: dict[str, Lines]) -> str:
     ]
     introduction = notes(study).get("introduction", [])
     lines = ["# Poison Ink and what it is compared with: measured figures", "", *introduction, *drawing,
-             *assembled(study, [(title, name, title, body) for title, name, body in parts], before, {})]
+             *assembled(study, [(title, name, title, body) for title, name, body in parts], before, radars)]
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
@@ -226,10 +268,11 @@ def main() -> None:
         networks, file = Networks.of(study, "headline", options.data_root), options.out.with_suffix("") / "hidden.svg"
         hidden(networks, file)
         drawing = [f"## {FIGURE}", "", f"![{FIGURE}]({file.parent.name}/{file.name})", "",
-                   "The extractor reads the message that the ink's colour stands for, one of 125, from "
-                   f"{100 * networks.read_back():.1f} % of the test images that have edges.", ""]
+                   "How often the extractor reads the message that the ink's colour stands for, one of 125, from test "
+                   "images that have edges, by the strength of the change:", "", *messages(networks)]
     study.keep(kept)
-    options.out.write_text(page(study, drawing, before), encoding="utf-8")
+    radars = drawn(study, options.out, {"headline": PLAIN_TITLE, "table7": ENHANCED_TITLE})
+    options.out.write_text(page(study, drawing, radars, before), encoding="utf-8")
 
 
 if __name__ == "__main__":

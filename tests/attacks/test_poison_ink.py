@@ -19,6 +19,7 @@ from sidedoor.data.base import ArrayDataset, Dataset
 from sidedoor.engine import Recipe
 from sidedoor.errors import ConfigError
 from sidedoor.goals.multi_target import MultiTarget
+from sidedoor.image import edges
 from sidedoor.image.geometry import warped
 from sidedoor.metrics import image_quality
 from sidedoor.tasks.classification import Classification
@@ -68,6 +69,17 @@ def test_a_pen_of_a_density_draws_in_the_dark() -> None:
     assert Pen(density=0.25).lines(x).any()
     with pytest.raises(ConfigError, match=r"density = 0\.3 given with operator = \"canny\""):
         Pen("canny", density=0.3)
+
+
+def test_the_edges_of_canny_are_hidden_where_they_are_asked_for() -> None:
+    data = shapes(16)
+    attack = PoisonInk(operator="canny", size="tiny", epochs=1)
+    trigger = attack.plan(data, Classification(4), nn.Identity, AttackerRun.local(device="cpu")).doors[0].trigger
+    assert isinstance(trigger, Ink)
+    x = data.fetch(torch.arange(4)).x
+    lines = trigger.pen.lines(x)
+    assert torch.equal(lines, edges.mask(x, "canny", 1.0))
+    assert 0 < lines.sum() < Pen().lines(x).sum()
 
 
 def test_strength_is_of_the_change_and_one_is_the_network_itself() -> None:

@@ -89,7 +89,7 @@ def drawn(panels: Sequence[Panel], height: float) -> Markup:
     Args:
         height: in units of `WIDTH`, the legend's rows aside.
     """
-    entries, rows = _legend([mark for panel in panels for mark in panel.marks if mark.label])
+    entries, rows = legend([mark for panel in panels for mark in panel.marks if mark.label])
     top, width = _TOP + rows * _ROW, WIDTH / len(panels)
     body = "".join(_panel(panel, n * width, top, width, height) for n, panel in enumerate(panels))
     tall = top + height
@@ -226,7 +226,7 @@ def _slant(panel: Panel) -> float:
     return 0.7 * max(map(_length, panel.names)) if crowded else 0.0
 
 
-def _legend(marks: Sequence[Mark]) -> tuple[str, int]:
+def legend(marks: Sequence[Mark]) -> tuple[str, int]:
     """Entries side by side, as many in a row as fit; how many rows."""
     found, at, row = [], 4.0, 0
     for mark in marks:
