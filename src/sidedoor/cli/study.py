@@ -12,6 +12,7 @@ from sidedoor.cli._options import (
     Device,
     Download,
     Out,
+    Results,
     Root,
     Settings,
     SpecFile,
@@ -23,7 +24,7 @@ from sidedoor.cli._options import (
     say,
     with_habits,
 )
-from sidedoor.errors import CannotComplete
+from sidedoor.errors import CannotComplete, ConfigError
 
 app = typer.Typer(help="Ask people which of two images is the original, and compute the fooling rate.",
                   no_args_is_help=True)
@@ -61,6 +62,32 @@ def serve(folder: PairFolder, answers: Answers = Path("answers.jsonl"),
     with server(Study(questions(folder), answers, seed), host, port) as running:
         say(f"http://{running.server_address[0]!s}:{running.server_address[1]}/")
         running.serve_forever()
+
+
+@app.command()
+@with_habits
+def proxy(directory: Results,
+          keys: Annotated[list[str], typer.Option("--key", metavar="KEY", help="Of a result with an attack.")],
+          images: Annotated[int, typer.Option(min=20, help="Test images that are taken, at most.")] = 2000,
+          as_json: AsJson = False, root: Root = None, download: Download = False, device: Device = "auto") -> None:
+    """Ask a small network instead of people: a proxy of the fooling rate, and no substitute.
+
+    It learns to tell stamped from original images on half of the test images and is judged on the other half.
+    """
+    from sidedoor.apps.fooling_proxy import fooling_proxy
+
+    if not directory.is_dir():
+        raise ConfigError(f"no folder {directory}; expected one of results")
+    store, here = open_store(directory), machine(root, download, device)
+    found = [fooling_proxy(store, key, images, here) for key in dict.fromkeys(keys)]
+    if as_json:
+        emit([each.to_json() for each in found])
+        return
+    for each in found:
+        rate, low, high, error = (f"{100 * share:.1f}" for share in (
+            each.fooling_proxy, each.low, each.high, each.balanced_error))
+        say(f"{each.attack}: proxy of the fooling rate {rate} % (95 % interval {low} to {high}), balanced error "
+            f"{error} %, {each.judged} pairs judged by a network, not by people")
 
 
 @app.command()
