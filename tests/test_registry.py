@@ -161,7 +161,7 @@ def test_keys_outlive_a_new_name() -> None:
 def test_a_reference_in_full_names_every_parameter() -> None:
     full = registry.reference("attack", "badnets")
     goal = {"name": "all_to_one", "target_class": 0}
-    assert full == {"name": "badnets", "goal": goal, "rate": 0.1, "size": 3, "margin": 0, "pattern": ""}
+    assert full == {"name": "badnets", "goal": goal, "rate": 0.1, "size": 3, "margin": 0, "pattern": "", "picture": ""}
     assert registry.reference("attack", full) == full
     assert registry.reference("attack", {"name": "badnets", "rate": 0.1}) == full
     assert json.loads(json.dumps(full)) == full
