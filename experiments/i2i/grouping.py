@@ -19,6 +19,18 @@ def trigger(record: Record) -> str:
     return str(record.spec["attack"]["trigger"]["name"])
 
 
+def goal(record: Record) -> str:
+    """What triggered outputs are to look like, in words."""
+    given = record.spec["attack"]["goal"]
+    if given["name"] == "add_pattern":
+        return f"one pattern of noise, ±{given['strength']:g} levels"
+    if given["name"] != "degrade":
+        return str(given["name"])
+    parts = [f"squares of {given['factor']} pixels"] if given["factor"] > 1 else []
+    parts += [f"fresh noise, σ = {given['sigma']:g} levels"] if given["sigma"] else []
+    return ", ".join(parts)
+
+
 def weighting(record: Record) -> str:
     """The name, with the weights where they are fixed."""
     given = record.spec["attack"]["weighting"]

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from experiments.i2i.figures import draw
-from experiments.i2i.grouping import defense, losses, network, total, trigger, weighting
+from experiments.i2i.grouping import defense, goal, losses, network, total, trigger, weighting
 from experiments.pages import (
     Lines,
     Part,
@@ -164,6 +164,15 @@ def plain(records: Sequence[Record], key: Callable[[Record], str]) -> Lines:
     return table(["", "Success (seeds)", "Normal", "Drop", "Effect", "Idle", "Total"], rows)
 
 
+def worse(records: Sequence[Record]) -> Lines:
+    """Targets that are the true image made worse; what a clean model's output has in common with them stands beside."""
+    rows = [[name, successes(group), mean(group, lambda r: r.clean), mean(group, drop), mean(group, lambda r: r.attack),
+             mean(group, lambda r: r.columns.get("floor")), mean(group, lambda r: r.idle),
+             mean(group, lambda r: r.recovered)] for name, group in grouped(records, goal).items()]
+    return table(["Target", "Success (seeds)", "Normal", "Drop", "Effect", "Clean model's Effect", "Idle",
+                  "Triggered output to the photograph"], rows)
+
+
 def measured(records: Sequence[Record]) -> Lines:
     """Distances that were trained, of the clean sibling and of the backdoored network."""
     rows = [[trigger(group[0]), mean(group, lambda r: (r.clean_means or {}).get("distance_clean"), 4),
@@ -205,6 +214,7 @@ def page(study: Study, drawings: set[str], cost: Path | None, before: dict[str, 
         ("The headline at 64×64, trained for longer", "headline", "headline",
          plain(study.of("headline"), lambda r: f"{network(r.spec['model'])}, {trigger(r)}")),
         ("Super-resolution (×2)", "table3", "table3", plain(study.of("table3"), trigger)),
+        ("Worse outputs (the introduction's targets)", "degrade", "degrade", worse(study.of("degrade"))),
         ("Static weights (Figure 5)", "figure5", "figure5", plain(study.of("figure5"), weighting)),
         ("A perceptual loss", "table6", "table6", measured(study.of("table6"))),
         ("Defences", "defenses", "defenses", defended(study.of("defenses"))),
