@@ -17,6 +17,7 @@ import typer
 
 from sidedoor.cli import (
     doctor,
+    examples,
     explain,
     export,
     init,
@@ -76,8 +77,8 @@ app.command()(with_habits(repair.repair))
 app.command("filter")(with_habits(filtering.filter_))
 app.command()(with_habits(watermark.watermark))
 app.command()(with_habits(verify.verify))
-for _command in (listing.show, listing.schema, init.init, run.run, run.sweep, plan.plan, run.report, run.poison,
-                 export.export):
+for _command in (listing.show, listing.schema, init.init, examples.examples, run.run, run.sweep, plan.plan, run.report,
+                 run.poison, export.export):
     app.command()(with_habits(_command))
 app.command("map")(with_habits(mapping.map_))
 app.command()(with_habits(explain.explain))
