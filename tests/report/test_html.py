@@ -125,7 +125,7 @@ def test_numbers_in_the_tables(html: str) -> None:
     assert page.row("", "fine_pruning", "0")[3:5] == ["90.0 → 88.0[85.0, 93.0]", "80.0 → 5.0[75.0, 85.0]"]
     assert page.row("", "strip", "1")[3:5] == ["90.0", "80.0"]
     assert page.row("", "clean sibling")[3:7] == ["91.0", "3.0", "90.0", "3.0"]
-    assert page.row("", "strip", "0")[7:10] == ["0.875", "25.0", "50.0"]
+    assert page.row("", "strip", "0")[7:13] == ["69.5", "38.9", "", "0.875", "25.0", "50.0"]
     assert page.row("where the attack worked")[1:] == ["0.913", "31.0", "", "62.0", ""]
     assert "flagged, class 0; above all 2 clean" in page.row("", "neural_cleanse", "0")
     told = " ".join(page.texts["p"])
@@ -253,7 +253,7 @@ def test_cells_left_out_are_listed_with_the_reason(html: str) -> None:
 
 def test_records_alone_make_a_page(bare: Store) -> None:
     page = Page(build(bare))
-    assert page.row("", "strip", "0")[7] == "0.875"
+    assert page.row("", "strip", "0")[10] == "0.875"
     assert len(page.texts["svg"]) == 2
     assert "clean models (n = 2)" in page.texts["svg"][1]
     assert not any(link.startswith("data:image") for link in page.links)

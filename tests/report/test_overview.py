@@ -133,7 +133,7 @@ def test_the_matrix_as_a_csv_file() -> None:
     assert first == "setting,attack_name,none,abl,fine_pruning"
     assert badnets.split(",")[:3] + badnets.split(",")[4:] == ["", "badnets", "0.8", ""]
     assert float(badnets.split(",")[3]) == pytest.approx(0.2)
-    assert wanet == ",wanet,0.8,,0.4"
+    assert wanet == ",wanet,0.8,not applicable,0.4"
 
 
 def decoded(link: str) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
 
 Blocks = Sequence[Sequence[float]]
 """Values of seeds, by block."""
@@ -68,8 +67,10 @@ def signed_rank_p(first: Blocks, second: Blocks) -> float:
     differences = np.array([np.mean(a) - np.mean(b) for a, b in zip(first, second, strict=True)])
     if not differences.any():
         return 1.0
+    from scipy.stats import rankdata  # as long to import as half of torch, and tables of results do not need it
+
     moving = differences != 0
-    doubled = np.rint(2 * stats.rankdata(np.abs(differences))).astype(int)[moving]  # halves where ranks are shared
+    doubled = np.rint(2 * rankdata(np.abs(differences))).astype(int)[moving]  # halves where ranks are shared
     ways = np.ones(1)  # the probability of each sum of positive ranks, one difference after another
     for rank in doubled:
         ways = (np.append(ways, np.zeros(rank)) + np.append(np.zeros(rank), ways)) / 2

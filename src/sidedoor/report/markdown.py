@@ -18,6 +18,8 @@ from sidedoor.report.tables import (
     bracketed,
     decimal,
     duration,
+    effect_headings,
+    not_applicable,
     note_on_seeds,
     percent,
 )
@@ -50,7 +52,10 @@ def _reasons(groups: Sequence[Aggregate]) -> list[str]:
 
 def _columns(terms: Terms) -> dict[str, Cell]:
     def four(name: str) -> Cell:
-        return lambda g: _shares(g, name, terms)
+        return lambda g: "n/a" if not_applicable(g) else _shares(g, name, terms)
+
+    def figure(name: str) -> Cell:
+        return lambda g: _figure(g.figures.get(name), terms.written)
 
     def clean_model(name: str) -> Cell:
         return lambda g: _mean([(r.clean_means or {}).get(name) for r in g.done], terms.written)
@@ -66,6 +71,7 @@ def _columns(terms: Terms) -> dict[str, Cell]:
         "Seeds": lambda g: str(len(g.done)),
         "Left out": lambda g: str(len(g.left_out)) if g.left_out else "",
         **{terms.heading(name): four(name) for name in MEANS},
+        **{heading: figure(name) for name, heading in effect_headings(terms).items()},
         "Total": lambda g: _mean([r.columns.get("total") for r in g.done], decimal),
         f"Clean model: {terms.heading('clean')}": clean_model("clean"),
         f"Clean model: {terms.heading('attack')}": clean_model("attack"),

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sidedoor.report.overview import Matrix
-from sidedoor.report.tables import DETECTION, MEANS, Aggregate, Row
+from sidedoor.report.tables import DETECTION, EFFECT, MEANS, Aggregate, Row
 
 LABELS = ("setting", "attack_name", "defence_name")
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -37,19 +37,25 @@ def of_groups(groups: Sequence[Aggregate]) -> str:
 def of_rows(rows: Sequence[Row]) -> str:
     """Every run, with the reason of those that are not done."""
     columns = [name + end for name in MEANS for end in ("", "_before", "_low", "_high")]
-    return uri(["key", *LABELS, "seed", "status", *columns, *DETECTION, "audit", "seconds",
+    return uri(["key", *LABELS, "seed", "status", *columns, *EFFECT, *DETECTION, "audit", "seconds",
                 "reason"],
                [[row.record.key, *_label(row), row.seed, row.status,
                  *(value for name in MEANS for value in _means(row, name)),
-                 *(row.detection[name] for name in DETECTION), row.audit, row.seconds, row.record.error]
+                 *(row.effect[name] for name in EFFECT), *(row.detection[name] for name in DETECTION), row.audit,
+                 row.seconds, row.record.error]
                 for row in rows])
 
 
 def of_matrix(matrix: Matrix) -> str:
-    """The attack number after each defence."""
+    """The attack number after each defence, or why there is none."""
     return uri([*LABELS[:2], *matrix.defenses],
-               [[*_label(group)[:2], *(cell.figures["attack"][0] if cell and "attack" in cell.figures else None
-                                       for cell in cells)] for group, cells in matrix.rows])
+               [[*_label(group)[:2], *map(_left, cells)] for group, cells in matrix.rows])
+
+
+def _left(cell: Aggregate | None) -> float | str | None:
+    if cell is None:
+        return None
+    return cell.figures["attack"][0] if "attack" in cell.figures else cell.left_out[0].status if cell.left_out else None
 
 
 def _label(row: Aggregate | Row) -> tuple[str, str, str]:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sidedoor.bench.labels import Label, labels
 from sidedoor.bench.record import NOT_APPLICABLE, Record
+from sidedoor.core.terms import Terms
 from sidedoor.evidence import Calibrated
 from sidedoor.metrics.statistics import t_interval
+from sidedoor.report.outcomes import Outcome, outcomes
 
 MEANS = ("clean", "attack", "recovered", "idle")
 DETECTION = ("auroc", "tpr_at_1", "tpr_at_5", "accepted")
+EFFECT = ("der", "net", "regained")
 STATUS = {"done": "done", "failed": "attack failed", NOT_APPLICABLE: NOT_APPLICABLE, "error": "error",
           "timeout": "timeout"}
 Interval = tuple[float, float | None, float | None]
@@ -40,6 +43,9 @@ class Row:
         model: key of the trained model; for a run that ended before it had one, that of runs of the same attack half.
         means: clean, attack, recovered and idle.
         detection: auroc, tpr_at_1, tpr_at_5 and accepted; None for defences that do not detect.
+        effect: what a defence of an attacked model changed: `der` and `net` as ranks have them, input detectors end to
+            end, and how much of the accuracy under attack is `regained`; None where a defence changes or refuses
+            nothing.
         audit: the result of a model audit, in words.
         status: in words.
     """
@@ -50,6 +56,7 @@ class Row:
     seed: int
     means: dict[str, Change]
     detection: dict[str, float | None]
+    effect: dict[str, float | None]
     audit: str | None
     seconds: float
     status: str
@@ -64,8 +71,8 @@ class Aggregate:
         left_out: those that do not: the attack failed, a method is not applicable, an error, a timeout.
         figures: mean over seeds with the 95 % t interval within [0, 1], of two seeds with their range: of MEANS, of the
             same with the suffix `_before` for undefended models if the defence changes any, of `clean_model` (clean
-            accuracy of the clean siblings), of DETECTION, of `flagged` (share of the models that an audit flags by its
-            paper's rule), and of `p` (of audits).
+            accuracy of the clean siblings), of DETECTION and EFFECT (differences within [-1, 1]), of `flagged` (share
+            of the models that an audit flags by its paper's rule), and of `p` (of audits).
     """
 
     label: Label
@@ -78,7 +85,8 @@ def summary_rows(records: Sequence[Record]) -> list[Row]:
     """One row per record: settings together, each attack before its defences, seeds in order."""
     named = labels([record.spec for record in records])
     models = {_half(r): r.key for r in records} | {_half(r): r.planted for r in records if r.planted}
-    rows = [_row(record, record.planted or models[_half(record)], label)
+    effects = {outcome.record.key: _effect(outcome) for outcome in outcomes(records)}
+    rows = [_row(record, record.planted or models[_half(record)], label, effects.get(record.key, {}))
             for record, label in zip(records, named, strict=True)]
     return sorted(rows, key=lambda r: (r.label.setting, r.label.attack != "none", r.label.attack, r.seed, r.model,
                                        r.label.defense != "none", r.label.defense, r.record.key))
@@ -107,6 +115,17 @@ def audited(audit: Calibrated) -> str:
     if audit.references:
         said.append(f"{'above all' if audit.above_all else 'within'} {len(audit.references)} clean")
     return "; ".join(said)
+
+
+def not_applicable(group: Aggregate) -> bool:
+    """Whether none of its cells can be."""
+    return not group.done and all(record.status == NOT_APPLICABLE for record in group.left_out)
+
+
+def effect_headings(terms: Terms) -> dict[str, str]:
+    """What columns of EFFECT are called."""
+    unit = " %" if terms.shares else ""
+    return {"der": f"DER{unit}", "net": f"Net{unit}", "regained": f"{terms.recovered} gained{unit}"}
 
 
 def bracketed(low: float | None, high: float | None, shown: Callable[[float], str]) -> str:
@@ -141,7 +160,16 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
-def _row(record: Record, model: str, label: Label) -> Row:
+def _effect(outcome: Outcome) -> dict[str, float | None]:
+    """What a scored cell has of EFFECT."""
+    if not outcome.scored:
+        return {}
+    before, after = (numbers.recovered if numbers else None for numbers in (outcome.before, outcome.after))
+    return {"der": outcome.der, "net": outcome.net,
+            "regained": None if before is None or after is None else after - before}
+
+
+def _row(record: Record, model: str, label: Label, effect: Mapping[str, float | None]) -> Row:
     before = record.undefended if record.spec.get("defense") else None
     changed = before is not None and any(before.get(name) != getattr(record, name) for name in MEANS)
     intervals = {name: _within(interval) for name, interval in record.intervals.items()}
@@ -149,6 +177,7 @@ def _row(record: Record, model: str, label: Label) -> Row:
              for name in MEANS}
     return Row(record, model, label, int(record.spec.get("seed") or 0), means,
                {name: getattr(record.separation, name, record.columns.get(name)) for name in DETECTION},
+               {name: effect.get(name) for name in EFFECT},
                audited(record.audit) if record.audit else None, record.seconds,
                STATUS.get(record.status, record.status))
 
@@ -167,6 +196,9 @@ def _aggregate(rows: list[Row]) -> Aggregate:
     sources["p"] = lambda r: r.record.audit.p if r.record.audit else None
     sources["clean_model"] = lambda r: (r.record.clean_means or {}).get("clean")
     figures = {name: interval for name, source in sources.items() if (interval := _interval(map(source, done)))}
+    for name in EFFECT:
+        if signed := _interval((row.effect[name] for row in done), lowest=0.0 if name == "der" else -1.0):
+            figures[name] = signed
     return Aggregate(rows[0].label, tuple(row.record for row in done),
                      tuple(row.record for row in rows if row.record.status != "done"), figures)
 
@@ -177,19 +209,19 @@ def _flagged(record: Record) -> bool | None:
     return rule.flagged if rule else None
 
 
-def _interval(values: Iterable[float | None]) -> Interval | None:
+def _interval(values: Iterable[float | None], lowest: float = 0.0) -> Interval | None:
     present = [float(value) for value in values if value is not None]
     if not present:
         return None
     mean, low, high = t_interval(present)
     if low is None or high is None:
         return mean, None, None
-    return (mean, *_within((low, high))) if len(present) >= FEWEST else (mean, min(present), max(present))
+    return (mean, *_within((low, high), lowest)) if len(present) >= FEWEST else (mean, min(present), max(present))
 
 
-def _within(interval: tuple[float, float]) -> tuple[float, float]:
-    """The part of an interval in which shares and similarities can lie."""
-    return max(interval[0], 0.0), min(interval[1], 1.0)
+def _within(interval: tuple[float, float], lowest: float = 0.0) -> tuple[float, float]:
+    """The part of an interval in which shares and similarities can lie, or differences of them."""
+    return max(interval[0], lowest), min(interval[1], 1.0)
 
 
 def _without_seed(record: Record) -> str:
