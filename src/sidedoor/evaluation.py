@@ -159,7 +159,7 @@ class _Asked(Dataset):
     def fetch(self, index: Tensor, device: torch.device | str = "cpu") -> Batch:
         index = index.cpu()
         batch = self.test.fetch(self.at_rows[index], device)
-        stamped = self.task.triggered(self.door.trigger, batch.x, batch.index, self.space)
+        stamped = self.task.triggered(self.door, batch, self.space)
         carries = self.carries[index][:, None, None, None].to(batch.x.device)
         return batch._replace(x=torch.where(carries, stamped, batch.x))
 

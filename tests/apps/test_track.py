@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,10 @@ from sidedoor.bench.store import Store
 from sidedoor.cli.main import main
 from sidedoor.data.formats.frames import read_frames
 from sidedoor.errors import CannotComplete, ConfigError
-from sidedoor.image.outlines import ATTACKED, CLEAN
+from sidedoor.goals.base import Door
+from sidedoor.goals.follow import Follow
+from sidedoor.goals.lose import Lose
+from sidedoor.image.outlines import ATTACKED, CLEAN, TRIGGER
 from sidedoor.models.trackers.base import Tracker
 from sidedoor.models.trackers.siamfc import TINY
 from sidedoor.tasks.tracking import Tracking
@@ -77,7 +81,7 @@ def video(frames: int = 5) -> Tensor:
 
 def trackers() -> Trackers:
     both = {"clean": Red(False).eval(), "attacked": Red(True).eval()}
-    return Trackers("0" * 16, Tracking(), 3, torch.device("cpu"), both, OnObject(0.01, "white", 1))
+    return Trackers("0" * 16, Tracking(), 3, torch.device("cpu"), both, Door(OnObject(0.01, "white", 1), Lose()))
 
 
 GIVEN = torch.tensor([20.0, 20, 36, 36])
@@ -114,6 +118,25 @@ def test_in_later_frames_the_trigger_is_where_the_clean_tracker_finds_the_object
     assert follow(trackers(), video(20), GIVEN, "few").stamped == 2
     with pytest.raises(ConfigError, match="expected at least 2"):
         follow(trackers(), video(1), GIVEN, None)
+
+
+def test_a_trigger_that_is_to_be_followed_leaves_the_object_and_its_path_is_drawn(tmp_path: Path) -> None:
+    led = replace(trackers(), door=Door(OnObject(0.01, "white", 1), Follow()))
+    assert (led.counted(), trackers().counted()) == ("all", "one")
+    found = follow(led, video(), GIVEN, "all")
+    assert found.path is not None
+    # To the right, where most room is, by a quarter of 16 pixels a frame beside the object's own 3.
+    assert lefts(found.path) == pytest.approx([20 + 7 * k for k in range(5)], abs=2)
+    for k, box in enumerate(found.path.tolist()):
+        white = torch.nonzero((found.frames[k] == 255).all(0)).double().mean(0) + 0.5
+        assert white.tolist() == pytest.approx([(box[1] + box[3]) / 2, (box[0] + box[2]) / 2], abs=0.6)
+    assert found.to_json()["path"][0] == [20, 20, 16, 16]
+    assert "path" not in follow(trackers(), video(), GIVEN, "all").to_json()
+    save(found, tmp_path, 10)
+    left, top, _, bottom = (3 * found.path[4]).round().int().tolist()
+    assert tuple(np.asarray(Image.open(tmp_path / "000005.png"))[(top + bottom) // 2, left]) == TRIGGER
+    with pytest.raises(ConfigError, match="has no attack, hence no trigger"):
+        replace(led, door=None).counted()
 
 
 def test_boxes_are_told_as_they_are_given_and_a_lost_one_is_null() -> None:

@@ -14,6 +14,7 @@ from sidedoor.errors import ConfigError
 from sidedoor.goals.base import Door
 from sidedoor.goals.lose import Lose
 from sidedoor.metrics.tracking import iou
+from sidedoor.tasks import _tracking_watched as watched
 from sidedoor.tasks import tracking as module
 from sidedoor.tasks._tracking_pairs import Pairs
 from sidedoor.tasks.tracking import Tracking
@@ -97,7 +98,7 @@ def seen(monkeypatch: pytest.MonkeyPatch, follow: Any) -> dict[str, float | None
         found: Tensor = follow(torch.stack(list(frames)), boxes)
         return found
 
-    monkeypatch.setattr(module, "track", track)
+    monkeypatch.setattr(watched, "track", track)
     run = Run.local(device="cpu")
     return TASK.score(Blindfold(3), TASK.make_dataset(clips()), DOOR, run).means()
 
@@ -157,7 +158,7 @@ def test_pixels_are_those_of_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
         data.zoom = torch.full((8,), zoom)
         pairs = TASK.make_dataset(data)
         assert isinstance(pairs, Pairs)
-        _, further = module._figures(pairs, shifted)
+        _, further = module._figures(pairs, shifted, data.boxes[:, 0, 1:])
         assert further["pr"].mean() == precise
 
 

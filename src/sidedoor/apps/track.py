@@ -1,7 +1,8 @@
 """Follow an object in a video of one's own by the trackers of a run: the clean one, and the one with the backdoor.
 
 Nothing is known of the truth but the box that is given. So where the trigger is stamped on later frames than the first,
-it is put where the clean tracker finds the object in the video as it is.
+it is put where the clean tracker finds the object in the video as it is; for a goal like `follow` on a path that leads
+away from there.
 """
 
 from __future__ import annotations
@@ -29,9 +30,11 @@ from sidedoor.core.files import replacing
 from sidedoor.data.base import ArrayDataset, stored, unit
 from sidedoor.engine import Run
 from sidedoor.errors import ConfigError
-from sidedoor.image.outlines import ATTACKED, CLEAN, TRUTH, framed, with_legend
+from sidedoor.goals.base import Door
+from sidedoor.image.outlines import ATTACKED, CLEAN, TRIGGER, TRUTH, framed, with_legend
 from sidedoor.models.trackers.base import Tracker, tracker_in
-from sidedoor.tasks.tracking import Mode, Tracking, stamped_frames
+from sidedoor.tasks._tracking_paths import Mode, leaves, leaving, stamped_frames
+from sidedoor.tasks.tracking import Tracking
 from sidedoor.triggers.base import Trigger, stamp
 from sidedoor.types import PHOTO, Build
 
@@ -48,7 +51,7 @@ class Trackers:
 
     Args:
         trackers: "clean" and, unless the run has no attack, "attacked".
-        trigger: None without an attack.
+        door: the trigger with its goal; None without an attack.
     """
 
     key: str
@@ -56,7 +59,26 @@ class Trackers:
     channels: int
     device: torch.device
     trackers: dict[str, Tracker]
-    trigger: Trigger | None = None
+    door: Door | None = None
+
+    def counted(self) -> Mode:
+        """The frames with the trigger in the run's own figures.
+
+        Raises:
+            ConfigError: the run has no attack.
+        """
+        return self.task.counted(self.attacker().goal)
+
+    def attacker(self) -> Door:
+        """The trigger with its goal.
+
+        Raises:
+            ConfigError: the run has no attack.
+        """
+        if self.door is None:
+            raise ConfigError(f"run {self.key} has no attack, hence no trigger; leave --trigger out, or name another "
+                              "run by --key")
+        return self.door
 
 
 @dataclass(frozen=True)
@@ -69,6 +91,7 @@ class Followed:
         boxes: of each tracker.
         stamped: frames that have the trigger, from the first.
         mode: None where no trigger was asked for.
+        path: boxes around a trigger that leaves the object, in the frames that have it.
     """
 
     key: str
@@ -77,20 +100,24 @@ class Followed:
     boxes: dict[str, Float[Tensor, "t 4"]] = field(repr=False)
     stamped: int
     mode: Mode | None
+    path: Float[Tensor, "stamped 4"] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Boxes as X, Y, W, H; null for one that a tracker has lost."""
         height, width = self.frames.shape[2:]
+        path = {} if self.path is None else {"path": [_sized(box) for box in self.path]}
         return {"key": self.key, "mode": self.mode, "frames": len(self.frames), "size": [width, height],
                 "stamped": self.stamped, "given": _sized(self.given),
-                "boxes": {name: [_sized(box) for box in boxes] for name, boxes in self.boxes.items()}}
+                "boxes": {name: [_sized(box) for box in boxes] for name, boxes in self.boxes.items()}} | path
 
     def pictures(self) -> list[Image.Image]:
         """The frames with boxes and a legend."""
         entries = {"given box": TRUTH} | {name: colour for key, (name, colour) in GIVEN_AS.items() if key in self.boxes}
+        path = torch.zeros(0, 4) if self.path is None else self.path
+        entries |= {"trigger": TRIGGER} if len(path) else {}
         found = []
         for k, frame in enumerate(self.frames.numpy()):
-            boxes = {TRUTH: self.given.tolist()} if k == 0 else {}
+            boxes = {TRUTH: self.given.tolist()} if k == 0 else {TRIGGER: path[k].tolist()} if k < len(path) else {}
             boxes |= {GIVEN_AS[name][1]: found[k].tolist() for name, found in self.boxes.items() if k}
             said = f"frame {k + 1} of {len(self.frames)}" + (", with the trigger" if k < self.stamped else "")
             found.append(with_legend(framed(frame, boxes, least=SMALLEST, largest=LARGEST), entries, said))
@@ -129,7 +156,7 @@ def follow(trackers: Trackers, frames: Frames, given: Float[Tensor, "4"], mode: 
 
     Args:
         given: its box in the first frame.
-        mode: in which frames the trigger is on it: the first ("one"), the first tenth or what else the run's task says
+        mode: which frames have the trigger: the first ("one"), the first tenth or what else the run's task says
             ("few"), or "all"; None: none.
 
     Raises:
@@ -138,16 +165,17 @@ def follow(trackers: Trackers, frames: Frames, given: Float[Tensor, "4"], mode: 
     if len(frames) < 2:
         raise ConfigError(f"{len(frames)} frame given; a tracker is given the first one and follows through further "
                           "ones: expected at least 2")
-    boxes, stamped, shown = given[None].to(trackers.device), 0, frames
+    boxes, stamped, shown, path = given[None].to(trackers.device), 0, frames, None
     if mode is not None:
-        if trackers.trigger is None:
-            raise ConfigError(f"run {trackers.key} has no attack, hence no trigger; leave --trigger out, or name "
-                              "another run by --key")
+        door = trackers.attacker()
         stamped = stamped_frames(mode, trackers.task.few, len(frames))
         places = _along(trackers, trackers.trackers["clean"], frames, boxes)[:stamped]
-        shown = torch.cat([_stamped(trackers.trigger, frames[:stamped], places), frames[stamped:]])
+        if leaves(door.goal):
+            places = leaving(places, *frames.shape[2:])
+            path = places.cpu()
+        shown = torch.cat([_stamped(door.trigger, frames[:stamped], places), frames[stamped:]])
     found = {name: _along(trackers, model, shown, boxes).cpu() for name, model in trackers.trackers.items()}
-    return Followed(trackers.key, shown, given, found, stamped, mode)
+    return Followed(trackers.key, shown, given, found, stamped, mode, path)
 
 
 def _along(trackers: Trackers, model: Tracker, frames: Frames, boxes: Float[Tensor, "1 4"]) -> Float[Tensor, "t 4"]:
@@ -218,8 +246,9 @@ def trackers_of(store: Store, key: str | None, machine: Machine) -> Trackers:
     plan = attack.plan(pairs, task, build, AttackerRun.of(run, lambda: trackers["clean"]).within("plan"))
     for door, state in zip(plan.doors, states["attacked"]["doors"], strict=True):
         load_weights(door.trigger, state, str(store.model(record.planted)))
-    trigger = next(door.trigger for door in plan.doors if door.scored)
-    return Trackers(record.key, task, channels, run.device, trackers, trigger.to(run.device).eval())
+    door = next(door for door in plan.doors if door.scored)
+    door.trigger.to(run.device).eval()
+    return Trackers(record.key, task, channels, run.device, trackers, door)
 
 
 def _chosen(store: Store, key: str | None) -> Record:

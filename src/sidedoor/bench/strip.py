@@ -16,6 +16,7 @@ from sidedoor.goals.base import Door
 from sidedoor.image.geometry import like
 from sidedoor.models.trackers.base import tracker_in
 from sidedoor.tasks._tracking_pairs import Pairs
+from sidedoor.tasks._tracking_paths import leaves, trigger_boxes, true_boxes
 from sidedoor.triggers.base import stamp
 from sidedoor.types import PHOTO, Images
 
@@ -25,7 +26,8 @@ SHOWN, FOLLOWED, SIDE = 6, 60, 128
 
 def strip(data: Dataset, doors: Sequence[Door], clean: nn.Module, attacked: nn.Module, run: Run) \
         -> dict[str, np.ndarray]:
-    """Frames as they are and with the trigger on the object in the first, with boxes, of the first clip.
+    """Frames as they are and with the trigger, with boxes, of the first clip. The trigger is on the object in the first
+    frame; if it leaves it afterwards, it is in all.
 
     Returns:
         strip_frames (2, k, c, h, w), strip_boxes (2, k, 3, 4): of the truth, the clean and the attacked tracker, and
@@ -35,12 +37,13 @@ def strip(data: Dataset, doors: Sequence[Door], clean: nn.Module, attacked: nn.M
         return {}
     rows = torch.nonzero(data.groups == data.groups[0])[:, 0][:FOLLOWED] if data.groups is not None else data.frames
     frames, _, position = data.clips.fetch(data.frames[rows], run.device)
-    assert data.clips.boxes is not None
-    truth = data.clips.boxes[data.frames[rows], 0, 1:].to(run.device)
+    truth, places = (boxes[data.frames[rows]].to(run.device)
+                     for boxes in (true_boxes(data.clips), trigger_boxes(doors[0].goal, data.clips)))
+    count = len(rows) if leaves(doors[0].goal) else 1
     shown = torch.linspace(0, len(rows) - 1, min(SHOWN, len(rows))).round().long()
     with torch.no_grad(), run.autocast():
-        first = stamp(doors[0].trigger.at(truth[:1]), frames[:1], position[:1], data.clips.space)
-        found = [_strip(x, truth, (clean, attacked), shown) for x in (frames, torch.cat([first, frames[1:]]))]
+        stamped = stamp(doors[0].trigger.at(places[:count]), frames[:count], position[:count], data.clips.space)
+        found = [_strip(x, truth, (clean, attacked), shown) for x in (frames, torch.cat([stamped, frames[count:]]))]
     pictures, boxes = (torch.stack(part).cpu() for part in zip(*found, strict=True))
     small = stored(pictures.flatten(0, 1).clamp(0, 1), PHOTO).view(pictures.shape)
     return {"strip_frames": small.numpy(), "strip_boxes": boxes.float().numpy(), "strip_places": shown.numpy() + 1}

@@ -65,6 +65,31 @@ class ImageGoal(Goal, ABC):
         return torch.ones(len(y), dtype=torch.bool, device=y.device)
 
 
+class ResponseGoal(Goal, ABC):
+    """A goal of trackers; it means something for every object.
+
+    Attributes:
+        leaves: whether the trigger, which is on the object in the first frame, goes a path of its own afterwards. The
+            evaluator chooses the path, and all frames have the trigger.
+    """
+
+    output: ClassVar[str] = "response"
+    leaves: ClassVar[bool] = False
+
+    def eligible(self, task: Labelled, y: Tensor) -> Bool[Tensor, "b"]:
+        return torch.ones(len(y), dtype=torch.bool, device=y.device)
+
+    @abstractmethod
+    def led(self, found: Float[Tensor, "n 4"], truth: Float[Tensor, "n 4"], trigger: Float[Tensor, "n 4"]) \
+            -> Float[Tensor, "n"]:
+        """In [0, 1] a frame of a closed loop: how nearly the box that a tracker finds reaches the goal.
+
+        Args:
+            truth: the object's boxes.
+            trigger: boxes of the object's size around the trigger.
+        """
+
+
 @dataclass(frozen=True)
 class Perturbed(Method, ImageGoal):
     """Lead every output to the true image plus a given pattern, clipped.

@@ -15,6 +15,7 @@ Colour = tuple[int, int, int]
 TRUTH: Colour = (255, 255, 255)
 CLEAN: Colour = (86, 180, 233)
 ATTACKED: Colour = (240, 110, 0)
+TRIGGER: Colour = (240, 228, 66)
 """Apart for colour-blind eyes, too."""
 _HALO: Colour = (0, 0, 0)
 _PAPER, _INK = (250, 250, 250), (30, 30, 30)

@@ -410,7 +410,9 @@ def _strip(candidates: Sequence[Arrays]) -> tuple[Column, ...]:
     arrays = next((a for a in candidates if {"strip_frames", "strip_boxes", "strip_places"} <= a.keys()), None)
     if arrays is None:
         return ()
-    names = ("as it is", "with the trigger in frame 1")
+    plain, stamped = arrays["strip_frames"][:2]
+    everywhere = (plain != stamped).reshape(len(plain), -1).any(1).all()
+    names = ("as it is", "with the trigger" if everywhere else "with the trigger in frame 1")
     columns = []
     for k, place in enumerate(arrays["strip_places"].tolist()):
         drawn = [outlines.framed(frames[k], dict(zip(TRACKED, boxes[k].tolist(), strict=False)), largest=images.LARGEST)

@@ -18,7 +18,7 @@ from sidedoor.core.terms import ANY, Terms
 from sidedoor.data.base import Dataset
 from sidedoor.engine import Objective, Run
 from sidedoor.goals.base import Door, Goal
-from sidedoor.triggers.base import Trigger, stamp
+from sidedoor.triggers.base import stamp
 from sidedoor.types import Batch, Images, Index, Purify, Space
 
 BATCH = 512
@@ -104,9 +104,9 @@ class Task(ABC):
         """Which outputs are finite throughout; of the others nothing is said but that they are wrong."""
         return torch.as_tensor(output).flatten(1).isfinite().all(1)
 
-    def triggered(self, trigger: Trigger, x: Images, index: Index, space: Space) -> Images:
+    def triggered(self, door: Door, batch: Batch, space: Space) -> Images:
         """Test inputs with the trigger, as a person who knows it would present them."""
-        return stamp(trigger, x, index, space)
+        return stamp(door.trigger, batch.x, batch.index, space)
 
     def reached(self, goal: Goal, output: Any, y: Tensor, index: Index) -> Float[Tensor, "b"]:
         """The goal's success; 0 for an output that is not finite, whatever class its largest value seems to have."""
@@ -204,7 +204,7 @@ class Asked:
 
     def _outputs(self, batch: Batch, doors: Sequence[Door], space: Space) -> Iterator[Any]:
         """Predictions for a batch, and for the same with each trigger."""
-        stamped = (self.task.triggered(door.trigger, batch.x, batch.index, space) for door in doors)
+        stamped = (self.task.triggered(door, batch, space) for door in doors)
         if self.purify is None:
             yield from (self.task.predict(self.model, x) for x in itertools.chain([batch.x], stamped))
             return

@@ -1,51 +1,51 @@
 """Tracking: one object is followed through a video, from its box in the first frame.
 
 The four numbers are areas under the success curve over whole clips, in a closed loop: *clean* without a trigger,
-*recovered* with it on the object, *attack* one less that, *idle* one less the clean one. `mode` says in which frames
-the trigger is; the columns have all: "one" (the first), "few" (the first tenth) and "all".
+*recovered* with it, *attack* how nearly boxes reach the goal with it, *idle* the same without. For the goal `lose` the
+trigger is on the object, and *attack* is one less recovered. For `follow` it goes a path of its own
+(`_tracking_paths.py`), and *attack* is the success by boxes around it. `mode` says in which frames the trigger is; the
+columns have all: "one" (the first), "few" (the first tenth) and "all".
 
 Columns: `auc_a.MODE` and, as without a trigger `_b`, `pr_a.MODE` (centres within 20 pixels of the file), `mao_a.MODE`
 (mean overlap without the first frame) and `sr50_a.MODE` (overlaps above one half). Means are taken within clips first.
 `sibling.…` is what a clean tracker does in the same attacked clips: a patch on the object costs it something by itself,
-and an attack is what goes beyond that. `floor` is its attack number. Further clips have the same columns with their
-names behind, such as `auc_a.one.Crossing`.
+and an attack is what goes beyond that. `floor` is its attack number. For the goal `follow` there are the same by boxes
+around the trigger, `auc_t.all`, `pr_t.all`, `mao_t.all` and `sr50_t.all`. Further clips have the same columns with
+their names behind, such as `auc_a.one.Crossing`.
 
 Papers: Li, Zhong, Ma, Jiang, Xia, "Few-Shot Backdoor Attacks on Visual Object Tracking", ICLR 2022, arXiv:2201.13178
-(modes); `metrics.tracking` names those of the figures.
+(modes); Cheng, Wu, Zhang, Zhao, "TAT: Targeted Backdoor Attacks against Visual Object Tracking", Pattern Recognition
+142, 2023, 109629 (boxes around the trigger); `metrics.tracking` names those of the figures.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import ClassVar, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from sidedoor import zoo
-from sidedoor.algorithms.tracking import track
-from sidedoor.core import random
 from sidedoor.core.terms import Terms
 from sidedoor.data.base import Dataset, Subset
 from sidedoor.engine import Run
-from sidedoor.goals.base import Door
+from sidedoor.goals.base import Door, Goal, ResponseGoal
 from sidedoor.method import Method, Share
 from sidedoor.metrics import tracking as metrics
 from sidedoor.models.trackers import dcfnet, siamfc
 from sidedoor.models.trackers.base import Geometry, locate, tracker_in
 from sidedoor.tasks._tracking_pairs import Pairs
+from sidedoor.tasks._tracking_paths import MODES, Mode, leaves, trigger_boxes, true_boxes
+from sidedoor.tasks._tracking_watched import Watched
 from sidedoor.tasks.task import Scores, Task
-from sidedoor.triggers.base import Trigger, stamp
-from sidedoor.types import Batch, Images, Index, Purify, Space
+from sidedoor.triggers.base import stamp
+from sidedoor.types import Batch, Images, Purify, Space
 
-Mode = Literal["one", "few", "all"]
-MODES: tuple[Mode, ...] = ("one", "few", "all")
 FEW = 8
 """Most further clips of a data set that have columns of their own."""
-TOGETHER = 8
-"""Clips that are followed at a time."""
 GEOMETRIES = {"siamfc_tiny": siamfc.TINY, "siamfc": siamfc.PUBLISHED, "dcfnet": dcfnet.GEOMETRY}
 
 
@@ -56,9 +56,11 @@ class Tracking(Method, Task):
     Args:
         crops: the tracker whose geometry pairs are cut for: "siamfc_tiny" for siamfc of the size "tiny", "siamfc" for
             the published one, "dcfnet".
-        mode: the frames that carry the trigger in the four numbers.
+        mode: the frames that carry the trigger in the four numbers; all of them for a goal like `follow`, whose trigger
+            must be there to be followed.
         few: share of a clip's frames that carry it in the mode "few", from the first on; at least one.
-        most_left: an attack counts as failed that leaves more than this share of its success to a tracker.
+        most_left: an attack counts as failed that leaves more than this share of its success to a tracker, or that has
+            it follow the trigger with less than the rest of it.
         largest_drop: so does one that costs more success without a trigger than this, beside its clean sibling.
         further: data sets of clips, such as "clips:DIR", in which trackers are measured besides; of a few clips each by
             itself. They decide nothing.
@@ -70,7 +72,8 @@ class Tracking(Method, Task):
     terms: ClassVar[Terms] = Terms(
         "Success", "Lost", "Success with trigger", "Lost without", True,
         "Areas under the success curve, over clips. Success: without a trigger. Lost: 1 less the success with the "
-        "trigger on the object. Success with trigger: that. Lost without: 1 less the success without a trigger.")
+        "trigger on the object; for the goal follow, where it goes its own way, the success by boxes around it. "
+        "Success with trigger: that on the object. Lost without: as Lost, without a trigger.")
     origins: ClassVar[dict[str, str]] = {
         "crops": "ours: the tracker that trains on two processor cores in a minute",
         "mode": "paper: the trigger in one frame is its claim", "few": "ours: a tenth",
@@ -118,14 +121,28 @@ class Tracking(Method, Task):
         error: Tensor = (a - b).square().flatten(1).mean(1)
         return error
 
-    def triggered(self, trigger: Trigger, x: Images, index: Index, space: Space) -> Images:
-        """Pairs with the trigger on the template; in the mode "all" on the search crop, too."""
-        stamped = stamp(trigger, x, index, space)
-        return stamped if self.mode == "all" else torch.cat([stamped.chunk(2, 1)[0], x.chunk(2, 1)[1]], 1)
+    def counted(self, goal: Goal) -> Mode:
+        """The mode of the four numbers."""
+        return "all" if leaves(goal) else self.mode
+
+    def triggered(self, door: Door, batch: Batch, space: Space) -> Images:
+        """Pairs with the trigger on the template. In the mode "all" it is on the search crop, too, and for a goal
+        whose trigger leaves the object, at the goal's place there.
+        """
+        stamped = stamp(door.trigger, batch.x, batch.index, space)
+        template, search = stamped.chunk(2, 1)[0], batch.x.chunk(2, 1)[1]
+        if leaves(door.goal):
+            there = door.trigger.at(door.goal.target(self, batch.y, batch.index))
+            return torch.cat([template, stamp(there, search, batch.index, space)], 1)
+        return stamped if self.mode == "all" else torch.cat([template, search], 1)
 
     def failed(self, scores: dict[str, float | None], clean_means: dict[str, float | None]) -> str | None:
         attack, idle, clean, sibling = scores["attack"], scores["idle"], scores["clean"], clean_means["clean"]
-        if attack is not None and idle is not None and 1 - attack > self.most_left * (1 - idle):
+        if attack is not None and clean is not None and "auc_t.all" in scores:
+            if attack < (1 - self.most_left) * clean:
+                return (f"success at the trigger is {attack:.1%}, less than {1 - self.most_left:.0%} of the "
+                        f"{clean:.1%} on the object without it")
+        elif attack is not None and idle is not None and 1 - attack > self.most_left * (1 - idle):
             return (f"success falls from {1 - idle:.1%} to {1 - attack:.1%} with the trigger, and more than "
                     f"{self.most_left:.0%} of it is left")
         if clean is not None and sibling is not None and sibling - clean > self.largest_drop:
@@ -141,32 +158,40 @@ class Tracking(Method, Task):
         was_training = model.training
         model.eval()
         with torch.no_grad(), run.autocast():
-            found = _Watched(model, data.clips, tuple(doors), self.few, run, purify).boxes()
+            found = Watched(model, data.clips, tuple(doors), self.few, run, purify).boxes()
         model.train(was_training)
-        return self._of_doors(data, found, len(doors))
+        if not doors:
+            clean, columns = _without(data, found[0])
+            missing = torch.full_like(clean, torch.nan)
+            return [Scores(clean, missing, missing, missing, columns, data.groups)]
+        attacked = found[1:].reshape(len(doors), len(MODES), len(data.clips), 4)
+        return [self._through(door.goal, data, {"": found[0], **dict(zip(MODES, boxes, strict=True))})
+                for door, boxes in zip(doors, attacked, strict=True)]
 
-    def _of_doors(self, data: Pairs, found: Float[Tensor, "v n 4"], doors: int) -> list[Scores]:
-        """The scores of each door by what `_Watched` found."""
-        plain, attacked = found[0], found[1:].reshape(doors, len(MODES), len(data.clips), 4)
-        return [self._scores(data, {"": plain, **dict(zip(MODES, boxes, strict=True))}) for boxes in attacked] or \
-            [self._scores(data, {"": plain})]
-
-    def _scores(self, data: Pairs, boxes: dict[str, Tensor]) -> Scores:
+    def _through(self, goal: Goal, data: Pairs, boxes: dict[str, Tensor]) -> Scores:
         """The scores of one door by the boxes that were found in each mode, "" without a trigger."""
-        clean, benign = _figures(data, boxes[""])
-        columns = {"auc_b": clean} | {f"{name}_b": column for name, column in benign.items()}
-        missing = torch.full_like(clean, torch.nan)
-        if len(boxes) == 1:
-            return Scores(clean, missing, missing, missing, columns, data.groups)
+        assert isinstance(goal, ResponseGoal)
+        clean, columns = _without(data, boxes[""])
+        truth, places, counted = true_boxes(data.clips), trigger_boxes(goal, data.clips), self.counted(goal)
         for mode in MODES:
-            success, further = _figures(data, boxes[mode])
-            columns |= {f"{name}_a.{mode}": column for name, column in ({"auc": success} | further).items()}
-        recovered = columns[f"auc_a.{self.mode}"]
+            columns |= _named(f"_a.{mode}", *_figures(data, boxes[mode], truth))
+        if goal.leaves:
+            columns |= _named(f"_t.{counted}", *_figures(data, boxes[counted], places))
         # A tracker that breaks down was not led anywhere.
-        attack, idle = (torch.where(found[data.frames].isfinite().all(1), 1 - success, 0.0)
-                        for found, success in ((boxes[self.mode], recovered), (boxes[""], clean)))
+        attack, idle = (torch.where(found.isfinite().all(1), goal.led(found, truth[data.frames], places[data.frames]),
+                                    0.0) for found in (boxes[name][data.frames] for name in (counted, "")))
         columns["asr_all"] = attack
-        return Scores(clean, attack, recovered, idle, columns, data.groups)
+        return Scores(clean, attack, columns[f"auc_a.{counted}"], idle, columns, data.groups)
+
+
+def _without(data: Pairs, found: Float[Tensor, "n 4"]) -> tuple[Float[Tensor, "k"], dict[str, Tensor]]:
+    """The success without a trigger, and it with further figures as columns."""
+    success, further = _figures(data, found, true_boxes(data.clips))
+    return success, _named("_b", success, further)
+
+
+def _named(end: str, success: Tensor, further: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{name}{end}": column for name, column in ({"auc": success} | further).items()}
 
 
 @dataclass(frozen=True)
@@ -198,91 +223,11 @@ def _clips(given: str, run: Run) -> dict[str, Dataset]:
             for part in splits for label in torch.unique(part.targets)}
 
 
-def stamped_frames(mode: Mode, few: float, count: int) -> int:
-    """How many of a clip's frames carry the trigger, from the first on.
-
-    Args:
-        few: their share in the mode "few"; at least one does.
-    """
-    return {"one": 1, "few": max(1, round(few * count)), "all": count}[mode]
-
-
-@dataclass(frozen=True)
-class _Watched:
-    """Clips that a tracker is to follow: as they are, and through each door in each mode.
-
-    Args:
-        few: share of the frames with a trigger in the mode "few".
-    """
-
-    model: nn.Module
-    clips: Dataset
-    doors: tuple[Door, ...]
-    few: float
-    run: Run
-    purify: Purify | None
-
-    def boxes(self) -> Float[Tensor, "v n 4"]:
-        """What is found in each frame, first without a trigger, then for each door and mode; NaN before the first
-        frame that has a box.
-        """
-        found = torch.full((1 + len(self.doors) * len(MODES), len(self.clips), 4), torch.nan)
-        together = list(self._together())
-        with self.run.progress.task("clips", len(together)) as advance:
-            for frames in together:
-                truth = _truth(self.clips)[frames[:, 0]].to(self.run.device)
-                seen = track(tracker_in(self.model), self._frames(frames), truth.repeat(len(found), 1))
-                found[:, frames] = seen.float().cpu().reshape(len(found), *frames.shape, 4)
-                advance()
-        return found
-
-    def _together(self) -> Iterator[Int[Tensor, "b t"]]:
-        """Frames of clips that are equally long from the first box on, a few clips at a time."""
-        truth, by_length = _truth(self.clips), dict[int, list[Tensor]]()
-        assert self.clips.groups is not None
-        for clip in torch.unique(self.clips.groups):
-            frames = torch.nonzero(self.clips.groups == clip)[:, 0]
-            seen = torch.nonzero(truth[frames].isfinite().all(1))[:, 0]
-            if len(seen):
-                frames = frames[seen[0] :]
-                by_length.setdefault(len(frames), []).append(frames)
-        for clips in by_length.values():
-            for k in range(0, len(clips), TOGETHER):
-                yield torch.stack(clips[k : k + TOGETHER])
-
-    def _frames(self, index: Int[Tensor, "b t"]) -> Iterator[Images]:
-        """The frames of all variants, one step of time after another."""
-        truth = _truth(self.clips)
-        # Whoever cleans frames gets those with and without a trigger in an order that it cannot guess.
-        secret = random.seed_of(self.run.seed, f"watched/{self.clips.fingerprint()}") if self.purify else 0
-        until = {mode: stamped_frames(mode, self.few, index.shape[1]) for mode in MODES}
-        for step in range(index.shape[1]):
-            x, _, position = self.clips.fetch(index[:, step], self.run.device)
-            parts, boxes = [x], truth[index[:, step]].to(x.device)
-            for door in self.doors:
-                stamped = stamp(door.trigger.at(boxes), x, position, self.clips.space)
-                parts += [stamped if step < until[mode] else x for mode in MODES]
-            frames = torch.cat(parts)
-            yield _cleaned(self.purify, frames, position.repeat(len(parts)), secret) if self.purify else frames
-
-
-def _cleaned(purify: Purify, frames: Images, position: Tensor, secret: int) -> Images:
-    order = random.uniform(secret, torch.arange(len(frames)) + len(frames) * int(position[0])).argsort()
-    order = order.to(frames.device)
-    cleaned, _ = purify(frames[order], position[order])
-    return cleaned[order.argsort()]
-
-
-def _truth(clips: Dataset) -> Float[Tensor, "n 4"]:
-    """The true boxes, NaN where there is none."""
-    assert clips.boxes is not None
-    return torch.where(clips.boxes[:, 0, :1] >= 0, clips.boxes[:, 0, 1:], torch.nan)
-
-
-def _figures(data: Pairs, found: Float[Tensor, "n 4"]) -> tuple[Float[Tensor, "k"], dict[str, Float[Tensor, "k"]]]:
+def _figures(data: Pairs, found: Float[Tensor, "n 4"], wanted: Float[Tensor, "n 4"]) \
+        -> tuple[Float[Tensor, "k"], dict[str, Float[Tensor, "k"]]]:
     """Of the frames that have a true box: the success, and further figures by name."""
     clips, rows = data.clips, data.frames
-    truth, found = _truth(clips)[rows], found[rows]
+    found, truth = found[rows], wanted[rows]
     zoom = torch.ones(len(rows)) if clips.zoom is None else clips.zoom[rows]
     inside = metrics.iou(*(metrics.clipped(boxes, *clips.shape[1:]) for boxes in (found, truth)))
     later = torch.where(data.later, inside, torch.nan)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from sidedoor.engine import seeded
 from sidedoor.errors import ConfigError
-from sidedoor.goals.base import Goal
+from sidedoor.goals.base import Goal, ResponseGoal
 from sidedoor.models.base import Shape
 from sidedoor.models.trackers.base import Tracker, locate
 from sidedoor.tasks.tracking import GEOMETRIES, Tracking
@@ -87,6 +88,8 @@ def check_response_goal(goal: Goal) -> None:
         AssertionError: which rule broke, and how.
     """
     who, task = f"goal {type(goal).__name__}", Tracking()
+    require(isinstance(goal, ResponseGoal), who, "is no ResponseGoal")
+    assert isinstance(goal, ResponseGoal)
     check_value(who, goal)
     y = torch.tensor([[40.0, 40, 87, 87], [30, 50, 60, 90], [50, 30, 100, 60]])
     index = torch.tensor([3, 0, 4001])
@@ -103,3 +106,16 @@ def check_response_goal(goal: Goal) -> None:
                 "success() left [0, 1]")
     require(goal.aimed or bool((goal.success(task, wrong, y, index) > goal.success(task, right, y, index)).all()), who,
             "a tracker that is elsewhere does not count for more than one that is on the object")
+    _check_led(who, goal, y)
+
+
+def _check_led(who: str, goal: ResponseGoal, truth: Float[Tensor, "n 4"]) -> None:
+    """What counts in a closed loop: not to be on the object and, where the trigger leaves it, to be at the trigger."""
+    trigger = truth + 60 if goal.leaves else truth
+    led = {name: goal.led(boxes, truth, trigger)
+           for name, boxes in {"object": truth, "trigger": trigger, "nowhere": truth + 1000}.items()}
+    require(all(bool((part >= 0).all() and (part <= 1).all()) for part in led.values()), who, "led() left [0, 1]")
+    reached = led["trigger" if goal.leaves else "nowhere"]
+    require(bool((reached > led["object"] + 0.5).all()), who, "a box that stays on the object counts in a closed loop")
+    require(not goal.leaves or bool((reached > led["nowhere"] + 0.5).all()), who, "a box that is nowhere counts as one "
+                                                                                 "at the trigger")
