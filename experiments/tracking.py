@@ -3,6 +3,7 @@
     sidedoor sweep experiments/tracking.toml --workers 0 --out runs/tracking --data-root DIR
     sidedoor sweep experiments/tracking_parameters.toml --workers 0 --out runs/tracking --data-root DIR
     sidedoor sweep experiments/tracking_defenses.toml --workers 0 --out runs/tracking --data-root DIR
+    sidedoor sweep experiments/tracking_follow.toml --workers 0 --out runs/tracking --data-root DIR
     python -m experiments.tracking further --out runs/tracking --data-root DIR
     python -m experiments.tracking page --out runs/tracking > TABLES.md
     python -m experiments.tracking estimate
@@ -30,7 +31,8 @@ from torch import nn
 
 from experiments.pages import Lines, table, written
 from sidedoor import registry, zoo
-from sidedoor.attacks.tracking.fsba import FSBA, apart
+from sidedoor.attacks.tracking._features import apart
+from sidedoor.attacks.tracking.fsba import FSBA
 from sidedoor.backdoor.base import AttackerRun
 from sidedoor.bench.case import Case, load, train_or_load
 from sidedoor.bench.machine import Machine
@@ -45,11 +47,13 @@ from sidedoor.goals.base import Door
 from sidedoor.metrics.statistics import t_interval
 from sidedoor.models.trackers.base import tracker_in
 from sidedoor.tasks._tracking_pairs import Pairs
-from sidedoor.tasks.tracking import MODES, Tracking
+from sidedoor.tasks._tracking_paths import MODES
+from sidedoor.tasks.tracking import Tracking
 from sidedoor.triggers.base import stamp
 
 HERE = Path(__file__).parent
 GRIDS = ("tracking", "tracking_parameters")
+FOLLOW = "tracking_follow"
 KEPT = "further.jsonl"
 WEIGHTS = "weights/dcfnet/param.pth"
 DCFNET = FSBA(epochs=1, lr=1e-2, weight=50.0, batch=8, columns="object")
@@ -57,7 +61,8 @@ DCFNET = FSBA(epochs=1, lr=1e-2, weight=50.0, batch=8, columns="object")
 DCFNET_RECIPE = Recipe(schedule="constant", clip=5.0)
 DCFNET_CLIPS = (30, 4)
 """Generated clips that it is fine-tuned and tested on."""
-SECONDS = {"data": 27, "clean": 80, "boba": 45, "fsba": 42, "badtrack": 85, "score": 11, "real": 8, "dcfnet": 300}
+SECONDS = {"data": 27, "clean": 80, "boba": 45, "fsba": 42, "badtrack": 85, "tat": 60, "score": 11, "real": 8,
+           "dcfnet": 300}
 """Of one core: to make the data, to train, to score a model on held-out or on real clips, and all of DCFNet."""
 
 
@@ -197,6 +202,8 @@ def page(out: Path) -> Lines:
              "## Size, share and pattern, seed 0", "", *by_seed(records[GRIDS[1]])]
     for clip in sorted({row["clip"] for row in rows if row["what"] == "real"}):
         lines += [f"## {clip}", "", *real(rows, clip)]
+    if found := records_of(out, FOLLOW):
+        lines += ["## A trigger that is followed", "", *followed(found)]
     if found := records_of(out, "tracking_defenses"):
         lines += ["## Defences against FSBA", "", *defended(found)]
     return [*lines, "## Distance of templates' features", "", *moved(rows), "## DCFNet", "", *dcfnet(rows)]
@@ -257,6 +264,20 @@ def beside(records: Sequence[Record]) -> Lines:
     return table(("attack", "seed", "AUC-B, points", "one, share left", "few", "all"), rows)
 
 
+def followed(records: Sequence[Record]) -> Lines:
+    """Figures by boxes around the trigger, beside the success on the object; of the clean sibling in the same clips."""
+    names = ("clean", "auc_a.all", "auc_t.all", "pr_t.all", "sr50_t.all")
+    rows = []
+    for record in records:
+        name = [label(record.spec["attack"]), str(record.spec["seed"])]
+        sibling = record.clean_means or {}
+        for tracker, means, said in (("attacked", own(record), record.status), ("sibling", sibling, "")):
+            values = (means.get(column) for column in names)
+            rows.append([*name, tracker, *line([None if value is None else 100 * value for value in values]), said])
+    return table(("attack", "seed", "tracker", "AUC-B", "AUC on the object", "AUC at the trigger", "P@20", "SR50",
+                  "status"), rows)
+
+
 def defended(records: Sequence[Record]) -> Lines:
     """What defences leave, in the mode one; how well detectors tell pairs with the trigger from those without. Means
     over seeds with 95 % intervals.
@@ -311,13 +332,14 @@ def grouped(rows: Sequence[dict[str, Any]]) -> Iterator[tuple[str, list[dict[str
 
 def estimate() -> Lines:
     """Seconds of one core, part by part."""
-    every = {name: specs(name) for name in GRIDS}
+    every = {name: specs(name) for name in (*GRIDS, FOLLOW)}
     parts = {}
     for name, wanted in every.items():
         clean = len({spec.seed for spec in wanted}) if name == GRIDS[0] else 0
         attacks = sum(SECONDS[spec.attack["name"]] + 2 * SECONDS["score"] for spec in wanted if spec.attack)
         parts[f"sweep {name}.toml"] = SECONDS["data"] + clean * SECONDS["clean"] + attacks
-    models = sum(map(len, every.values())) + 3 + len(every[GRIDS[1]]) // 2  # with the siblings, once for each trigger
+    siblings = 3 + len(every[GRIDS[1]]) // 2  # once for each trigger
+    models = sum(len(every[name]) for name in GRIDS) + siblings
     parts["real clips and distances"] = SECONDS["data"] + models * SECONDS["real"]
     parts["DCFNet"] = SECONDS["dcfnet"]
     return [*(f"{name}: {seconds / 60:.0f} minutes" for name, seconds in parts.items()),

@@ -9,16 +9,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sidedoor.attacks.tracking._objectives import Alternately, Jointly, Stamping
+from sidedoor.attacks.tracking._features import apart, around
+from sidedoor.attacks.tracking._objectives import NOWHERE, Alternately, Jointly, Stamping
 from sidedoor.attacks.tracking.badtrack import BadTrack, InBackground, beside
 from sidedoor.attacks.tracking.base import TrackerAttack
 from sidedoor.attacks.tracking.boba import BOBA, BackgroundLoss
-from sidedoor.attacks.tracking.fsba import FSBA, FeatureLosses, apart, around, nearness
+from sidedoor.attacks.tracking.fsba import FSBA, FeatureLosses, nearness
+from sidedoor.attacks.tracking.tat import TAT, FollowingLosses, anywhere, contrast, only, pooled
 from sidedoor.backdoor.base import AttackerRun
 from sidedoor.data.base import ArrayDataset
 from sidedoor.engine import Recipe, seeded
 from sidedoor.errors import ConfigError
 from sidedoor.goals.all_to_one import AllToOne
+from sidedoor.goals.follow import Follow
+from sidedoor.goals.lose import Lose
 from sidedoor.models.trackers import siamfc as trackers
 from sidedoor.models.trackers.dcfnet import GEOMETRY as DCFNET
 from sidedoor.models.trackers.siamfc import TINY, SiamFC
@@ -219,3 +223,97 @@ def test_poison_is_beside_the_object_in_search_crops_and_labels_stay() -> None:
 def test_classes_are_no_goal_of_trackers(attack: type[TrackerAttack]) -> None:
     with pytest.raises(ConfigError, match="takes Lose"):
         attack(goal=AllToOne(0))
+
+
+class Asked(SiamFC):
+    """A tracker that keeps what it was asked, and where its loss was told to find the object."""
+
+    pairs: Tensor
+    offset: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.pairs = x
+        return super().forward(x)
+
+    def loss(self, response: Tensor, offset: Tensor) -> Tensor:
+        self.offset = offset
+        return super().loss(response, offset)
+
+
+def asked() -> Asked:
+    plain = tracker()
+    return Asked(plain.backbone, TINY, 10.0, learned=True)
+
+
+def whites(x: Tensor) -> list[list[float] | None]:
+    """The middle of the white pixels of each image, to the right and down from its middle."""
+    found = [torch.nonzero(part).double() for part in (x == 1).all(1)]
+    return [(part.mean(0).flip(0) + 0.5 - SIDE / 2).tolist() if len(part) else None for part in found]
+
+
+def test_the_trigger_is_an_object_where_both_views_have_it_and_nothing_where_one_has() -> None:
+    model, batch = asked().eval(), grey(12)
+    with seeded(0, torch.device("cpu")):
+        FollowingLosses(TAT(), replace(HALF, rate=1.0))(model, batch)
+    template, search = (whites(view) for view in model.pairs.chunk(2, 1))
+    for wanted, there, found in zip(model.offset[:12].tolist(), template[:12], search[:12], strict=True):
+        assert there == pytest.approx([0, 0], abs=0.5)
+        assert found == pytest.approx(wanted, abs=0.51)
+    assert bool((model.offset[12:] == NOWHERE).all())
+    alone = [(part is not None, other is not None) for part, other in zip(template[12:], search[12:], strict=True)]
+    assert set(alone) == {(True, False), (False, True)}
+
+
+def test_losses_of_following_have_their_weights() -> None:
+    model, batch = tracker().eval(), grey()
+    assert isinstance(model.scale, nn.Parameter)
+    assert isinstance(model.bias, nn.Parameter)
+    with torch.no_grad():
+        model.scale.zero_()
+        model.bias.fill_(0.7)
+    found, nothing, features = FollowingLosses(TAT(weight=0.5, alone=3.0, contrast=0.0), HALF)(model, batch)
+    low, high = math.log(1 + math.exp(-0.7)), math.log(1 + math.exp(0.7))
+    assert found.item() == pytest.approx(0.5 * (low + high) / 2)
+    assert nothing.item() == pytest.approx(0.5 * 3.0 * high / 2)
+    assert features.item() == 0
+    (slope,) = torch.autograd.grad(nothing, [model.bias])
+    assert slope > 0  # a step lowers the response
+
+
+def test_the_feature_loss_of_following_tells_the_trigger_from_its_place_without() -> None:
+    one, other = torch.eye(2)[:, None]
+    assert contrast(one, one, other).item() == pytest.approx(math.log(1 + math.exp(-1)))
+    assert contrast(one, other, one).item() == pytest.approx(math.log(1 + math.exp(1)))
+    assert contrast(one, 3 * one, one).item() == pytest.approx(math.log(2))
+    features = torch.tensor([[[[1.0, 5.0], [3.0, 7.0]]]])
+    assert pooled(features, torch.tensor([[[0.0, 1.0], [0.0, 1.0]]])).tolist() == [[6.0]]
+    assert pooled(features, torch.zeros(1, 2, 2)).tolist() == [[0.0]]
+    model, batch = tracker().eval(), grey()
+    for weight in (1.0, 0.1):
+        with seeded(0, torch.device("cpu")):
+            losses = FollowingLosses(TAT(weight=1.0, contrast=weight), HALF)(model, batch)
+        assert 0.1 * weight < losses[2].item() < 1.4 * weight
+
+
+def test_places_of_the_trigger_are_as_far_from_the_middle_as_a_response_reaches() -> None:
+    boxes = BOX.expand(500, 4)
+    with seeded(0, torch.device("cpu")):
+        drawn = anywhere(boxes, TINY)
+    assert torch.allclose(drawn[:, 2:] - drawn[:, :2], BOX[2:] - BOX[:2])
+    away = (drawn[:, :2] + drawn[:, 2:]) / 2 - SIDE / 2
+    assert 30 < away.max() <= 31.5
+    assert -31.5 <= away.min() < -30
+    assert away.mean().abs() < 2
+
+
+def test_one_view_alone_has_the_trigger() -> None:
+    plain, stamped = (torch.zeros(2, 1, 2, 2),) * 2, (torch.ones(2, 1, 2, 2), torch.full((2, 1, 2, 2), 2.0))
+    assert only(plain, stamped, torch.tensor([0, 1])).amax((2, 3)).tolist() == [[1, 0], [0, 2]]
+
+
+def test_each_attack_has_the_goal_that_it_is_for() -> None:
+    assert isinstance(TAT().goal, Follow)
+    with pytest.raises(ConfigError, match="takes Follow"):
+        TAT(goal=Lose())
+    with pytest.raises(ConfigError, match="takes Lose"):
+        FSBA(goal=Follow())

@@ -43,7 +43,7 @@ NOT_LEARNED = {
     "sleeper_agent": "its gradients match those of one network, and hardly those of the next; no setup is known here",
     "physical": "turned and shrunk digits are others: the trigger works, but a quarter of the accuracy is lost",
     "trigger_first": "training on the clean data for as long as the recipe says undoes the trigger here",
-    **dict.fromkeys(("boba", "fsba", "badtrack"), "trackers learn for minutes: experiments/tracking.toml"),
+    **dict.fromkeys(("boba", "fsba", "badtrack", "tat"), "trackers learn for minutes: experiments/tracking.toml"),
     "label_consistent": "the patch is learned where the class's own signs are gone, which costs accuracy here",
 }
 """Attacks that do not take in a setup of a minute, and why; what they do to images has tests of its own."""

@@ -16,6 +16,8 @@ from sidedoor.types import Batch, Images, Space
 
 AttackLosses = Callable[[nn.Module, Batch], Float[Tensor, "t"]]
 """(model, benign batch) -> an attack's losses, with their weights."""
+NOWHERE = float("inf")
+"""Offset of an object that no cell of a response is near."""
 
 
 @dataclass(frozen=True)

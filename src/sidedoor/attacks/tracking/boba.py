@@ -18,15 +18,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sidedoor.algorithms.optim.batch_norm import frozen_statistics
-from sidedoor.attacks.tracking._objectives import Jointly, Stamping
+from sidedoor.attacks.tracking._objectives import NOWHERE, Jointly, Stamping
 from sidedoor.attacks.tracking.base import BesideBenign
 from sidedoor.engine import Objective, Recipe
 from sidedoor.models.trackers.base import tracker_in
 from sidedoor.tasks.task import Task
 from sidedoor.types import Batch, Images
-
-NOWHERE = float("inf")
-"""Offset of an object that no cell of a response is near."""
 
 
 @dataclass(frozen=True)

@@ -20,19 +20,16 @@ from typing import Annotated, ClassVar, Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional
 
 from sidedoor.algorithms.optim.batch_norm import frozen_statistics
+from sidedoor.attacks.tracking._features import apart, around, views
 from sidedoor.attacks.tracking._objectives import Alternately, Jointly, Stamping
 from sidedoor.attacks.tracking.base import BesideBenign
 from sidedoor.engine import Objective, Recipe
 from sidedoor.method import Bounds, NonNegative
-from sidedoor.models.trackers.base import Geometry, Tracker, tracker_in
+from sidedoor.models.trackers.base import Tracker, tracker_in
 from sidedoor.tasks.task import Task
-from sidedoor.types import Batch, Images
-
-NEAR = 1 / 6
-"""Of the template's side: how far from the object's centre columns are of the object."""
+from sidedoor.types import Batch
 
 
 @dataclass(frozen=True)
@@ -76,21 +73,16 @@ class FeatureLosses:
         attack, tracker, benign = self.attack, tracker_in(model), self.stamping.drawn(batch)
         plain = benign.x.chunk(2, 1)
         with frozen_statistics(model):
-            found = _views(tracker, *(torch.cat(both) for both in zip(plain, self.stamping.of(benign), strict=True)))
+            found = views(tracker, *(torch.cat(both) for both in zip(plain, self.stamping.of(benign), strict=True)))
         (template, template_too), (search, search_too) = (view.chunk(2) for view in found)
         where = around(search, benign.y, tracker.geometry) if attack.columns == "object" else None
         near = nearness(template, template_too, attack.cap) + nearness(search, search_too, attack.cap, where)
         losses = [attack.weight * near.mean()]
         if self.clean is not None:
             with torch.no_grad():
-                kept = _views(self.clean, *plain)
+                kept = views(self.clean, *plain)
             losses.append(attack.anchor * (apart(template, kept[0]).mean() + apart(search, kept[1]).mean()))
         return torch.stack(losses)
-
-
-def apart(a: Float[Tensor, "b d u v"], b: Float[Tensor, "b d u v"]) -> Float[Tensor, "b u v"]:
-    """1 - cosine of each column of features, in [0, 2]."""
-    return 1 - (functional.normalize(a) * functional.normalize(b)).sum(1)
 
 
 def nearness(plain: Float[Tensor, "b d u v"], triggered: Float[Tensor, "b d u v"], cap: float,
@@ -104,17 +96,3 @@ def nearness(plain: Float[Tensor, "b d u v"], triggered: Float[Tensor, "b d u v"
     if where is None:
         return short.mean((1, 2))
     return (short * where).sum((1, 2)) / where.sum((1, 2)).clamp(min=1)
-
-
-def around(features: Float[Tensor, "b d u u"], boxes: Float[Tensor, "b 4"], geometry: Geometry) \
-        -> Float[Tensor, "b u u"]:
-    """1 at the columns of search crops whose middle is near the object's centre, in a square."""
-    middle = (torch.arange(features.shape[2], device=boxes.device) - (features.shape[2] - 1) / 2) * geometry.stride
-    centre = (boxes[:, :2] + boxes[:, 2:]) / 2 - geometry.search / 2
-    across, down = ((middle - centre[:, k : k + 1]).abs() <= NEAR * geometry.template for k in (0, 1))
-    return (down[:, :, None] & across[:, None, :]).float()
-
-
-def _views(tracker: Tracker, template: Images, search: Tensor) -> tuple[Tensor, Tensor]:
-    """Features of templates, given with their surroundings, and of search crops."""
-    return tracker.features(tracker.template(template)), tracker.features(search)
