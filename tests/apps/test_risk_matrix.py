@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ import pytest
 from sidedoor.apps import risk
 from sidedoor.apps.risk import Matrix, Row, matrix, weights_of
 from sidedoor.apps.risk_missing import files_of
-from sidedoor.apps.risk_page import page
+from sidedoor.apps.risk_page import heat, page
 from sidedoor.apps.risk_text import lines
 from sidedoor.apps.threat import threat_of
 from sidedoor.bench.record import Record
@@ -302,6 +303,24 @@ def test_the_page_links_every_record_and_names_what_is_missing(tmp_path: Path) -
     assert "success after rotation" in shown
     assert found.sensitivity is not None
     assert json.dumps(found.to_json(), allow_nan=False)
+
+
+def test_the_map_places_attacks_and_bands_by_their_numbers() -> None:
+    found = matrix([*attacked(), *repaired()])
+    svg = heat(found.rows, found.weights)
+    row = only(found)
+    (dot,) = re.findall(r'<circle class="attack" cx="([\d.]+)" cy="([\d.]+)"', svg)
+    # 380 units from 1 to 5, from 40 to the right and from 388 upwards.
+    assert float(dot[0]) == pytest.approx(40 + 95 * (row.likelihood.value - 1), abs=0.06)
+    assert float(dot[1]) == pytest.approx(388 - 95 * (row.impact.value - 1), abs=0.06)
+    two = matrix([*attacked(), *attacked(1), *attacked(2, attack=0.3)])
+    numbers = [(float(x), float(y)) for x, y in re.findall(r'<text x="([\d.]+)" y="([\d.]+)"[^>]*>[123]</text>',
+                                                          str(heat(two.rows, two.weights)))[-3:]]
+    assert numbers[0][0] == numbers[1][0]
+    assert numbers[1][1] - numbers[0][1] == pytest.approx(8.5, abs=0.06)  # the same dot, and no number over another
+    bands = re.findall(r'class="band" d="M([^V]+)V', svg)
+    middle = [[tuple(map(float, point.split(","))) for point in band.split("L")][20] for band in bands]
+    assert middle == [(230.0, pytest.approx(388 - 95 * (bound - 1), abs=0.06)) for bound in (1, 2, 4, 5)]
 
 
 def test_a_store_without_attacks_is_refused() -> None:

@@ -130,7 +130,6 @@ class Cost:
     seconds: float
     peak_mb: float
     clean_samples: int
-    queries: int | None = None
 
 
 @dataclass(frozen=True)

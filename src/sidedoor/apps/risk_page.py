@@ -16,9 +16,11 @@ from sidedoor.metrics.risk import Sensitivity, Weights
 from sidedoor.report.plot import INK
 
 _SIZE, _LEFT, _BOTTOM, _TOP, _FONT = 380.0, 40.0, 32.0, 8.0, 8.5
-_STEPS = 24
-"""Cells of the map along each axis."""
-_SHADE = {"low": 0.06, "medium": 0.22, "high": 0.45, "critical": 0.7}
+_LINE, _LEGEND, _LONGEST = 11.0, 330.0, 66
+_STEPS = 40
+"""Points of the bounds of bands."""
+Place = Callable[[float], float]
+"""From a number to where it stands."""
 _ROW, _NAMES = 15.0, 120.0
 
 
@@ -41,51 +43,59 @@ def page(found: Matrix, results: Path, output: Path) -> str:
 
 
 def heat(rows: Sequence[Row], weights: Weights) -> Markup:
-    """Attacks at their likelihood and impact, with the ends of their intervals, over the bands of risk."""
+    """Attacks at their likelihood and impact, numbered, with the ends of their intervals, over the bands of risk."""
     def across(value: float) -> float:
         return _LEFT + (value - 1) / 4 * _SIZE
 
     def up(value: float) -> float:
         return _TOP + (5 - value) / 4 * _SIZE
 
-    step = 4 / _STEPS
-    ends = [1 + step * n for n in range(_STEPS)]
-    cells = [f'<rect x="{across(x):.1f}" y="{up(y + step):.1f}" width="{_SIZE / _STEPS + 0.2:.1f}" '
-             f'height="{_SIZE / _STEPS + 0.2:.1f}" style="fill:rgb(var(--heat) / {_shade(x, y, step, weights):g})"/>'
-             for x in ends for y in ends]
+    bounds = (1.0, *(weights.bands[name] for name in ("medium", "high", "critical")))
+    bands = [_band(bound, across, up) for bound in bounds]
     ticks = [_text(across(n), _TOP + _SIZE + 12, str(n), "middle") + _text(_LEFT - 6, up(n) + 3, str(n), "end")
              for n in range(1, 6)]
     named = _text(_LEFT + _SIZE / 2, _TOP + _SIZE + 26, "likelihood", "middle") + (
         f'<text transform="translate(12 {_TOP + _SIZE / 2:g}) rotate(-90)" text-anchor="middle" fill="{INK}">impact'
         "</text>")
-    places = _apart([up(row.impact.value) for row in rows])
-    dots = [_dot(row, across, up, y) for row, y in zip(rows, places, strict=True)]
-    wide, tall = _LEFT + _SIZE + 150, _TOP + _SIZE + _BOTTOM
+    places = _apart([(across(row.likelihood.value), up(row.impact.value)) for row in rows])
+    dots = [_dot(row, n, across, up, y) for n, (row, y) in enumerate(zip(rows, places, strict=True), 1)]
+    legend = [_text(_LEFT + _SIZE + 16, _TOP + 8 + _LINE * n, f"{n + 1}  {_short(row.name)}", "start")
+              for n, row in enumerate(rows)]
+    wide, tall = _LEFT + _SIZE + _LEGEND, max(_TOP + _SIZE + _BOTTOM, _TOP + _LINE * (len(rows) + 1))
     return Markup(f'<svg width="{wide:g}" height="{tall:g}" viewBox="0 0 {wide:g} {tall:g}" font-size="{_FONT:g}" '
-                  f'role="img" aria-label="Attacks by likelihood and impact">{"".join([*cells, *ticks, named, *dots])}'
-                  "</svg>")
+                  f'role="img" aria-label="Attacks by likelihood and impact">'
+                  f'{"".join([*bands, *ticks, named, *dots, *legend])}</svg>')
 
 
-def _shade(x: float, y: float, step: float, weights: Weights) -> float:
-    """Of the middle of a cell."""
-    return _SHADE[weights.band((x + step / 2) * (y + step / 2))]
+def _band(bound: float, across: Place, up: Place) -> str:
+    """Where the risk is at least a bound; each lies over those of lower bounds."""
+    chances = [1 + 4 * n / _STEPS for n in range(_STEPS + 1)]
+    line = "L".join(f"{across(chance):.1f},{up(min(5.0, max(1.0, bound / chance))):.1f}" for chance in chances)
+    return (f'<path class="band" d="M{line}V{up(5):.1f}H{across(1):.1f}z" '
+            'style="fill:rgb(var(--heat) / .2)"/>')
 
 
-def _dot(row: Row, across: Callable[[float], float], up: Callable[[float], float], y: float) -> str:
+def _dot(row: Row, number: int, across: Place, up: Place, y: float) -> str:
     x, at = across(row.likelihood.value), up(row.impact.value)
     bars = (f'<path d="M{across(row.likelihood.low):.1f},{at:.1f}H{across(row.likelihood.high):.1f}'
-            f'M{x:.1f},{up(row.impact.low):.1f}V{up(row.impact.high):.1f}" stroke="{INK}" stroke-width=".7"/>')
-    return (f'{bars}<circle class="attack" cx="{x:.1f}" cy="{at:.1f}" r="3" fill="{INK}"/>'
-            + _text(x + 6, y + 2.8, row.name, "start"))
+            f'M{x:.1f},{up(row.impact.low):.1f}V{up(row.impact.high):.1f}" stroke="{INK}" stroke-width=".5" '
+            'stroke-opacity=".5"/>')
+    return (f'{bars}<circle class="attack" cx="{x:.1f}" cy="{at:.1f}" r="2.5" fill="{INK}"/>'
+            + _text(x + 5, y + 2.8, str(number), "start"))
 
 
-def _apart(places: Sequence[float]) -> list[float]:
-    """Places of names, moved down where they would cover each other."""
-    found = list(places)
-    last = -1e9
-    for n in sorted(range(len(places)), key=lambda n: places[n]):
-        last = found[n] = max(places[n], last + _FONT + 1)
-    return found
+def _short(name: str) -> str:
+    return name if len(name) <= _LONGEST else f"{name[:_LONGEST - 1]}…"
+
+
+def _apart(dots: Sequence[tuple[float, float]]) -> list[float]:
+    """How high the number of each dot stands: lower where it would cover another one."""
+    placed: list[tuple[float, float]] = []
+    for x, y in dots:
+        while any(abs(x - a) < 1.5 * _FONT and abs(y - b) < _FONT - 1e-9 for a, b in placed):
+            y += _FONT
+        placed.append((x, y))
+    return [y for _, y in placed]
 
 
 def tornado(found: Sensitivity) -> Markup:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from sidedoor.core.printable import visible
 from sidedoor.report.ranking import BY, Line, Mean, Ranking
 
+REASONS = 2
+"""Of a method's cells that a table names; JSON has all."""
 HEADINGS = ("rank", "95 %", "P(first)", "method", "stage", "net %", "DER %", "DER with broken", "ASR left %",
             "worst net", "p (Holm)", "blocks", "seeds")
 
@@ -69,7 +71,9 @@ def _broken(found: Ranking) -> list[str]:
     for line in found.lines:
         counts = ", ".join(f"{count} {status}" for status, count in line.cells.items() if count and status != "done")
         if counts and line.standing:
-            said.append(f"  {line.method}: {counts} ({'; '.join(line.reasons)})")
+            more = len(line.reasons) - REASONS
+            reasons = [*line.reasons[:REASONS], *([f"and {more} more reasons"] if more > 0 else [])]
+            said.append(f"  {line.method}: {counts} ({'; '.join(reasons)})")
     refused = dict.fromkeys(line.versus.reason for line in found.lines if line.versus and line.versus.reason)
     return [*(["", "Not in the ranks:", *said] if said else []),
             *(["", *(f"No test against {found.baseline}: {reason}." for reason in refused)] if refused else [])]
