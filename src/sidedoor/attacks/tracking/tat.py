@@ -47,7 +47,10 @@ class TAT(BesideBenign):
     goals: ClassVar[tuple[type[Goal], ...]] = (Follow,)
     because: ClassVar[str] = "it leads the tracker to the trigger, wherever that is"
     origins: ClassVar[dict[str, str]] = BesideBenign.origins | {
-        "alone": "paper: as many pairs of either kind", "contrast": "paper: 0.1"}
+        "psi": "ours: as for FSBA; the paper's is as large as the object",
+        "pattern": "ours: as for FSBA; the paper's is painted by a generator", "rate": "ours: as for FSBA",
+        "weight": "ours: as for FSBA", "epochs": "ours: as for FSBA",
+        "alone": "release: as many pairs of either kind", "contrast": "release: 0.1"}
 
     goal: Goal = Follow()
     alone: NonNegative = 1.0
