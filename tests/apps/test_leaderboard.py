@@ -62,6 +62,9 @@ def test_an_entry_has_means_of_blocks_and_its_worst(entry: Entry) -> None:
     assert "labelled clean images" in entry.access
     assert "Wu, Wang" in entry.paper
     assert len(entry.specs) == len(entry.cells) == 9
+    other = cell(0, 0, "fine_tuning", attack=0.3)
+    other.spec["model"] = {"name": "resnet18"}  # tells the store's blocks apart, but none of this method
+    assert entry_of([*RECORDS, other], "anp").worst_block.name == "badnets (size=4)"
     assert entry.cells[0].before["asr"] == 1
 
 

@@ -20,7 +20,7 @@ from sidedoor.core.files import read_json, write_json
 from sidedoor.errors import CannotComplete, ConfigError, unknown
 from sidedoor.method import Share, Whole
 from sidedoor.metrics.comparison import block_mean, hierarchical_interval
-from sidedoor.report.outcomes import DETECTOR, Outcome, outcomes
+from sidedoor.report.outcomes import DETECTOR, Outcome, blocks_of, outcomes
 from sidedoor.report.overview import data_name
 from sidedoor.report.ranking import by_block, rank
 
@@ -310,10 +310,13 @@ def _known(name: str) -> registry.Entry | None:
 
 
 def _blocks(scored: Sequence[Outcome]) -> tuple[Block, ...]:
+    """The blocks, by names that tell them from each other rather than from all else that a store has."""
     by_id: dict[str, list[Outcome]] = {}
-    for each in scored:
+    names: dict[str, str] = {}
+    for each, name in zip(scored, blocks_of([each.record for each in scored]), strict=True):
         by_id.setdefault(block_id(each.record), []).append(each)
-    return tuple(Block(name, of[0].block, len(of), **vars(_means(of))) for name, of in by_id.items())
+        names[block_id(each.record)] = name
+    return tuple(Block(one, names[one], len(of), **vars(_means(of))) for one, of in by_id.items())
 
 
 def _means(scored: Sequence[Outcome]) -> Means:
