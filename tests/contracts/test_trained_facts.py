@@ -44,6 +44,7 @@ NOT_LEARNED = {
     "physical": "turned and shrunk digits are others: the trigger works, but a quarter of the accuracy is lost",
     "trigger_first": "training on the clean data for as long as the recipe says undoes the trigger here",
     **dict.fromkeys(("boba", "fsba", "badtrack", "tat"), "trackers learn for minutes: experiments/tracking.toml"),
+    "clean_label": "a control: the class is learned by its own signs, and the patch of BadNets is not needed",
     "label_consistent": "the patch is learned where the class's own signs are gone, which costs accuracy here",
 }
 """Attacks that do not take in a setup of a minute, and why; what they do to images has tests of its own."""
