@@ -7,10 +7,13 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pages
 import pytest
 from pages import ROOT, Block, blocks, environment, matches, run
+from safetensors.numpy import save_file
 
 QUICK = {"defenders_split", "four_numbers", "threat_model"}
 """Pages whose blocks take a second; the others start commands or train."""
@@ -62,21 +65,22 @@ def test_the_commands_of_readme_have_the_options_that_it_names() -> None:
     """The list of commands, and each command in a block before it."""
     found = [b.text for b in blocks((ROOT / "README.md").read_text()) if b.language in ("sh", "text")]
     lines = [line for text in found for line in text.splitlines() if re.match(r"(\S*/)?sidedoor ", line)]
-    assert len(lines) > 30
+    assert len(lines) >= 25
     for line in lines:
-        command, options = re.match(r"(?:\S*/)?sidedoor (\S+)(.*?)(?:  +.*)?$", line), re.findall(r" (--[a-z-]+)", line)
-        assert command is not None
-        text = help_of(command[1])
-        assert [option for option in options if f"{option} " not in text and f"{option},"not in text] == [], line
+        command, options = re.findall(r"sidedoor (\S+)", line)[0], re.findall(r" (--[a-z-]+)", line)
+        assert set(options) <= options_of(command), line
 
 
-def help_of(command: str) -> str:
+def options_of(command: str) -> set[str]:
+    """Of a command, or of all that a group has."""
     from typer.main import get_command
 
     from sidedoor.cli.main import app
 
-    found = get_command(app).commands[command]  # type: ignore[attr-defined]
-    return " ".join(f"{name} " for parameter in found.params for name in parameter.opts)
+    found: Any = get_command(app)
+    found = found.commands[command]
+    return {name for each in (found, *getattr(found, "commands", {}).values()) for parameter in each.params
+            for name in parameter.opts}
 
 
 def block(document: str, language: str) -> str:
@@ -131,9 +135,11 @@ def given(folder: Path) -> None:
             Image.fromarray(data.rows(torch.tensor([row]))[0].permute(1, 2, 0).numpy()).save(file)
 
 
-def test_readme_specification_of_a_given_model_is_valid(tmp_path: Path) -> None:
+def test_readme_specification_of_a_given_model_is_valid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from sidedoor.bench.spec import cells, read
 
+    monkeypatch.chdir(tmp_path)
+    save_file({"weight": np.zeros(1)}, "given.pth")
     file = tmp_path / "spec.toml"
     file.write_text([b.text for b in blocks((ROOT / "README.md").read_text()) if b.language == "toml"][1])
     assert [spec.defense_name for spec in cells(read(file))] == ["none", "neural_cleanse", "fine_pruning"]
