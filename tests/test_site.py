@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import sys
 from types import ModuleType
@@ -12,15 +13,13 @@ from pages import ROOT, pages
 import sidedoor
 from sidedoor import registry
 
-pytest.importorskip("mkdocs", reason="the site is built with the extra [docs]")
 OWN = [entry for entry in registry.entries() if entry.origin == "sidedoor"]
 
 
 @pytest.fixture(scope="module")
 def hooks() -> dict[str, ModuleType]:
     """The modules that mkdocs loads, loaded as it does."""
-    import importlib
-
+    pytest.importorskip("mkdocs", reason="the site is built with the extra [docs]")
     sys.path.insert(0, str(ROOT / "docs" / "_hooks"))
     try:
         return {name: importlib.import_module(name) for name in ("catalogue", "pictures", "offline")}
