@@ -169,6 +169,9 @@ def test_the_page_sorts_by_the_worst_case_and_greys_what_is_doubtful(entry: Entr
     assert [row.get("class") for row in rows] == [None, "grey"]
     assert "unreliable: why" in shown
     assert [float(row["data-rank"] or 0) for row in rows] == [1.0, 2.0]
+    slow = [replace(r, status="timeout", undefended=None) if r.key == "anp-2-1" else r for r in RECORDS]
+    assert "cells in no mean: 1 timeout" in page(boards([entry_of(slow, "anp")]))
+    assert "cells in no mean" not in shown
     few = entry_of([r for r in RECORDS if r.spec["seed"] == 0], "anp", "small")
     assert Rows(page(boards([few]))).rows[0]["class"] == "grey"
     assert "1 seed<" in page(boards([few]))

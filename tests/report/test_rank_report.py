@@ -140,6 +140,9 @@ def test_a_method_that_refuses_is_named() -> None:
     assert nad.net is not None
     assert list(rank(some).ranked) == ["anp", "fine_tuning"]
     assert "nad (repair): it has no result in 2 of 6 blocks" in "\n".join(lines(rank(some)))
+    late = [replace(r, status="timeout", error="late", undefended=None)
+            if r.defense_name == "nad" and r.spec["attack"]["size"] < 4 else r for r in RECORDS]
+    assert "nad: 6 timeout (timeout: late)" in "\n".join(lines(rank(late)))
 
 
 def test_an_audit_is_no_method_of_a_ranking() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -34,6 +35,12 @@ class Line:
     entry: Entry
     standing: Standing | None
     doubts: tuple[str, ...]
+
+    @property
+    def broken(self) -> str:
+        """How many cells are in no mean because the method broke or refused; a failed attack is no fault of it."""
+        counts = Counter(cell.status for cell in self.entry.cells if cell.status not in ("done", "attack failed"))
+        return ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
 
     @property
     def numbers(self) -> dict[str, float | None]:

@@ -175,11 +175,11 @@ def standings(given: Field, seed: int = 0, draws: int = DRAWS) -> dict[str, Stan
         raise ValueError("expected at least one block that all methods have")
     rng, count = np.random.default_rng(seed), len(given.tables)
     chosen = rng.integers(count, size=(draws, count))
-    drawn = np.empty((draws, count, len(given.methods)))
+    drawn_ranks = np.zeros((draws, len(given.methods)))
     for block, table in enumerate(given.tables):
-        places = chosen == block
-        drawn[places] = _drawn_ranks(table, int(places.sum()), rng)
-    drawn_ranks = drawn.mean(1)
+        copies = np.nonzero(chosen == block)[0]
+        np.add.at(drawn_ranks, copies, _drawn_ranks(table, len(copies), rng))
+    drawn_ranks /= count
     low, high = np.quantile(drawn_ranks, [0.025, 0.975], axis=0)
     best = np.isclose(drawn_ranks, drawn_ranks.min(1, keepdims=True), rtol=0, atol=1e-9)
     won = (best / best.sum(1, keepdims=True)).mean(0)

@@ -66,14 +66,14 @@ def _unranked(found: Ranking) -> list[str]:
 
 
 def _broken(found: Ranking) -> list[str]:
-    """Cells of ranked methods that are in no rank, counted, with their reasons; and tests that were refused."""
+    """Cells that are in no rank, of methods that have any that is, with their reasons; and tests that were refused."""
     said = []
     for line in found.lines:
         counts = ", ".join(f"{count} {status}" for status, count in line.cells.items() if count and status != "done")
-        if counts and line.standing:
+        if counts and line.blocks:
             more = len(line.reasons) - REASONS
             reasons = [*line.reasons[:REASONS], *([f"and {more} more reasons"] if more > 0 else [])]
             said.append(f"  {line.method}: {counts} ({'; '.join(reasons)})")
     refused = dict.fromkeys(line.versus.reason for line in found.lines if line.versus and line.versus.reason)
-    return [*(["", "Not in the ranks:", *said] if said else []),
+    return [*(["", "Cells in no rank:", *said] if said else []),
             *(["", *(f"No test against {found.baseline}: {reason}." for reason in refused)] if refused else [])]
