@@ -57,6 +57,8 @@ FailOn = Annotated[str, typer.Option(help="finding or suspicious: what exits wit
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 (the second GPU alone) or mps.")]
 SpecFile = Annotated[Path, typer.Argument(help="A specification in TOML.", metavar="SPEC.toml")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be run; train nothing.")]
+StoreLocks = Annotated[str, typer.Option(
+    "--store-locks", help="flock, within one machine, or lease, among all machines that share the folder.")]
 Results = Annotated[Path, typer.Argument(help="A folder of results.", metavar="DIR")]
 _HABITS = {
     "verbose": Annotated[bool, typer.Option("-v", "--verbose", callback=_sets(logging.INFO), is_eager=True,
@@ -115,17 +117,19 @@ def read_specs(path: Path, settings: list[str], here: Machine, swept: bool | Non
     return grid(table, classes_of(here)) if several else cells(table, classes_of(here))
 
 
-def open_store(out: Path) -> Store:
+def open_store(out: Path, locks: str = "flock") -> Store:
     """The store of a folder of results, without what crashes have left half written there.
 
     Raises:
-        ConfigError: it is a file.
+        ConfigError: it is a file, or there are no such locks.
     """
     from sidedoor.bench.store import Store
 
     if out.exists() and not out.is_dir():
         raise ConfigError(f"{out} is a file; expected a folder of results")
-    store = Store(out)
+    if locks not in ("flock", "lease"):
+        raise ConfigError(f"--store-locks {locks} given; expected flock or lease")
+    store = Store(out, locks="lease" if locks == "lease" else "flock")
     store.tidy()
     return store
 

@@ -8,11 +8,11 @@ gets no other; the cell goes to another node.
 
 from __future__ import annotations
 
+import importlib
 import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from types import ModuleType
 from typing import Any
 
 from sidedoor.bench.executors.base import THREADS, Cell, Ended, Executor
@@ -31,8 +31,8 @@ NODE = "ray.io/node-id"
 """The label that Ray gives each node."""
 
 
-def connect(address: str | None) -> ModuleType:
-    """Ray, connected to the cluster at an address.
+def connect(address: str | None) -> Any:
+    """The module ray, connected to the cluster at an address.
 
     `ray.init` without an address attaches to whatever cluster it finds, or starts one; so there has to be one here.
 
@@ -49,7 +49,7 @@ def connect(address: str | None) -> ModuleType:
         raise ConfigError(f"{given}; the executor ray needs that of a running cluster: HOST:PORT on one of its nodes, "
                           "ray://HOST:PORT from elsewhere (`ray start --head --port 6379` starts one)")
     try:
-        import ray
+        ray = importlib.import_module("ray")
     except ImportError as error:
         raise CannotComplete("the executor ray needs ray; pip install 'sidedoor[ray]'") from error
     try:

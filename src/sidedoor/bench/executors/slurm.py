@@ -28,6 +28,8 @@ AGAIN = 3
 POLL = 5.0
 """Seconds between two looks at the jobs."""
 
+MINUTES = 720
+"""That a job may take before it is started again, unless --slurm says so; submitit's own default is 5."""
 PLAIN = ("name", "timeout_min", "mem_gb", "nodes", "cpus_per_task", "gpus_per_node", "tasks_per_node")
 """Parameters that submitit has for clusters of any kind; others are Slurm's own."""
 
@@ -48,7 +50,7 @@ def submitter(folder: Path, given: Mapping[str, Any], most: int | None) -> Any:
         import submitit
     except ImportError as error:
         raise CannotComplete("the executor slurm needs submitit; pip install 'sidedoor[slurm]'") from error
-    parameters = {"name": "sidedoor", "cpus_per_task": THREADS, **given}
+    parameters = {"name": "sidedoor", "cpus_per_task": THREADS, "timeout_min": MINUTES, **given}
     cluster = parameters.pop("cluster", "slurm")
     if most is not None:
         parameters["slurm_array_parallelism"] = most
