@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from sidedoor.cli import _executors as executors
 from sidedoor.cli._options import (
     AsJson,
     Device,
@@ -18,6 +19,7 @@ from sidedoor.cli._options import (
     Root,
     Settings,
     SpecFile,
+    StoreLocks,
     emit,
     machine,
     note,
@@ -38,13 +40,14 @@ if TYPE_CHECKING:
 
 def run(spec: SpecFile, settings: Settings = [], out: Out = Path("runs"), as_json: AsJson = False,  # noqa: B006
         dry_run: DryRun = False, root: Root = None, download: Download = False, device: Device = "auto",
+        locks: StoreLocks = "flock",
         devices: Annotated[int | None, typer.Option(min=1, help="Short for --set devices=N.")] = None) -> None:
     """Run a specification: the attack undefended, then each of its defences; a table and an HTML report."""
     # Of several processes, which fabric starts or torchrun has started, the first one speaks.
     first = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
     if first:
         note(f"reading {spec}")  # what is imported below takes seconds
-    here, store = machine(root, download, device, silent=not first), open_store(out)
+    here, store = machine(root, download, device, silent=not first), open_store(out, locks)
     specs = read_specs(spec, settings + ([f"devices={devices}"] if devices else []), here, swept=False)
     if dry_run:
         show(specs, store, here, as_json)
@@ -84,25 +87,52 @@ def _introduce(spec: Spec, here: Machine) -> None:
 
 
 def sweep(grid: Annotated[Path, typer.Argument(help="A specification with a table [grid].", metavar="GRID.toml")],
-          workers: Annotated[int, typer.Option(min=0, help="Processes; 0: one after another in this one.")] = 1,
+          workers: Annotated[int | None, typer.Option(
+              min=0, show_default=False, help="Cells at a time; 0: one after another in this process. Without it 1, or "
+                                              "with ray and slurm as many as there is room for.")] = None,
           timeout: Annotated[float | None, typer.Option(help="Seconds after which a cell is given up.")] = None,
+          shard: Annotated[str | None, typer.Option(
+              metavar="I/N", help="Run the I-th of N parts; all cells of a model are in one.")] = None,
+          executor: Annotated[str, typer.Option(help="Where: processes of this machine, ray or slurm.")] = "processes",
+          address: Annotated[str | None, typer.Option(
+              help="Of the Ray cluster: HOST:PORT, or ray://HOST:PORT from elsewhere.")] = None,
+          gpus: Annotated[float, typer.Option(min=0, help="Of a GPU, what Ray gives each cell, such as 0.25.")] = 0,
+          slurm: Annotated[list[str], typer.Option(
+              metavar="KEY=VALUE", help="A parameter of submitit, such as partition=gpu.")] = [],  # noqa: B006
+          locks: StoreLocks = "flock",
           settings: Settings = [], out: Out = Path("runs"), as_json: AsJson = False,  # noqa: B006
           dry_run: DryRun = False, root: Root = None, download: Download = False, device: Device = "auto") -> None:
     """Run every cell of a grid that the folder does not have yet, one process per cell."""
     note(f"reading {grid}")
     from sidedoor.bench.sweep import sweep as run_all
 
-    here, store = machine(root, download, device), open_store(out)
+    here, store = machine(root, download, device), open_store(out, locks)
     specs = read_specs(grid, settings, here, swept=True)
+    if shard is not None:
+        specs = _part(specs, shard, here)
     if dry_run:
         show(specs, store, here, as_json)
         return
-    records = run_all(specs, store, here, workers=workers, timeout=timeout)
+    if not specs:
+        note(f"no cell is in part {shard}")
+        return
+    chosen = executors.executor(executor, store, here, workers=workers, timeout=timeout, address=address, gpus=gpus,
+                                slurm=slurm)
+    records = run_all(specs, store, here, workers=1 if workers is None else workers, timeout=timeout, executor=chosen)
     try:
         note(f"table: {store.compile()}")
     except CannotComplete as error:
         note(f"no table: {error}")
     _finish(records, store, as_json)
+
+
+def _part(specs: list[Spec], given: str, here: Machine) -> list[Spec]:
+    """The cells of one part of a sweep."""
+    from sidedoor.bench.plan import planned
+    from sidedoor.bench.shards import shard
+
+    part = shard(given)
+    return [cell.spec for cell in part.of(planned(specs, here))]
 
 
 def report(
