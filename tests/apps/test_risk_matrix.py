@@ -194,6 +194,8 @@ def test_data_stages_are_no_stages_of_whoever_gets_a_model() -> None:
     ({"name": "badnets", "goal": {"name": "untargeted"}}, ("data", False, False, False, "untargeted")),
     ({"name": "physical", "attack": {"name": "issba", "goal": {"name": "from_classes"}}},
      ("training", False, False, True, "some_classes")),
+    ({"name": "physical_copies", "attack": {"name": "badnets"}}, ("data", False, False, False, "any")),
+    ({"name": "clean_label", "attack": {"name": "lf"}}, ("data", True, True, False, "any")),
     ({"name": "key_watermark"}, ("data", False, False, False, "positive")),
     ({"name": "heuristic_reconstruction"}, ("data", False, False, False, "any")),
     ({"name": "blo"}, ("data", False, True, False, "any")),

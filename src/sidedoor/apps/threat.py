@@ -50,8 +50,8 @@ def threat_of(attack: Mapping[str, Any]) -> Threat:
         return Threat("", False, False, False, _target(attack, ""))
     found = _class_of(entry.target)
     return Threat(
-        entry.access, "clean-label" in entry.summary.lower() or bool(within and within.clean_label),
-        bool(found and _needs_surrogate(found)) or bool(within and within.surrogate),
+        entry.access, "clean_label" in entry.tags or bool(within and within.clean_label),
+        within.surrogate if within else bool(found and _needs_surrogate(found)),  # a strategy hands it on
         bool(found and _is_networked(found)) or bool(within and within.networked),
         within.target if within and "goal" not in attack else _target(attack, entry.summary))
 
