@@ -23,6 +23,7 @@ STAGES, GIVEN, ENGINE = "tests/bench/test_stages.py", "tests/bench/test_given_mo
 CONTRACTS, BROKEN = "tests/contracts/test_contracts.py", "tests/contracts/test_broken_defenses.py"
 EXAMINE, OWNERSHIP = "bench/examine", "tests/ownership"
 TRACKER_ATTACKS = "tests/attacks/test_tracking_attacks.py"
+RANKING, RISK = "tests/metrics/test_ranking.py", "tests/apps/test_risk_matrix.py"
 
 
 class Fault(NamedTuple):
@@ -168,6 +169,24 @@ FAULTS = (
           "tests/explain/test_faithful.py"),
     Fault("copies poison benign rows", "attacks/strategies/physical_copies.py", "targets, append=True,",
           "targets, append=False,", "tests/attacks/test_physical_copies.py"),
+    Fault("methods tie that are near in one number", "metrics/ranking.py", "near.all(-1)", "near.any(-1)", RANKING),
+    Fault("a method that lacks a fifth is not ranked", "metrics/ranking.py", "if len(missing) > MISSING",
+          "if len(missing) >= MISSING", RANKING),
+    Fault("no seeds are drawn", "metrics/ranking.py", "counts[first] / seeds, table",
+          "np.ones_like(counts[first]) / seeds, table", RANKING),
+    Fault("a crash on a failed attack counts", "report/outcomes.py", 'seen.get((block, seed)) == "failed"', "False",
+          "tests/report/test_rank_report.py"),
+    Fault("a defence may cost what it likes", "apps/exposure.py", "np.where((cost <= most + 1e-9) & ~np.isnan(left)",
+          "np.where(~np.isnan(left)", RISK),
+    Fault("the budget is the largest rate that works", "apps/exposure.py",
+          "sorted(given.rates.items(), reverse=True)", "sorted(given.rates.items())", RISK),
+    Fault("a rate that failed is asked for again", "apps/risk_missing.py", "if fails < rate < works",
+          "if fails <= rate < works", RISK),
+    Fault("what an audit passes is repaired", "apps/exposure.py", "np.where(alarm.values == 0, before,",
+          "np.where(alarm.values == 1, before,", RISK),
+    Fault("the worst case of an entry is the best", "apps/leaderboard.py",
+          "min(blocks, key=lambda block: block.net[0]).id", "max(blocks, key=lambda block: block.net[0]).id",
+          "tests/apps/test_leaderboard.py"),
 )
 
 
