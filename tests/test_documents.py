@@ -170,6 +170,9 @@ def test_experiments_are_valid_specifications(file: Path) -> None:
     from sidedoor.bench.spec import cells, grid, read
 
     table = read(file)
+    axes = table.get("grid", {})
+    for each in axes if isinstance(axes, list) else [axes]:
+        each |= {"seed": each["seed"][:1]} if "seed" in each else {}  # of thousands of cells one seed each
     assert grid(table) if "grid" in table else cells(table)
 
 

@@ -20,7 +20,7 @@ from sidedoor import registry
 from sidedoor.attacks.poisoning import badnets
 from sidedoor.attacks.poisoning.badnets import BadNets
 from sidedoor.bench import spec as spec_module
-from sidedoor.bench.spec import Refused, Spec, cells, grid, read
+from sidedoor.bench.spec import Refused, Spec, cells, grid, read, tier_of
 from sidedoor.bench.store import Store
 from sidedoor.bench.sweep import sweep
 from sidedoor.engine import Recipe
@@ -345,6 +345,29 @@ def test_a_grid_keeps_pairs_that_do_not_suit_each_other(axis: str) -> None:
 def test_a_grid_that_means_nothing_is_refused(table: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         grid(TABLE | table)
+
+
+def test_several_grids_are_crossed_each_for_itself_and_their_cells_run_once() -> None:
+    both = [{"seed": [0, 1], "defense": ["strip"]}, {"seed": [0], "defense": ["strip", "jpeg"]}]
+    found = grid(TABLE | {"grid": both})
+    assert [(s.seed, s.defense_name) for s in found] == [(0, "strip"), (1, "strip"), (0, "jpeg")]
+
+
+@pytest.mark.parametrize("given", [[], [{"seed": [0]}, {"seed": []}], [{"seed": [0]}, 3]], ids=str)
+def test_each_of_several_grids_is_checked(given: Any) -> None:
+    with pytest.raises(ConfigError, match=r"table \[grid\] of non-empty lists"):
+        grid(TABLE | {"grid": given})
+
+
+def test_a_tier_is_a_word_and_changes_nothing() -> None:
+    table = TABLE | {"grid": {"seed": [0, 1]}}
+    named = table | {"tier": "small"}
+    assert [s.key("data") for s in grid(named)] == [s.key("data") for s in grid(table)]
+    assert cells(TABLE | {"tier": "small"}) == cells(TABLE)
+    assert (tier_of(named), tier_of(table)) == ("small", "")
+    for read_as in (grid, cells):
+        with pytest.raises(ConfigError, match="tier = 3 given; expected a word"):
+            read_as(table | {"tier": 3} if read_as is grid else TABLE | {"tier": 3})
 
 
 def test_a_grid_leaves_its_table_alone() -> None:

@@ -26,19 +26,22 @@ def spec(tmp_path: Path) -> Path:
 
 def test_it_names_cells_models_and_what_is_there_already(cli: Cli, spec: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    before = json.loads(cli("run", spec, "--out", out, "--device", "cpu", "--dry-run", "--json").out)
+    before = json.loads(cli("run", spec, "--out", out, "--device", "cpu", "--dry-run", "--json").out)["cells"]
     assert not out.exists()
     assert [step["state"] for step in before] == ["to run", "to run"]
     assert before[0]["model"] == before[1]["model"]
     assert [len(step["trains"]) for step in before] == [2, 0]
     ran = json.loads(cli("-q", "run", spec, "--out", out, "--device", "cpu", "--json", "--set", "defenses=[]").out)
-    after = json.loads(cli("run", spec, "--out", out, "--device", "cpu", "--dry-run", "--json").out)
+    after = json.loads(cli("run", spec, "--out", out, "--device", "cpu", "--dry-run", "--json").out)["cells"]
     assert [step["state"] for step in after] == ["done", "to run"]
     assert (after[0]["key"], after[0]["model"]) == (ran[0]["key"], ran[0]["planted"])
     assert [step["trains"] for step in after] == [[], []]
     text = cli("run", spec, "--out", out, "--device", "cpu", "--dry-run").out.splitlines()
     assert text[0] == "2 cells: 1 done, 1 to run; 0 models to train"
-    assert [line.split()[-1] for line in text[2:]] == ["none", "shrink_pad"]
+    assert [line.split()[-1] for line in text[2:4]] == ["none", "shrink_pad"]
+    plan = cli("plan", spec, "--out", out, "--device", "cpu").out.splitlines()
+    assert plan == [text[0], *text[4:]]
+    assert cli("plan", spec, "--out", out, "--device", "cpu", "--cells").out.splitlines() == text
 
 
 def test_of_a_sweep_it_says_why_cells_are_not_applicable(cli: Cli, spec: Path, tmp_path: Path) -> None:
@@ -47,7 +50,8 @@ def test_of_a_sweep_it_says_why_cells_are_not_applicable(cli: Cli, spec: Path, t
     assert said.code == 0
     lines = said.out.splitlines()
     assert lines[0] == "4 cells: 2 to run, 2 not applicable; 4 models to train"
-    assert sum("the attacker trains the model and hands over no data" in line for line in lines) == 2
+    # Of each cell, then once for all.
+    assert sum("the attacker trains the model and hands over no data" in line for line in lines) == 2 + 1
     assert sum(line.endswith("trains its model and 1 clean") for line in lines) == 2
 
 

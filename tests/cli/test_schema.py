@@ -47,7 +47,8 @@ def test_specifications_of_records_are_valid(validator: Draft202012Validator) ->
 @pytest.mark.parametrize("table", [
     {}, {"model": "torchvision:resnet50"}, {"attack": {"name": "badnets", "rate": 0.1}}, {"attack": "latent"},
     {"defenses": ["strip", {"name": "jpeg"}]}, {"recipe": {"epochs": 1, "schedule": "cosine"}},
-    {"grid": {"seed": [0, 1]}}, {"augment": ["crop"]}, {"surrogate": "resnet18"},
+    {"grid": {"seed": [0, 1]}}, {"grid": [{"seed": [0]}, {"attack": ["badnets"]}]}, {"tier": "ci"},
+    {"augment": ["crop"]}, {"surrogate": "resnet18"},
     {"model": {"name": "resnet18", "weights": "x.pth", "mean": 0.5, "std": [0.5, 0.5, 0.5], "head": "new", "width": 4}},
 ], ids=str)
 def test_what_sidedoor_takes_is_valid(validator: Draft202012Validator, table: dict[str, Any]) -> None:
@@ -61,6 +62,7 @@ def test_what_sidedoor_takes_is_valid(validator: Draft202012Validator, table: di
     {"recipe": {"lr": 0}}, {"recipe": {"schedule": "linear"}}, {"recipe": 3}, {"grid": {"seed": []}}, {"grid": {}},
     {"model": {"name": "resnet18", "head": "old"}}, {"model": {"name": "resnet18", "mean": "x"}},
     {"model": {"name": "resnet18", "weights": 3}}, {"grid": {"seed": 1}}, {"surrogate": "badnets"},
+    {"grid": []}, {"grid": [{"seed": []}]}, {"tier": 1},
     {"task": "resnet18"},
 ], ids=str)
 def test_what_sidedoor_refuses_is_not(validator: Draft202012Validator, table: dict[str, Any]) -> None:
@@ -88,7 +90,7 @@ def test_the_schema_of_a_type(hint: Any, expected: dict[str, Any]) -> None:
 @pytest.mark.parametrize(("keys", "cls"), [
     (specification.spec_keys, Spec), (specification.recipe_keys, Recipe), (specification.weights_keys, Weights)])
 def test_keys_that_are_read_from_source_are_those_of_the_class(keys: Any, cls: type) -> None:
-    found = {key.name: key for key in keys() if key.name not in ("defenses", "grid")}
+    found = {key.name: key for key in keys() if key.name not in ("defenses", "grid", "tier")}
     fields: dict[str, Any] = {field.name: field for field in dataclasses.fields(cls)}
     assert list(found) == list(fields)
     for name, key in found.items():

@@ -15,15 +15,20 @@ from sidedoor.bench.labels import names
 from sidedoor.bench.machine import Machine
 from sidedoor.bench.record import NOT_APPLICABLE
 from sidedoor.bench.run import finished
+from sidedoor.bench.shared import of_cell
 from sidedoor.bench.spec import Spec
 from sidedoor.bench.store import Store
 from sidedoor.data.base import Dataset
-from sidedoor.errors import ConfigError
+from sidedoor.errors import CannotComplete, ConfigError
 from sidedoor.types import Build
 
 
-def planned(specs: Iterable[Spec], machine: Machine) -> list[Cell]:
+def planned(specs: Iterable[Spec], machine: Machine, missing: dict[str, str] | None = None) -> list[Cell]:
     """The cells of specifications, each once.
+
+    Args:
+        missing: receives, by data set, why it cannot be loaded; keys of its cells are then not those of results. None:
+            that is an error.
 
     Raises:
         ConfigError: one names a class that the data do not have.
@@ -34,7 +39,7 @@ def planned(specs: Iterable[Spec], machine: Machine) -> list[Cell]:
     # Only few data sets are held at a time: cells of the same are looked at together, and stay in the order given.
     order = sorted(range(len(specs)), key=lambda n: _data_of(specs[n]))
     known: dict[str, str] = {}
-    made = {n: _cell(specs[n], machine, known) for n in order}
+    made = {n: _cell(specs[n], machine, known, missing) for n in order}
     cells = list({made[n].key: made[n] for n in range(len(specs))}.values())
     called = names([cell.spec.to_json() for cell in cells])
     return [replace(cell, name=name) for cell, name in zip(cells, called, strict=True)]
@@ -44,13 +49,14 @@ def _data_of(spec: Spec) -> str:
     return json.dumps([spec.data, spec.train_samples, spec.test_samples], sort_keys=True)
 
 
-def _cell(spec: Spec, machine: Machine, known: dict[str, str]) -> Cell:
+def _cell(spec: Spec, machine: Machine, known: dict[str, str], missing: dict[str, str] | None) -> Cell:
     """A specification with its keys.
 
     Args:
         known: keys by specification and data; cells of a grid share most of the models that they need.
+        missing: as in `planned`.
     """
-    _, fingerprint = load_data(spec, machine)
+    fingerprint = _fingerprint(spec, machine, missing)
 
     def key(each: Spec) -> str:
         named = json.dumps([each.to_json(), fingerprint])
@@ -59,7 +65,34 @@ def _cell(spec: Spec, machine: Machine, known: dict[str, str]) -> Cell:
         return known[named]
 
     model = key(spec.attack_half())
-    return Cell(spec, key(spec), model, frozenset([model, *map(key, spec.clean_models())]))
+    return Cell(spec, key(spec), model, frozenset([model, *map(key, spec.clean_models())]),
+                of_cell(spec, fingerprint, model))
+
+
+def needed(cells: Iterable[Cell], machine: Machine, missing: dict[str, str] | None = None) -> dict[str, Spec]:
+    """The models that cells need, by key, in the order in which they do.
+
+    Args:
+        missing: as in `planned`.
+    """
+    halves: dict[str, Spec] = {}
+    for cell in cells:
+        for each in (cell.spec.attack_half(), *cell.spec.clean_models()):
+            halves.setdefault(json.dumps(each.to_json()), each)
+    return {each.key(_fingerprint(each, machine, missing), machine.root): each for each in halves.values()}
+
+
+def _fingerprint(spec: Spec, machine: Machine, missing: dict[str, str] | None) -> str:
+    """Of the data; where they are missing and that is no error, what tells them apart."""
+    name = str(spec.data["name"])
+    if missing is None or name not in missing:
+        try:
+            return load_data(spec, machine)[1]
+        except CannotComplete as error:
+            if missing is None:
+                raise
+            missing[name] = str(error)
+    return _data_of(spec)
 
 
 def check_networks(cells: Iterable[Cell], machine: Machine) -> None:

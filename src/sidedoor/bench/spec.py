@@ -433,17 +433,31 @@ def _cells(table: Mapping[str, Any], classes: Classes | None) -> list[Spec]:
     """The cells of a run file, each once, whether or not their methods suit each other."""
     values = copy.deepcopy(numbered(table, classes) if classes else dict(table))
     defenses = _defenses(values)
+    tier_of(values)
+    values.pop("tier", None)
     if "recipe" in values:
         values["recipe"] = _make_recipe(values["recipe"])
     names = {f.name for f in fields(Spec)}
     for name in values:
         if name not in names:
-            raise unknown("key", name, [*names, "defenses"])
+            raise unknown("key", name, [*names, "defenses", "tier"])
     for name in ("data", "model"):
         if name not in values:
             raise ConfigError(f"the specification has no `{name}`")
     first = Spec(**{k: registry.convert(hints(Spec)[k], v, k) for k, v in values.items()})
     return _once([first, *(replace(first, defense=defense) for defense in defenses)])
+
+
+def tier_of(table: Mapping[str, Any]) -> str:
+    """The size of a benchmark that a file is for, which is part of no result; empty if it says none.
+
+    Raises:
+        ConfigError: it is no text.
+    """
+    tier = table.get("tier", "")
+    if not isinstance(tier, str):
+        raise ConfigError(f"tier = {tier!r} given; expected a word such as \"small\"")
+    return tier
 
 
 def _once(specs: Iterable[Spec]) -> list[Spec]:
@@ -473,7 +487,8 @@ def _make_recipe(given: Any) -> Recipe:
 
 
 def grid(table: Mapping[str, Any], classes: Classes | None = None) -> list[Spec]:
-    """The cells of a sweep file, each once: a run file with a table `[grid]` of lists, crossed.
+    """The cells of a sweep file, each once: a run file with a table `[grid]` of lists, crossed; or with several
+    `[[grid]]`, the cells of each.
 
     Cells whose methods do not suit each other are among them; a sweep records why instead of running them.
 
@@ -485,10 +500,11 @@ def grid(table: Mapping[str, Any], classes: Classes | None = None) -> list[Spec]
     Raises:
         ConfigError: the grid is missing, empty or without a cell whose methods suit each other, or a value is unknown.
     """
-    axes = table.get("grid")
-    if not isinstance(axes, dict) or not all(isinstance(v, list) and v for v in axes.values()):
+    given = table.get("grid")
+    grids: list[Any] = given if isinstance(given, list) and given else [given]
+    if not all(isinstance(axes, dict) and all(isinstance(v, list) and v for v in axes.values()) for axes in grids):
         raise ConfigError('a sweep file needs a table [grid] of non-empty lists, such as seed = [0, 1, 2]')
-    found = _once(spec for point in _points(table, axes) for spec in _cells(point, classes))
+    found = _once(spec for axes in grids for point in _points(table, axes) for spec in _cells(point, classes))
     if all(spec.refusal() for spec in found):
         raise ConfigError(f"no cell of the grid makes sense: {found[0].refusal()}")
     return found

@@ -27,7 +27,7 @@ from sidedoor.cli._options import (
     read_specs,
     say,
 )
-from sidedoor.cli.dry_run import show
+from sidedoor.cli.plan import show
 from sidedoor.core.printable import visible
 from sidedoor.errors import CannotComplete, ConfigError
 

@@ -58,9 +58,10 @@ def of(hint: Any, kind: str = "") -> dict[str, Any]:
     return {"type": _PLAIN[hint]} if hint in _PLAIN else {}
 
 
+_AXES = {"type": "object", "minProperties": 1, "additionalProperties": {"type": "array", "minItems": 1}}
 _SPECIAL: dict[Any, dict[str, Any]] = {
     Reference: {}, Recipe: {"$ref": "#/$defs/recipe"},
-    Grid: {"type": "object", "minProperties": 1, "additionalProperties": {"type": "array", "minItems": 1}},
+    Grid: {"anyOf": [_AXES, {"type": "array", "minItems": 1, "items": _AXES}]},
 }
 
 

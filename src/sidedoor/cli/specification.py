@@ -49,12 +49,14 @@ class Grid:
     """Stands in hints for the table `grid`."""
 
 
-_WORDS = {Reference: "name or table with a name", Recipe: "table, see `sidedoor show recipe`", Grid: "table of lists"}
+_WORDS = {Reference: "name or table with a name", Recipe: "table, see `sidedoor show recipe`",
+          Grid: "table of lists, or several"}
 _NAMES = {**vars(method), "Any": Any, "Literal": Literal, "Reference": Reference, "Recipe": Recipe}
 
 _DEFENSES = "instead of `defense`: each is a cell of its own, beside the attack without a defence."
 _GRID = ("of a sweep file: lists of values by dotted key, such as seed = [0, 1, 2] or \"attack.rate\" = [0.01, 0.05]; "
-         "cells are all their combinations.")
+         "cells are all their combinations. Several tables [[grid]] are combined each for itself.")
+_TIER = "the size of a benchmark that the file is for, such as \"small\"; a word for readers, and part of no result."
 
 
 def spec_keys() -> tuple[Key, ...]:
@@ -63,7 +65,7 @@ def spec_keys() -> tuple[Key, ...]:
     one = next(key.hint for key in own if key.name == "defense")
     either = functools.reduce(operator.or_, (option for option in one.__args__ if option is not type(None)))
     return (*own, Key("defenses", GenericAlias(tuple, (either, ...)), False, ([],), _DEFENSES),
-            Key("grid", Grid, False, (), _GRID))
+            Key("grid", Grid, False, (), _GRID), Key("tier", str, False, ("",), _TIER))
 
 
 def recipe_keys() -> tuple[Key, ...]:
