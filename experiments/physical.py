@@ -1,8 +1,9 @@
-"""The tables of the simulated physical world, from the models of three grids.
+"""The tables of the simulated physical world, from the models of four grids.
 
     sidedoor sweep experiments/physical.toml --workers 1 --out runs/physical --data-root DIR
     sidedoor sweep experiments/physical_wider.toml --workers 1 --out runs/physical --data-root DIR
     sidedoor sweep experiments/physical_cifar.toml --workers 1 --out runs/physical --data-root DIR
+    sidedoor sweep experiments/physical_long.toml --workers 1 --out runs/physical --data-root DIR
     python -m experiments.physical --out runs/physical --data-root DIR > TABLES.md
 
 Asks each finished model, and its clean sibling, about 500 test images as they are and behind each condition, and maps
@@ -44,7 +45,7 @@ from sidedoor.evaluation import evaluate
 from sidedoor.metrics.statistics import t_interval
 
 FOLDER = Path(__file__).parent
-FILES = ("physical.toml", "physical_wider.toml", "physical_cifar.toml")
+FILES = ("physical.toml", "physical_wider.toml", "physical_cifar.toml", "physical_long.toml")
 CONDITIONS: dict[str, Purifier | None] = {
     "standard": None, "flip": Flip(), "ShrinkPad-1": ShrinkPad(1), "ShrinkPad-2": ShrinkPad(2),
     "ShrinkPad-4": ShrinkPad(4), "brightness": Brightness(), "simulated camera .25": PrintCapture(0.25),
@@ -67,6 +68,7 @@ def row_of(spec: Spec) -> tuple[str, str]:
     inner = given.get("attack", given)
     name = NAMES[inner["name"]] + (f", {inner['margin']} px inside" if inner.get("margin") else "")
     name += ", CIFAR-10" if spec.data.get("path") == "cifar10-30k.npz" else ""
+    name += f", {spec.recipe.epochs} epochs" if spec.recipe.epochs > 12 else ""
     if given["name"] == "physical":
         return name, "enhanced, all" + (f", camera {given['camera']:g}" if given.get("camera") else "")
     if given["name"] == "physical_copies":
@@ -124,11 +126,14 @@ def tables(lines: Sequence[Line]) -> Lines:
     found: Lines = []
     for title, value in (("Attack success, %", "attack"),
                          ("Answers with the target class without a trigger, %", "idle"),
-                         ("Accuracy on clean images, %", "clean"),
-                         ("The clean sibling's answers with the target class to the same triggers, %", "sibling"),
-                         ("The clean sibling's accuracy, %", "sibling_clean")):
+                         ("Accuracy on clean images, %", "clean")):
         found += [f"## {title}", "", *table(["attack", "training", "seeds", *CONDITIONS], [
             [*row, seeds(lines, row), *(mean(lines, row, name, value) for name in CONDITIONS)] for row in rows(lines)])]
+    plain = [row for row in rows(lines) if row[1] == "standard"]  # the sibling of a trigger is the same, however it is used
+    for title, value in (("The clean sibling's answers with the target class to the triggers, %", "sibling"),
+                         ("The clean sibling's accuracy, %", "sibling_clean")):
+        found += [f"## {title}", "", *table(["trigger", *CONDITIONS], [
+            [row[0], *(mean(lines, row, name, value) for name in CONDITIONS)] for row in plain])]
     names = ["+".join(axes) for axes in axes_of(MAPS)]
     return [*found, "## Robust area, % of the cells of each map", "", *table(["attack", "training", "seeds", *names], [
         [*row, seeds(lines, row), *(mean(lines, row, "maps", name) for name in names)] for row in rows(lines)])]
@@ -156,7 +161,7 @@ def mean(lines: Sequence[Line], row: tuple[str, str], what: str, value: str) -> 
     if not given:
         return ""
     middle, low, high = t_interval(given)
-    return f"{middle:z.1f}" + ("" if low is None or high is None else f" [{low:z.1f}, {high:z.1f}]")
+    return f"{middle:z.1f}" + ("" if low is None or high is None else f" [{max(0, low):z.1f}, {min(100, high):z.1f}]")
 
 
 def main() -> None:
