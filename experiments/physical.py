@@ -129,7 +129,7 @@ def tables(lines: Sequence[Line]) -> Lines:
                          ("Accuracy on clean images, %", "clean")):
         found += [f"## {title}", "", *table(["attack", "training", "seeds", *CONDITIONS], [
             [*row, seeds(lines, row), *(mean(lines, row, name, value) for name in CONDITIONS)] for row in rows(lines)])]
-    plain = [row for row in rows(lines) if row[1] == "standard"]  # the sibling of a trigger is the same, however it is used
+    plain = [row for row in rows(lines) if row[1] == "standard"]  # a trigger has one sibling, however it is planted
     for title, value in (("The clean sibling's answers with the target class to the triggers, %", "sibling"),
                          ("The clean sibling's accuracy, %", "sibling_clean")):
         found += [f"## {title}", "", *table(["trigger", *CONDITIONS], [
