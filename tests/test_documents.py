@@ -109,7 +109,7 @@ def test_the_commands_of_readme_run_on_files_of_their_names(tmp_path: Path) -> N
             command = command.replace("HEX", hashlib.sha256((tmp_path / "secret.json").read_bytes()).hexdigest())
         ended.append((command, subprocess.run(command.split(), cwd=tmp_path, env=environment(tmp_path), check=False,
                                               capture_output=True, text=True)))
-    assert len(ended) > 8
+    assert len(ended) >= 7
     for command, done in ended:
         passed = {0, 1, 3} if "scan" in command or "filter" in command else {0}
         assert done.returncode in passed, f"{command}\n{done.stderr}"
