@@ -30,7 +30,8 @@ def test_a_table_a_page_and_json(cli: Cli, results: Path, tmp_path: Path) -> Non
     said = cli("risk", results, "-o", tmp_path / "risk.html")
     assert said.code == 0
     assert "badnets" in said.out
-    assert "runs are missing; --missing prints a sweep file" in said.out
+    # Four lower rates, five things on the way, and all stages but repair.
+    assert "Runs that are missing: 14; --missing prints a sweep file" in said.out
     assert "<h1>Threat-risk matrix</h1>" in (tmp_path / "risk.html").read_text()
     (attack,) = json.loads(cli("risk", results, "--json").out)["attacks"]
     assert attack["ingredients"]["least"]["value"] == pytest.approx(0.1)
@@ -43,7 +44,7 @@ def test_missing_runs_are_printed_or_written(cli: Cli, results: Path, tmp_path: 
     said = cli("risk", results, "--missing")
     assert said.code == 0
     assert {spec.attack_name for spec in grid(tomllib.loads(said.out))} == {"badnets"}
-    assert "1 further files" in said.err
+    assert "further files: 1" in said.err
     assert cli("risk", results, "--missing", "-o", tmp_path / "todo").code == 0
     assert sorted(file.name for file in (tmp_path / "todo").iterdir()) == ["data.toml", "rates.toml"]
     said = cli("risk", results, "--missing", "--json")

@@ -116,7 +116,7 @@ def test_broken_cells_count_as_no_effect_in_the_second_mean_only() -> None:
     assert found.field.left_out == ("badnets (size=2)",)
     text = "\n".join(lines(found))
     assert "anp: 3 timeout (timeout: gave up after 9 s)" in text
-    assert "1 blocks are left out" in text
+    assert "Left out of the ranks, since some ranked method has no seed in common with the others there: bad" in text
 
 
 def test_a_crash_on_an_attack_that_failed_is_no_crash_of_the_defence() -> None:

@@ -17,7 +17,7 @@ def lines(found: Matrix) -> list[str]:
     if positive:
         said += ["", "Watermarks: impact with a target of 0, and the power of ownership tests.",
                  *table([("watermark", "I", "95 %", "power"), *map(_positive, positive)])]
-    said += ["", f"Over {sum(row.shown for row in found.rows)} attacks that work here; intervals resample data sets "
+    said += ["", f"Attacks that work here: {sum(row.shown for row in found.rows)}. Intervals resample data sets "
              "and networks, then seeds. What has not been measured counts as what is worst for the defender, an "
              "untried poisoning rate as one that fails."]
     if found.sensitivity is not None:
@@ -25,7 +25,7 @@ def lines(found: Matrix) -> list[str]:
                     f"{found.sensitivity.median:.2f} (median; 5 % quantile {found.sensitivity.low:.2f}).")
     missing = sum(len(row.missing) for row in found.rows)
     if missing:
-        said.append(f"{missing} runs are missing; --missing prints a sweep file of them.")
+        said.append(f"Runs that are missing: {missing}; --missing prints a sweep file of them.")
     return list(map(visible, said))
 
 

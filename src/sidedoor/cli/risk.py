@@ -59,4 +59,4 @@ def _print_missing(files: dict[str, str], folder: Path | None) -> None:
     else:
         typer.echo(next(iter(files.values())), nl=False)
         if len(files) > 1:
-            note(f"{len(files) - 1} further files; -o FOLDER writes all of them")
+            note(f"further files: {len(files) - 1}; -o FOLDER writes all of them")

@@ -256,6 +256,6 @@ def _versus(first: Sequence[Sequence[float]], second: Sequence[Sequence[float]])
         return Versus(0, math.nan, reason="the two have no block in common")
     difference = float(np.mean([np.mean(a) - np.mean(b) for a, b in zip(first, second, strict=True)]))
     if count < LEAST:
-        return Versus(count, difference, reason=f"{count} blocks in common; a test takes {LEAST}, since with fewer "
-                      "signed ranks cannot reach 0.05")
+        return Versus(count, difference, reason=f"{count} block{'s' * (count != 1)} in common; a test takes {LEAST}, "
+                      "since with fewer signed ranks cannot reach 0.05")
     return Versus(count, difference, signed_rank_p(first, second))

@@ -221,8 +221,8 @@ def _limits(given: Field, difference: float | None, baseline: str, there: bool, 
         said.append(f"Mean ranks that differ by less than {difference:.2f} (Nemenyi, {methods} methods, {blocks} "
                     "blocks, level 0.05) are not told apart.")
     if given.left_out:
-        said.append(f"{len(given.left_out)} blocks are left out of the ranks, since some ranked method has no seed in "
-                    f"common with the others there: {'; '.join(given.left_out)}.")
+        said.append("Left out of the ranks, since some ranked method has no seed in common with the others there: "
+                    f"{'; '.join(given.left_out)}.")
     if blocks and given.seeds[0] < FEWEST:
         said.append(f"Some blocks have {given.seeds[0]} seed{'s' * (given.seeds[0] != 1)}: what another seed would "
                     "give is hardly in the intervals.")

@@ -17,9 +17,10 @@ def lines(found: Ranking) -> list[str]:
     """The table, the tests, what is left out, and what the ranking cannot say."""
     least, most = found.field.seeds
     seeds = f"{least}" if least == most else f"{least} to {most}"
+    blocks = len(found.field.blocks)
     head = [f"Ranked by {found.by}: {BY[found.by][0]}.",
-            f"Over {len(found.field.blocks)} blocks (attack, data, network) of {seeds} seeds; intervals resample "
-            "blocks, then seeds.", ""]
+            f"Over {blocks} block{'s' * (blocks != 1)} (attack, data, network) of {seeds} "
+            f"seed{'s' * (most != 1)}; intervals resample blocks, then seeds.", ""]
     rows = [_row(line) for line in found.lines if line.standing]
     test = [] if found.test is None else [
         "", f"All alike? Friedman chi2 {found.test.chi2:.2f}, p = {found.test.chi2_p:.2g}; Iman-Davenport F "
