@@ -127,7 +127,7 @@ def test_without_submitit_it_says_what_to_install(tmp_path: Path, monkeypatch: p
 
 @pytest.mark.slow
 def test_a_job_that_is_preempted_goes_on_where_it_was(tiny: Tiny, tmp_path: Path) -> None:
-    """By submitit's processes of this machine, which take a preemption's signal and are started again as Slurm's are."""
+    """By processes of this machine, which take the signal of a preemption and are started again as Slurm's are."""
     if not Path("/proc/self/task").is_dir():
         pytest.skip("the system does not say which processes a job has")
     specs = [tiny(seed=3, defense=defense) for defense in (None, "fine_pruning", "strip")]

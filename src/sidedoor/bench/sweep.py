@@ -7,10 +7,9 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from sidedoor.bench.executors.base import Cell, Ended, Executor
+from sidedoor.bench.executors.base import Cell, Ended, Executor, Jobs
 from sidedoor.bench.executors.processes import Processes
 from sidedoor.bench.executors.serial import Serial
-from sidedoor.bench.executors.slurm import Slurm
 from sidedoor.bench.machine import Machine
 from sidedoor.bench.plan import check_networks, planned
 from sidedoor.bench.record import NOT_APPLICABLE, Record
@@ -93,7 +92,7 @@ class _Queue:
 
 
 def sweep(specs: list[Spec], store: Store, machine: Machine | None = None, *, workers: int = 1,
-          timeout: float | None = None, executor: Executor | Slurm | None = None) -> list[Record]:
+          timeout: float | None = None, executor: Executor | Jobs | None = None) -> list[Record]:
     """Run cells that the store does not have yet; the records of all, each once, in the order given.
 
     Args:
@@ -119,7 +118,7 @@ def sweep(specs: list[Spec], store: Store, machine: Machine | None = None, *, wo
     known, called = len(cells) - len(todo), {cell.key: str(cell) for cell in todo}
     # Cells that are known take no time, and would make that of the others look short.
     with machine.progress.task(f"cells ({known} known)" if known else "cells", len(todo)) as advance:
-        records = executor.run(todo) if isinstance(executor, Slurm) else \
+        records = executor.run(todo) if isinstance(executor, Jobs) else \
             _run(_Queue(deque(todo), store, timeout), executor)
         for record in records:
             advance(1, f"{called[record.key]}: {record.status}")

@@ -10,8 +10,7 @@ from sidedoor.cli._options import note
 from sidedoor.errors import ConfigError
 
 if TYPE_CHECKING:
-    from sidedoor.bench.executors.base import Executor
-    from sidedoor.bench.executors.slurm import Slurm
+    from sidedoor.bench.executors.base import Executor, Jobs
     from sidedoor.bench.machine import Machine
     from sidedoor.bench.store import Store
 
@@ -19,7 +18,7 @@ NAMES = ("processes", "ray", "slurm")
 
 
 def executor(name: str, store: Store, here: Machine, *, workers: int | None, timeout: float | None,
-             address: str | None, gpus: float, slurm: list[str]) -> Executor | Slurm | None:
+             address: str | None, gpus: float, slurm: list[str]) -> Executor | Jobs | None:
     """An executor by its name; None for this machine's processes.
 
     Raises:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from sidedoor.bench.record import Record
 from sidedoor.bench.spec import Spec
 
 THREADS = 1
@@ -74,3 +76,11 @@ class Executor(ABC):
     @abstractmethod
     def cancel(self, cell: Cell) -> None:
         """End a cell that is running; it is not among those finished."""
+
+
+class Jobs(ABC):
+    """Runs all cells at once, in jobs that a scheduler starts when it has room; each is a sweep of its own."""
+
+    @abstractmethod
+    def run(self, cells: Sequence[Cell]) -> Iterator[Record]:
+        """The records of cells as their jobs end."""

@@ -53,7 +53,7 @@ def connect(address: str | None) -> Any:
     except ImportError as error:
         raise CannotComplete("the executor ray needs ray; pip install 'sidedoor[ray]'") from error
     try:
-        ray.init(address=address, include_dashboard=None, log_to_driver=False, configure_logging=False)
+        ray.init(address=address, log_to_driver=False, configure_logging=False)
     except (ConnectionError, ValueError, RuntimeError, ImportError) as error:
         raise CannotComplete(f"no Ray cluster answers at {address}: {error}") from error
     return ray

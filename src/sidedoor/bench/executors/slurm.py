@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sidedoor.bench.executors.base import THREADS, Cell
+from sidedoor.bench.executors.base import THREADS, Cell, Jobs
 from sidedoor.bench.executors.errand import Errand
 from sidedoor.bench.machine import Machine
 from sidedoor.bench.record import Record
@@ -88,7 +88,7 @@ class Part:
 
 
 @dataclass
-class Slurm:
+class Slurm(Jobs):
     """Submits the parts of a sweep as jobs and waits for them.
 
     Args:
