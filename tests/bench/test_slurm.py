@@ -1,12 +1,9 @@
-"""Cells as jobs: one for each model, what became of each, and that a job that is preempted goes on where it was."""
+"""Cells as jobs: one for each model, what became of each, and that a job has no state but the store."""
 
 from __future__ import annotations
 
 import json
-import os
-import signal
 import sys
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,33 +120,3 @@ def test_without_submitit_it_says_what_to_install(tmp_path: Path, monkeypatch: p
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(CannotComplete, match=r"pip install 'sidedoor\[slurm\]'"):
         submitter(tmp_path, {}, None)
-
-
-@pytest.mark.slow
-def test_a_job_that_is_preempted_goes_on_where_it_was(tiny: Tiny, tmp_path: Path) -> None:
-    """By processes of this machine, which take the signal of a preemption and are started again as Slurm's are."""
-    if not Path("/proc/self/task").is_dir():
-        pytest.skip("the system does not say which processes a job has")
-    specs = [tiny(seed=3, defense=defense) for defense in (None, "fine_pruning", "strip")]
-    store = Store(tmp_path / "out")
-    jobs: list[Any] = []
-    executor = submitter(tmp_path / "jobs", {"cluster": "local"}, None)
-    map_array, moments = executor.map_array, dict[str, int]()
-    executor.map_array = lambda *given: jobs.extend(map_array(*given)) or jobs
-
-    def interrupt_once(seconds: float) -> None:
-        found = {path.stem: path.stat().st_mtime_ns for path in store.root.glob("results/*.json")}
-        if found and not moments and len(found) < 3:
-            moments.update(found)
-            controller = jobs[0].job_id
-            for task in Path(f"/proc/{controller}/task/{controller}/children").read_text().split():
-                os.kill(int(task), signal.SIGUSR2)
-        threading.Event().wait(0.05)
-
-    records = sweep(specs, store, CPU, executor=Slurm(store, CPU, executor, sleep=interrupt_once))
-    assert moments
-    assert all((store.root / "results" / f"{key}.json").stat().st_mtime_ns == at for key, at in moments.items())
-    assert "Calling checkpoint method" in jobs[0].stdout()
-    plain = sweep(specs, Store(tmp_path / "plain"), CPU, workers=0)
-    assert [(r.key, r.clean, r.attack, r.status) for r in records] == \
-        [(r.key, r.clean, r.attack, r.status) for r in plain]
