@@ -73,11 +73,14 @@ class ImageHidingTraining(Method):
     clean: NonNegative = 1.0
     edges: Positive = 13.0
 
+    def deciding(self, pen: Pen, seed: int) -> dict[str, Any]:
+        """What decides the networks, beside the data, as JSON values."""
+        return {"hiding": lasting(self), "pen": lasting(pen), "seed": seed, "version": 3}
+
     def train_or_load(self, train: Dataset, pen: Pen, run: Run) -> ImageHidingNetworks:
         """Both networks, from the run's shelf if it has them."""
         channels = train.shape[0]
-        key: dict[str, Any] = {"hiding": lasting(self), "pen": lasting(pen), "data": train.fingerprint(),
-                               "seed": run.seed, "version": 3}
+        key = self.deciding(pen, run.seed) | {"data": train.fingerprint()}
 
         def build() -> ImageHidingNetworks:
             injection = Injection(channels, self.width)

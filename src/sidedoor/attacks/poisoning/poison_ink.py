@@ -18,7 +18,7 @@ from sidedoor.data.base import Dataset
 from sidedoor.data.pictures import PictureName
 from sidedoor.engine import Run
 from sidedoor.goals.base import Door
-from sidedoor.method import LATER, Count, Level, NonNegative, Positive, Share, lasting
+from sidedoor.method import LATER, Count, Level, NonNegative, Positive, Share
 from sidedoor.tasks.task import Task
 from sidedoor.triggers.ink import Ink, Pen, ink_of_target
 from sidedoor.types import Build
@@ -30,14 +30,12 @@ class PoisonInk(PoisoningAttack):
 
     Args:
         rate: share of the eligible training samples, in [0, 1].
-        ink: red, green and blue in 8-bit levels, such as `ink_of_message(message)`; further targets have other inks,
-            grey images their brightness.
+        ink: red, green, blue in levels, see `ink_of_message`; further targets have others, grey images brightness.
         operator, threshold, line_width, density: of the edges, see `Pen`; the threshold is in 8-bit levels. A density
             gives dark images as much of a trigger as bright ones.
         picture: one whose edges are hidden in all images, for the paper's ablation; empty: each image's own edges.
         relearn: whether a picture has a network that learned to hide it, rather than the one for images' own edges.
-        strength: of the change that the network makes to an image. The paper has none, which is 1; other values give
-            triggers of several visibilities from one network.
+        strength: of the network's change to an image; the paper's is 1, others make it more or less visible.
         size: of the networks, see `SIZES`; `epochs`, `interference`, `adversarial`, `invisible` of training: see
             `ImageHidingTraining`; `network_seed`, to share them between runs of several seeds: None for the run's own.
     """
@@ -52,8 +50,7 @@ class PoisonInk(PoisoningAttack):
         "relearn": "paper: a network of its own in the ablation of the edge structure",
         "strength": "paper: 1, by Eq. 4", "size": "paper: Tables II and III",
         "epochs": "paper: 200, section V-A", "interference": "paper: each operator with probability 1/2",
-        "adversarial": "release: 0.01", "invisible": "ours: of the order of the release's",
-        "network_seed": "ours: networks of the run's own",
+        "adversarial": "release: 0.01", "invisible": "ours: the release's order", "network_seed": "ours: the run's own",
     }
 
     ink: tuple[Level, Level, Level] = (80, 160, 80)
@@ -86,11 +83,9 @@ class PoisonInk(PoisoningAttack):
 
     def on_shelf(self, seed: int) -> Any:
         training, pen = self._training()
-        return {"hiding": lasting(training), "pen": lasting(pen),
-                "seed": seed if self.network_seed is None else self.network_seed}
+        return training.deciding(pen, seed if self.network_seed is None else self.network_seed)
 
     def _training(self) -> tuple[ImageHidingTraining, Pen]:
-        """What decides the networks: how they are trained, and on which ink."""
         training = ImageHidingTraining(**SIZES[self.size], epochs=self.epochs, interference=self.interference,
                                        adversarial=self.adversarial, invisible=self.invisible)
         return training, self.pen() if self.relearn else replace(self.pen(), picture="")
