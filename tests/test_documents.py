@@ -154,17 +154,6 @@ def test_readme_specification_is_valid(tmp_path: Path) -> None:
         "none", "fine_pruning", "strip", "spectral_signatures+fine_pruning+strip"]
 
 
-def test_the_model_that_readme_scans_is_the_demos() -> None:
-    from sidedoor.bench.case import classes_of
-    from sidedoor.bench.machine import Machine
-    from sidedoor.bench.plan import planned
-    from sidedoor.bench.spec import cells, read
-
-    here = Machine(device="cpu")
-    (model,) = {cell.model for cell in planned(cells(read(ROOT / "experiments" / "demo.toml"), classes_of(here)), here)}
-    assert f"runs/demo/artefacts/{model}/model.safetensors" in (ROOT / "README.md").read_text()
-
-
 @pytest.mark.parametrize("file", sorted((ROOT / "experiments").rglob("*.toml")), ids=lambda f: f.stem)
 def test_experiments_are_valid_specifications(file: Path) -> None:
     from sidedoor.bench.spec import cells, grid, read

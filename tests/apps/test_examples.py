@@ -61,3 +61,11 @@ def test_the_command_writes_them_twice_without_harm(tmp_path: Path) -> None:
         assert done.exit_code == 0, done.output
         assert str(tmp_path / "bag" / "clean.safetensors") in done.stdout
     assert len(list((tmp_path / "bag" / "references").iterdir())) == 19
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "code"), [("patch", 1), ("clean", 0), ("blend", 0)])
+def test_a_scan_says_of_them_what_readme_says(name: str, code: int, written: Path, tmp_path: Path) -> None:
+    scanned = ["scan", str(written / f"{name}.safetensors"), "--data", "digits"]
+    done = CliRunner().invoke(app, [*scanned, "--references", str(written / "references"), "-o", str(tmp_path)])
+    assert done.exit_code == code, done.output
