@@ -165,7 +165,7 @@ def test_show_documents_every_key_of_a_specification(cli: Cli) -> None:
         said = cli("show", name)
         assert (said.code, said.err) == (0, "")
         page = json.loads(cli("show", name, "--json").out)
-        assert page["parameters"].keys() - {"defenses", "grid"} == {f.name for f in fields(cls)}
+        assert page["parameters"].keys() - {"defenses", "grid", "tier"} == {f.name for f in fields(cls)}
         assert all(parameter["meaning"] for parameter in page["parameters"].values())
     assert "  seed = 0  (int)\n" in cli("show", "spec").out
     assert "  data  (name or table with a name, required)\n" in cli("show", "spec").out

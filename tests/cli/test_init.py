@@ -24,7 +24,7 @@ def test_it_is_a_specification_with_every_key(written: Path) -> None:
     found = cells(read(written))
     assert [spec.defense_name for spec in found] == ["none", "fine_pruning", "strip"]
     names = set(re.findall(r"^(?:# )?\[?(\w+)(?: =|\])", written.read_text(), re.MULTILINE))
-    assert {key.name for key in spec_keys()} - names == {"surrogate", "defense", "devices"}
+    assert {key.name for key in spec_keys()} - names == {"surrogate", "defense", "devices", "tier"}
 
 
 def test_what_is_behind_a_number_sign_is_the_default(written: Path) -> None:
