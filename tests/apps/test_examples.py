@@ -64,8 +64,9 @@ def test_the_command_writes_them_twice_without_harm(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "code"), [("patch", 1), ("clean", 0), ("blend", 0)])
-def test_a_scan_says_of_them_what_readme_says(name: str, code: int, written: Path, tmp_path: Path) -> None:
-    scanned = ["scan", str(written / f"{name}.safetensors"), "--data", "digits"]
-    done = CliRunner().invoke(app, [*scanned, "--references", str(written / "references"), "-o", str(tmp_path)])
-    assert done.exit_code == code, done.output
+def test_a_scan_says_of_them_what_readme_says(written: Path, tmp_path: Path) -> None:
+    said = {}
+    for name in ("patch", "clean", "blend"):  # in one folder, where what is found of the references is kept
+        scanned = ["scan", str(written / f"{name}.safetensors"), "--data", "digits", "-o", str(tmp_path)]
+        said[name] = CliRunner().invoke(app, [*scanned, "--references", str(written / "references")]).exit_code
+    assert said == {"patch": 1, "clean": 0, "blend": 0}
