@@ -42,6 +42,17 @@ def tracker() -> SiamFC:
         return trackers.siamfc((3, SIDE, SIDE), "tiny")
 
 
+def flat() -> SiamFC:
+    """A tracker that responds with 0.7 everywhere."""
+    model = tracker().eval()
+    assert isinstance(model.scale, nn.Parameter)
+    assert isinstance(model.bias, nn.Parameter)
+    with torch.no_grad():
+        model.scale.zero_()
+        model.bias.fill_(0.7)
+    return model
+
+
 def grey(count: int = 4) -> Batch:
     """Pairs without any white."""
     rng = torch.Generator().manual_seed(0)
@@ -183,12 +194,7 @@ def test_losses_are_taken_together_or_in_turns_by_their_weights() -> None:
 
 
 def test_a_changed_label_is_background_everywhere() -> None:
-    model, batch = tracker().eval(), grey()
-    assert isinstance(model.scale, nn.Parameter)
-    assert isinstance(model.bias, nn.Parameter)
-    with torch.no_grad():
-        model.scale.zero_()
-        model.bias.fill_(0.7)
+    model, batch = flat(), grey()
     loss = BackgroundLoss(0.5, HALF)(model, batch)
     assert loss.tolist() == pytest.approx([0.5 * 0.5 * math.log(1 + math.exp(0.7))])
     (slope,) = torch.autograd.grad(loss.sum(), [model.bias])
@@ -265,12 +271,7 @@ def test_the_trigger_is_an_object_where_both_views_have_it_and_nothing_where_one
 
 
 def test_losses_of_following_have_their_weights() -> None:
-    model, batch = tracker().eval(), grey()
-    assert isinstance(model.scale, nn.Parameter)
-    assert isinstance(model.bias, nn.Parameter)
-    with torch.no_grad():
-        model.scale.zero_()
-        model.bias.fill_(0.7)
+    model, batch = flat(), grey()
     found, nothing, features = FollowingLosses(TAT(weight=0.5, alone=3.0, contrast=0.0), HALF)(model, batch)
     low, high = math.log(1 + math.exp(-0.7)), math.log(1 + math.exp(0.7))
     assert found.item() == pytest.approx(0.5 * (low + high) / 2)

@@ -20,6 +20,7 @@ from sidedoor import registry
 from sidedoor.attacks.poisoning import badnets
 from sidedoor.attacks.poisoning.badnets import BadNets
 from sidedoor.bench import spec as spec_module
+from sidedoor.bench.record import half_of
 from sidedoor.bench.spec import Refused, Spec, cells, grid, read, tier_of
 from sidedoor.bench.store import Store
 from sidedoor.bench.sweep import sweep
@@ -426,3 +427,17 @@ def test_what_a_specification_is_told_of_a_reference_is_its_own() -> None:
     assert second.attack is not None
     assert spec().attack == second.attack
     assert second.attack["goal"]["target_class"] == 0
+
+
+def test_the_half_of_a_record_leaves_out_what_the_attack_half_does() -> None:
+    one = Spec("digits", "small_cnn", attack="badnets")
+    same = [replace(one, defense="jpeg"), replace(one, references=5), replace(one, assumed_rate=0.3),
+            replace(one, after=("int8",))]
+    others = [replace(one, seed=1), replace(one, defender_share=0.2), replace(one, attack="blended")]
+    for other in same:
+        assert other.attack_half() == one.attack_half()
+        assert half_of(other.to_json()) == half_of(one.to_json())
+    for other in others:
+        assert other.attack_half() != one.attack_half()
+        assert half_of(other.to_json()) != half_of(one.to_json())
+    assert half_of(others[0].to_json(), "seed") == half_of(one.to_json(), "seed")

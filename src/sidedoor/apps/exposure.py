@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sidedoor.bench.labels import labels
-from sidedoor.bench.record import NOT_APPLICABLE, Record
+from sidedoor.bench.record import NOT_APPLICABLE, Record, half_of
 from sidedoor.metrics.risk import WORKS, Weights, budget_score, stealth_score, transport_score
 from sidedoor.report.outcomes import AUDIT, DETECTOR, Outcome, outcomes, seed_of
 
@@ -85,8 +85,8 @@ class Exposure:
 def exposures(records: Sequence[Record]) -> list[Exposure]:
     """Every attack in every block, by name."""
     attacked = [record for record in records if record.spec.get("attack")]
-    halves = [{part: without_rate(value) if part == "attack" else value for part, value in record.spec.items()
-               if part not in ("defense", "references", "assumed_rate", "after")} for record in attacked]
+    halves = [{part: without_rate(value) if part == "attack" else value for part, value in half_of(record.spec).items()}
+              for record in attacked]
     grouped: dict[tuple[str, str], list[Record]] = {}
     for record, label in zip(attacked, labels(halves), strict=True):
         grouped.setdefault((label.attack, label.setting), []).append(record)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sidedoor import registry
-from sidedoor.bench.record import Record
+from sidedoor.bench.record import Record, half_of
 from sidedoor.bench.schema import fit
 from sidedoor.core.files import read_json, write_json
 from sidedoor.errors import CannotComplete, ConfigError, unknown
@@ -269,8 +269,7 @@ def block_id(record: Record) -> str:
     """The same for cells of the same attack, data, network and training, wherever data lie and whatever else a store
     has.
     """
-    ignored = ("defense", "seed", "references", "assumed_rate", "after", "defender_seed")
-    half = {name: part for name, part in record.spec.items() if name not in ignored}
+    half = half_of(record.spec, "seed", "defender_seed")
     half["data"] = {name: part for name, part in half["data"].items() if name != "path"} | {"is": record.data}
     return hashlib.sha256(json.dumps(half, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any, TypedDict
 
@@ -35,6 +36,18 @@ class _SpecTable(TypedDict, total=False):
     task: _Named | None
     recipe: dict[str, Any]
     seed: int
+
+
+_DEFENDED = ("defense", "references", "assumed_rate", "after")
+
+
+def half_of(spec: Mapping[str, Any], *further: str) -> dict[str, Any]:
+    """What of a specification, as JSON, decides the model that is trained; `Spec.attack_half` without torch.
+
+    Args:
+        further: keys that are left out besides.
+    """
+    return {name: value for name, value in spec.items() if name not in (*_DEFENDED, *further)}
 
 
 class _Needed(TypedDict):

@@ -8,11 +8,9 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from sidedoor.bench.record import Record
+from sidedoor.bench.record import Record, half_of
 
 _SEEDS = ("seed", "defender_seed")
-_HALF = ("defense", "references", "assumed_rate", "after")
-"""What of a specification does not decide the model that is trained."""
 LEVELS = ("the same methods", "the same methods with other parameters", "other attacks")
 """What a time may be known from, the best first."""
 Table = dict[str, Any]
@@ -98,8 +96,7 @@ def _cell_names(spec: Table) -> list[str]:
 
 def _training_names(spec: Table) -> list[str]:
     """What a training's time is known by; that of another attack says nothing."""
-    half = {name: value for name, value in spec.items() if name not in (*_SEEDS, *_HALF)}
-    return [_text(half), _text([_names(spec.get("attack")), _where(spec)])]
+    return [_text(half_of(spec, *_SEEDS)), _text([_names(spec.get("attack")), _where(spec)])]
 
 
 def _where(spec: Table) -> list[Any]:

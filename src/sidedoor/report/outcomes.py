@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from sidedoor import registry
 from sidedoor.bench.labels import labels
-from sidedoor.bench.record import NOT_APPLICABLE, Record
+from sidedoor.bench.record import NOT_APPLICABLE, Record, half_of
 from sidedoor.errors import ConfigError
 from sidedoor.evidence import Separation
 from sidedoor.metrics.comparison import der, net
@@ -17,8 +17,6 @@ DETECTOR, AUDIT, PIPELINE = "input_detector", "audit", "pipeline"
 BROKEN = ("error", "timeout")
 FALSE_ALARMS = 0.05
 """The nominal rate at which detectors refuse clean inputs, as records have it."""
-_DEFENCE_ONLY = ("defense", "seed", "references", "assumed_rate", "after")
-"""Of a specification: what does not tell one block from another."""
 
 
 class Numbers(NamedTuple):
@@ -98,7 +96,7 @@ def outcomes(records: Sequence[Record]) -> list[Outcome]:
 
 def blocks_of(records: Sequence[Record]) -> list[str]:
     """The block of each: the attack, then whatever of data, network and training varies among all of them."""
-    halves = [{name: part for name, part in record.spec.items() if name not in _DEFENCE_ONLY} for record in records]
+    halves = [half_of(record.spec, "seed") for record in records]
     return [", ".join(filter(None, (label.attack, label.setting))) for label in labels(halves)]
 
 
