@@ -3,6 +3,8 @@
     sidedoor sweep experiments/repairs_screen.toml --workers 1 --out runs/repairs --data-root DIR
     sidedoor sweep experiments/training_screen.toml --workers 1 --out runs/repairs --data-root DIR
     sidedoor sweep experiments/repairs.toml --workers 1 --out runs/repairs --data-root DIR
+    sidedoor sweep experiments/repairs_long.toml --workers 1 --out runs/repairs --data-root DIR
+    sidedoor sweep experiments/training_long.toml --workers 1 --out runs/repairs --data-root DIR
     sidedoor sweep experiments/repairs_few.toml --workers 1 --out runs/repairs --data-root DIR
     sidedoor sweep experiments/repairs_common.toml --workers 1 --out runs/common --data-root DIR
     sidedoor sweep experiments/pipelines.toml --workers 1 --out runs/repairs --data-root DIR
@@ -160,7 +162,9 @@ def main() -> None:
     given = parser.parse_args()
     study, common = Study(given.out, FOLDER), Study(given.common, FOLDER)
     screen = [*study.of("repairs_screen"), *study.of("training_screen")]
-    for title, found in (("Screen", screen), ("Main table", study.of("repairs")),
+    for title, found in (("Screen", screen), ("Four times the budget: repairs", study.of("repairs_long")),
+                         ("Four times the budget: training", study.of("training_long")),
+                         ("Main table", study.of("repairs")),
                          ("One per cent of clean data", study.of("repairs_few")),
                          ("CIFAR-10, the common victims", common.of("repairs_common")),
                          ("Pipelines", study.of("pipelines"))):

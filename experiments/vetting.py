@@ -185,9 +185,7 @@ def page(out: Path) -> list[str]:
     text = []
     for name in RECIPES:
         scans = [line for line in lines(out, name, "scan") if line["took"]]
-        if not scans:
-            continue
-        text += [f"## {name}", "", *_scans(scans), *_audits(out, name, scans)]
+        text += [f"## {name}", "", *(_scans(scans) if scans else []), *_audits(out, name, scans)]
     return text
 
 

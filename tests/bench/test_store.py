@@ -46,6 +46,14 @@ def test_a_record_is_read_back_as_it_was(store: Store) -> None:
     assert (store.record("k1") or RECORD).clean == 0.5
 
 
+def test_folders_may_be_given_as_text(store: Store) -> None:
+    store.put(RECORD)
+    text: Any = str(store.root)
+    assert Store(text) == store
+    assert Store(text).records() == [RECORD]
+    assert Machine(text).root == store.root
+
+
 def test_arrays_are_read_back_as_they_were(store: Store) -> None:
     assert store.arrays("k1") == {}
     given = {"y": np.arange(3), "names": np.array(["a", "Å"]), "x": np.ones((2, 3), np.float32)}

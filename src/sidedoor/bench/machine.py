@@ -13,12 +13,16 @@ from sidedoor.engine import fabric
 
 @dataclass(frozen=True)
 class Machine:
-    """Data root, kind of device and progress reports. Nothing here changes the key of a result."""
+    """Data root (a path or its text), device and progress reports. Nothing here changes the key of a result."""
 
     root: Path | None = None
     download: bool = False
     device: str = "auto"
     progress: Progress = field(default_factory=Silent)
+
+    def __post_init__(self) -> None:
+        if self.root is not None:
+            object.__setattr__(self, "root", Path(self.root))
 
     def check(self, devices: int = 1) -> None:
         """Fail before anything is run.

@@ -66,6 +66,7 @@ class Store:
     """Results and artefacts in one folder.
 
     Args:
+        root: the folder; text is taken for its path.
         left_out: where `records`, `arrays` and `history` list what is damaged and leave it out; None: they raise.
         locks: the same for all processes that write to the folder.
     """
@@ -73,6 +74,9 @@ class Store:
     root: Path
     left_out: list[str] | None = field(default=None, compare=False)
     locks: Locks = "flock"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "root", Path(self.root))
 
     def lenient(self) -> Store:
         """The same folder for a report, which goes on without what is damaged, and says so."""
