@@ -1,13 +1,14 @@
-"""The page of what filters, input detectors and purifiers do, from the stores of two studies.
+"""The page of what filters, input detectors and purifiers do, from the stores of three studies.
 
     sidedoor sweep experiments/defenses.toml --workers 1 --out runs/defenses
     sidedoor sweep experiments/defenses_rare.toml --workers 1 --out runs/defenses
     sidedoor sweep experiments/defenses_long.toml --workers 1 --out runs/defenses
     sidedoor sweep experiments/defenses_fashion.toml --workers 1 --out runs/fashion --data-root DIR
+    sidedoor sweep experiments/defenses_common.toml --workers 1 --out runs/common --data-root DIR
     sidedoor sweep experiments/defenses_poison_ink.toml --workers 1 --out runs/common --data-root DIR
     python -m experiments.defenses > TABLES.md
 
-    python -m experiments.defenses --ink runs/common --data-root DIR --figure docs/results/defenses/grad_cam.svg
+    python -m experiments.defenses --common runs/common --data-root DIR --figure docs/results/defenses/grad_cam.svg
 
 Prints the tables, which docs/results/defenses.md has with remarks; with `--figure`, draws where the model with Poison
 Ink and its clean sibling look instead.
@@ -167,18 +168,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--digits", type=Path, default=Path("runs/defenses"))
     parser.add_argument("--fashion", type=Path, default=Path("runs/fashion"))
-    parser.add_argument("--ink", type=Path, default=Path("runs/common"))
+    parser.add_argument("--common", type=Path, default=Path("runs/common"))
     parser.add_argument("--data-root", type=Path)
     parser.add_argument("--figure", type=Path)
     given = parser.parse_args()
     if given.figure:
-        looked_at(given.ink, given.data_root, given.figure)
+        looked_at(given.common, given.data_root, given.figure)
         return
     for title, name, out in (("Digits", "defenses", given.digits),
                              ("Digits, rare poison", "defenses_rare", given.digits),
                              ("Digits, four times the budget", "defenses_long", given.digits),
                              ("Fashion-MNIST", "defenses_fashion", given.fashion),
-                             ("Poison Ink", "defenses_poison_ink", given.ink)):
+                             ("CIFAR-10, the common victims", "defenses_common", given.common),
+                             ("Poison Ink", "defenses_poison_ink", given.common)):
         if any((out / "results").glob("*")):
             print("\n".join([f"## {title}", "", *page(name, out)]))
 
