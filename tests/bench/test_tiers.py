@@ -26,7 +26,7 @@ def stages(specs: list[Spec]) -> set[str]:
     return {registry.find(name, "defense").stage for spec in specs for name in spec.defense_names}
 
 
-@pytest.mark.parametrize("tier", ["ci", "small", "full"])
+@pytest.mark.parametrize("tier", ["ci", "digits", "small", "full"])
 def test_a_file_says_its_tier(tier: str) -> None:
     assert tier_of(read(FOLDER / f"bench_{tier}.toml")) == tier
 
@@ -38,6 +38,15 @@ def test_ci_is_a_defence_of_each_stage_against_three_attacks() -> None:
     assert len(stages(found)) == 6
     # The rest is of other parameters of the attack, or of other defences.
     assert len(written(found) & written(cells("defenses"))) == 2 * 3
+
+
+def test_digits_is_eight_attacks_against_all_stages() -> None:
+    found = cells("bench_digits")
+    defended = Counter(spec.defense_name for spec in found)
+    assert len(Counter(spec.attack_name for spec in found)) == 8
+    assert len(defended) - 1 == 25
+    assert set(defended.values()) == {8 * 3}
+    assert len(stages(found)) == 6
 
 
 def test_small_finds_the_cells_of_the_studies_on_the_common_victims() -> None:
