@@ -1,0 +1,72 @@
+"""The page of the tier "digits": ranks, the leaderboard's entries and the risk matrix, from the records of its grid.
+
+    sidedoor sweep experiments/bench_digits.toml --workers 2 --out runs/digits
+    python -m experiments.ranking --out runs/digits --figures docs/results/ranking --entries docs/leaderboard/digits
+
+Prints what docs/results/ranking.md has with remarks: what `sidedoor rank` and `sidedoor risk` say of the folder. With
+`--figures`, draws the critical-difference diagram and the matrix; with `--entries`, writes an entry of the leaderboard
+for each method that is ranked.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+from experiments.pages import Lines, Study
+from sidedoor.apps import risk_text
+from sidedoor.apps.leaderboard import entry_of, write
+from sidedoor.apps.risk import matrix
+from sidedoor.apps.risk_page import heat
+from sidedoor.bench.record import Record
+from sidedoor.bench.spec import read, tier_of
+from sidedoor.core.files import write_text
+from sidedoor.report import ranking_text
+from sidedoor.report.critical import MOST, diagram, file_of
+from sidedoor.report.ranking import Ranking, rank
+
+FOLDER = Path(__file__).parent
+NAME = "bench_digits"
+
+
+def page(found: Ranking, records: list[Record]) -> Lines:
+    return ["## Ranks", "", "```text", *ranking_text.lines(found), "```", "",
+            "## Risk", "", "```text", *risk_text.lines(matrix(records)), "```"]
+
+
+def draw(found: Ranking, records: list[Record], folder: Path) -> None:
+    """The diagram, of the best where there are more than it has room for, and the matrix."""
+    if found.difference is not None:
+        best = dict(sorted(found.ranked.items(), key=lambda item: item[1])[:MOST])
+        write_text(folder / "critical_difference.svg", file_of(diagram(best, found.difference)))
+    risks = matrix(records)
+    write_text(folder / "risk.svg", file_of(heat([row for row in risks.rows if row.shown], risks.weights)))
+
+
+def enter(found: Ranking, records: list[Record], folder: Path) -> None:
+    tier = tier_of(read(FOLDER / f"{NAME}.toml"))
+    for method in found.ranked:
+        entry = replace(entry_of(records, method), tier=tier, authors="sidedoor", verified_by="us")
+        name = "-".join(part["name"] for part in ([entry.reference] if isinstance(entry.reference, dict)
+                                                  else entry.reference))
+        write(entry, folder / f"{name}.json")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/digits"))
+    parser.add_argument("--figures", type=Path)
+    parser.add_argument("--entries", type=Path)
+    given = parser.parse_args()
+    records = Study(given.out, FOLDER).of(NAME)
+    found = rank(records)
+    if given.figures:
+        draw(found, records, given.figures)
+    if given.entries:
+        enter(found, records, given.entries)
+    print("\n".join(page(found, records)))
+
+
+if __name__ == "__main__":
+    main()
