@@ -1,13 +1,11 @@
 """What an attacker reaches who knows the defence: he tries his own parameters against it, on data of his own.
 
-    python -m experiments.adaptive search --out runs/adaptive
-    python -m experiments.adaptive judge  --out runs/adaptive
-    python -m experiments.adaptive page   --out runs/adaptive
+    python -m experiments.adaptive --out runs/adaptive > TABLE.md
 
 The attacker has the training images of scikit-learn's digits and nothing else. On half of them he plays victim and
-defender, judges by the other half, and keeps of `CANDIDATES` the one of which the defence leaves most, among those that
-take and cost a victim no more accuracy than the protocol allows. `judge` then trains victims on the whole data set,
-seeds he has never seen, poisons them by his choice, and repairs them; beside it stand the attacks that he did not
+defender, judges by the other half, and keeps of `CANDIDATES` the one of which the defence leaves most, among those
+that take and cost a victim no more accuracy than the protocol allows. Victims are then trained on the whole data set
+poisoned by his choice, on seeds he has never seen, and repaired; beside them stand the attacks that he did not
 choose, on the same seeds. Nothing is chosen on test images. Twenty minutes of one core; all of it goes on where it
 stopped.
 """
@@ -15,14 +13,14 @@ stopped.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from experiments.pages import mean, table
+from experiments.defenses import AFTER, before
+from experiments.pages import Lines, archive, mean, successes, table
 from sidedoor import zoo
 from sidedoor.bench.machine import Machine
 from sidedoor.bench.record import Record
@@ -52,20 +50,15 @@ def attackers_data(file: Path) -> dict[str, Any]:
     """The training images in two halves, one to train on and one to judge by, as an archive."""
     if not file.exists():
         train = zoo.load("digits").train
-        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(SEARCHED))
-        parts = {"train": order[:len(order) // 2], "test": order[len(order) // 2:]}
-        arrays: dict[str, Any] = {}
-        for part, rows in parts.items():
-            arrays[f"{part}_images"] = train.rows(rows).numpy().transpose(0, 2, 3, 1)
-            arrays[f"{part}_labels"] = train.targets[rows].numpy()
-        np.savez(file, **arrays)
+        rows, others = torch.randperm(len(train), generator=torch.Generator().manual_seed(SEARCHED)).chunk(2)
+        archive(file, {"train": (train, rows), "test": (train, others)})
     return {"name": "npz", "path": str(file.resolve())}
 
 
 def cell(out: Path, data: Any, attack: dict[str, Any], defense: dict[str, Any], seed: int) -> Record:
     spec, = cells({**SETTINGS, "data": data, "attack": attack, "defense": defense, "seed": seed})
     record = run(spec, Store(out / "store"), Machine())
-    print(defense["name"], attack, seed, record.status, record.attack, flush=True)
+    print(defense["name"], attack, seed, record.status, record.attack, file=sys.stderr)
     return record
 
 
@@ -80,48 +73,35 @@ def search(out: Path) -> dict[str, dict[str, Any]]:
     return chosen
 
 
-def judge(out: Path) -> dict[str, dict[str, list[Record]]]:
+def judge(out: Path, chosen: dict[str, dict[str, Any]]) -> dict[str, dict[str, list[Record]]]:
     """Records by defence and attack, over seeds; the attacker's choice as "chosen"."""
-    chosen = search(out)
+    usual = {attack["name"]: attack for attack in USUAL}
     return {defense["name"]: {label: [cell(out, "digits", attack, defense, seed) for seed in JUDGED]
-                              for label, attack in ({"chosen": chosen[defense["name"]]}
-                                                    | {attack["name"]: attack for attack in USUAL}).items()}
+                              for label, attack in ({"chosen": chosen[defense["name"]]} | usual).items()}
             for defense in DEFENSES}
 
 
-def page(out: Path) -> list[str]:
-    """The tables as Markdown."""
-    chosen, rows = search(out), []
-    for defense, found in judge(out).items():
+def page(out: Path) -> Lines:
+    """The table as Markdown."""
+    chosen = search(out)
+    rows = []
+    for defense, found in judge(out, chosen).items():
         told = ", ".join(f"{name} {value}" for name, value in chosen[defense].items() if name != "name")
         for label, of in found.items():
             name = f"**{chosen[defense]['name']}, {told}**" if label == "chosen" else label
-            rows.append([f"`{defense}`", name, *_numbers(of)])
-    return table(["defence", "attack (**chosen by who knows the defence**)", "took", "ASR % before", "ASR % left",
-                  "C-Acc %", "R-Acc %"], rows)
-
-
-def _numbers(of: Sequence[Record]) -> list[str]:
-    done = [record for record in of if record.status == "done"]
-    return [f"{len(done)} of {len(of)}", mean(done, lambda r: _percent((r.undefended or {}).get("attack")), 1),
-            *(mean(done, lambda r, name=name: _percent(getattr(r, name)), 1)  # type: ignore[misc]
-              for name in ("attack", "clean", "recovered"))]
-
-
-def _percent(share: float | None) -> float | None:
-    return None if share is None else 100 * share
+            done = [record for record in of if record.status == "done"]
+            rows.append([f"`{defense}`", name, successes(of), mean(done, before("attack"), 1),
+                         *(mean(done, value, digits) for _, value, digits in AFTER)])
+    return table(["defence", "attack (**chosen by who knows the defence**)", "took", "ASR % before",
+                  *(heading for heading, _, _ in AFTER)], rows)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("search", "judge", "page"))
     parser.add_argument("--out", type=Path, default=Path("runs/adaptive"))
-    given = parser.parse_args()
-    given.out.mkdir(parents=True, exist_ok=True)
-    if given.what == "page":
-        print("\n".join(page(given.out)))
-    else:
-        {"search": search, "judge": judge}[given.what](given.out)
+    out = parser.parse_args().out
+    out.mkdir(parents=True, exist_ok=True)
+    print("\n".join(page(out)))
 
 
 if __name__ == "__main__":

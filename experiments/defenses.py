@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from experiments.pages import Lines, Study, Value, grouped, mean, shown, table
+from experiments.pages import Lines, Value, grouped, mean, shown, stored, table
 from sidedoor import registry
 from sidedoor.algorithms.features.cut import cut
 from sidedoor.algorithms.saliency.grad_cam import grad_cam
@@ -36,6 +36,7 @@ from sidedoor.bench.store import Store
 from sidedoor.evidence import Calibrated
 from sidedoor.triggers.base import stamp
 
+FOLDER = Path(__file__).parent
 IMAGES = 8
 Column = tuple[str, Value, int]
 
@@ -123,13 +124,12 @@ def before_table(found: Sequence[Record]) -> Lines:
     rows = []
     for attack, of in grouped([r for r in found if r.undefended], lambda record: named(record, "attack")).items():
         models = list({record.planted: record for record in of}.values())
-        rows.append([attack, *(mean(models, _before(name), 1) for name in ("clean", "attack", "recovered")),
+        rows.append([attack, *(mean(models, before(name), 1) for name in ("clean", "attack", "recovered")),
                      str(len(models))])
     return table(["attack, undefended", "C-Acc %", "ASR %", "R-Acc %", "models"], rows)
 
 
-def page(name: str, out: Path) -> Lines:
-    found = Study(out, Path(__file__).parent).of(name)
+def page(found: Sequence[Record]) -> Lines:
     attacks = list(dict.fromkeys(named(record, "attack") for record in found))
     lines = before_table(found)
     for stage, of in stages(found).items():
@@ -137,13 +137,13 @@ def page(name: str, out: Path) -> Lines:
     return lines
 
 
-def _before(name: str) -> Callable[[Record], float | None]:
+def before(name: str) -> Callable[[Record], float | None]:
     return percent(lambda record: (record.undefended or {}).get(name))
 
 
 def looked_at(out: Path, root: Path, file: Path) -> None:
     """Grad-CAM of the attacked model and of its clean sibling, for what each says of images with and without ink."""
-    spec = next(cell for cell in grid(read(Path(__file__).parent / "defenses_poison_ink.toml"))
+    spec = next(cell for cell in grid(read(FOLDER / "defenses_poison_ink.toml"))
                 if cell.attack_name == "poison_ink").attack_half()
     store, machine = Store(out), Machine(root, device="cpu")
     case = load(spec, store, machine)
@@ -181,8 +181,9 @@ def main() -> None:
                              ("Fashion-MNIST", "defenses_fashion", given.fashion),
                              ("CIFAR-10, the common victims", "defenses_common", given.common),
                              ("Poison Ink", "defenses_poison_ink", given.common)):
-        if any((out / "results").glob("*")):
-            print("\n".join([f"## {title}", "", *page(name, out)]))
+        found = stored(out, FOLDER, name)
+        if found:
+            print("\n".join([f"## {title}", "", *page(found)]))
 
 
 if __name__ == "__main__":

@@ -12,11 +12,13 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from sidedoor.bench.record import Record
 from sidedoor.bench.spec import cells, grid, read
 from sidedoor.bench.store import Store
 from sidedoor.core.files import write_text
+from sidedoor.data.base import Dataset
 from sidedoor.errors import CannotComplete, ConfigError
 from sidedoor.metrics.statistics import t_interval
 from sidedoor.report.tables import FEWEST
@@ -103,6 +105,20 @@ def shown(rows: Mapping[str, np.ndarray], file: Path) -> None:
                 place.set_ylabel("" if k else title, rotation=0, ha="right", va="center")
                 for spine in place.spines.values():
                     spine.set_visible(False)
+
+
+def archive(file: Path, parts: Mapping[str, tuple[Dataset, Tensor]]) -> None:
+    """Rows of data sets by the part that they become, as a file for `npz`."""
+    arrays: dict[str, Any] = {}
+    for part, (data, rows) in parts.items():
+        arrays[f"{part}_images"] = data.rows(rows).numpy().transpose(0, 2, 3, 1)
+        arrays[f"{part}_labels"] = data.targets[rows].numpy()
+    np.savez(file, **arrays)
+
+
+def stored(out: Path, specifications: Path, name: str) -> list[Record]:
+    """Finished cells of NAME.toml in a store; none where the folder has no results yet."""
+    return Study(out, specifications).of(name) if any((out / "results").glob("*")) else []
 
 
 def drop(record: Record) -> float | None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from experiments.pages import Lines, Study
 from sidedoor.apps import risk_text
 from sidedoor.apps.leaderboard import entry_of, write
-from sidedoor.apps.risk import matrix
+from sidedoor.apps.risk import Matrix, matrix
 from sidedoor.apps.risk_page import heat
 from sidedoor.bench.record import Record
 from sidedoor.bench.spec import read, tier_of
@@ -30,27 +30,25 @@ FOLDER = Path(__file__).parent
 NAME = "bench_digits"
 
 
-def page(found: Ranking, records: list[Record]) -> Lines:
+def page(found: Ranking, risks: Matrix) -> Lines:
     return ["## Ranks", "", "```text", *ranking_text.lines(found), "```", "",
-            "## Risk", "", "```text", *risk_text.lines(matrix(records)), "```"]
+            "## Risk", "", "```text", *risk_text.lines(risks), "```"]
 
 
-def draw(found: Ranking, records: list[Record], folder: Path) -> None:
+def draw(found: Ranking, risks: Matrix, folder: Path) -> None:
     """The diagram, of the best where there are more than it has room for, and the matrix."""
     if found.difference is not None:
         best = dict(sorted(found.ranked.items(), key=lambda item: item[1])[:MOST])
         write_text(folder / "critical_difference.svg", file_of(diagram(best, found.difference)))
-    risks = matrix(records)
-    write_text(folder / "risk.svg", file_of(heat([row for row in risks.rows if row.shown], risks.weights)))
+    shown = [row for row in risks.threats if row.shown]
+    write_text(folder / "risk.svg", file_of(heat(shown, risks.weights)))
 
 
 def enter(found: Ranking, records: list[Record], folder: Path) -> None:
     tier = tier_of(read(FOLDER / f"{NAME}.toml"))
     for method in found.ranked:
         entry = replace(entry_of(records, method), tier=tier, authors="sidedoor", verified_by="us")
-        name = "-".join(part["name"] for part in ([entry.reference] if isinstance(entry.reference, dict)
-                                                  else entry.reference))
-        write(entry, folder / f"{name}.json")
+        write(entry, folder / f"{method}.json")
 
 
 def main() -> None:
@@ -60,12 +58,12 @@ def main() -> None:
     parser.add_argument("--entries", type=Path)
     given = parser.parse_args()
     records = Study(given.out, FOLDER).of(NAME)
-    found = rank(records)
+    found, risks = rank(records), matrix(records)
     if given.figures:
-        draw(found, records, given.figures)
+        draw(found, risks, given.figures)
     if given.entries:
         enter(found, records, given.entries)
-    print("\n".join(page(found, records)))
+    print("\n".join(page(found, risks)))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from experiments.defenses import AFTER, before_table, named
-from experiments.pages import Lines, Study, grouped, mean, table
+from experiments.pages import Lines, grouped, mean, stored, table
 from sidedoor.bench.record import Record
 from sidedoor.metrics.comparison import block_mean, der, hierarchical_interval, holm, net, signed_rank_p
 
@@ -160,14 +160,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/repairs"))
     parser.add_argument("--common", type=Path, default=Path("runs/common"))
     given = parser.parse_args()
-    study, common = Study(given.out, FOLDER), Study(given.common, FOLDER)
-    screen = [*study.of("repairs_screen"), *study.of("training_screen")]
-    for title, found in (("Screen", screen), ("Four times the budget: repairs", study.of("repairs_long")),
-                         ("Four times the budget: training", study.of("training_long")),
-                         ("Main table", study.of("repairs")),
-                         ("One per cent of clean data", study.of("repairs_few")),
-                         ("CIFAR-10, the common victims", common.of("repairs_common")),
-                         ("Pipelines", study.of("pipelines"))):
+
+    def of(name: str) -> list[Record]:
+        return stored(given.out, FOLDER, name)
+
+    screen = [*of("repairs_screen"), *of("training_screen")]
+    for title, found in (("Screen", screen), ("Four times the budget: repairs", of("repairs_long")),
+                         ("Four times the budget: training", of("training_long")),
+                         ("Main table", of("repairs")),
+                         ("One per cent of clean data", of("repairs_few")),
+                         ("CIFAR-10, the common victims", stored(given.common, FOLDER, "repairs_common")),
+                         ("Pipelines", of("pipelines"))):
         if found:
             print("\n".join([f"## {title}", "", *before_table(found), *effects(found), *single(found),
                              *lasting(found), *oracle(found)]))

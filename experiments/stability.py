@@ -3,9 +3,9 @@
     sidedoor sweep experiments/stability.toml --workers 1 --out runs/stability
     python -m experiments.stability --out runs/stability
 
-Prints one line a defence: the mean absolute change of clean accuracy and attack success, over settings and attacks,
-beside the first cell of the defence in the file, as the "mean absolute difference" of a review of evaluations does
-(arXiv:2511.13143), and the setting that does worst by `net`.
+Prints one line a defence once all cells are there: the mean absolute change of clean accuracy and attack success, over
+settings and attacks, beside the first cell of the defence in the file, as the "mean absolute difference" of a review of
+evaluations does (arXiv:2511.13143), and the setting that does worst by `net`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def line(name: str, found: Sequence[Record]) -> list[str]:
 
 
 def page(found: Sequence[Record]) -> Lines:
-    rows = [line(name, of) for name, of in grouped(found, lambda record: named(record, "defense")).items() if name]
+    rows = [line(name, of) for name, of in grouped(found, lambda record: named(record, "defense")).items()]
     return table(["defence", "variants", "mean change of C-Acc, points", "of ASR, points", "net % of the defaults",
                   "worst net %, and where"], rows)
 
@@ -47,7 +47,7 @@ def page(found: Sequence[Record]) -> Lines:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/stability"))
-    print("\n".join(page(Study(parser.parse_args().out, Path(__file__).parent).of("stability"))))
+    print("\n".join(page(Study(parser.parse_args().out, Path(__file__).parent).whole("stability"))))
 
 
 if __name__ == "__main__":

@@ -21,11 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 import sidedoor as sd
+from experiments.pages import archive
 from sidedoor import zoo
 from sidedoor.algorithms.adversarial.training import Robust
 from sidedoor.bench.machine import Machine
@@ -192,7 +192,8 @@ def page(out: Path) -> list[str]:
     text = []
     for name in RECIPES:
         scans = [line for line in lines(out, name, "scan") if line["took"]]
-        text += [f"## {name}", "", *(_scans(scans) if scans else []), *_audits(out, name, scans)]
+        said = [*(_scans(scans) if scans else []), *_audits(out, name, scans)]
+        text += [f"## {name}", "", *said] if said else []
     return text
 
 
@@ -239,6 +240,8 @@ def _audits(out: Path, name: str, scans: list[dict[str, Any]]) -> list[str]:
         row.append(_share([line["paper"] for line in clean if line["paper"] is not None]))
         row.append(f"{statistics.median(line['seconds'] for line in of):.1f}")
         rows.append(row)
+    if not rows:
+        return []
     return _table(("audit", "clean", *(f"AUROC, {kind}" for kind in ATTACKS), "power at .05, 10 %",
                    "false alarms at .05", "paper's rule: backdoored", "paper's rule: clean", "seconds"), rows)
 
@@ -263,12 +266,8 @@ def _subset(file: Path, root: Path | None) -> Path:
     """The first images of Fashion-MNIST as an archive: all of them would take six times as long to train on."""
     if not file.exists():
         splits = zoo.load("fashion_mnist", root)
-        parts = {"train": (splits.train, SUBSET), "test": (splits.test, len(splits.test))}
-        arrays: dict[str, np.ndarray] = {}
-        for part, (data, count) in parts.items():
-            arrays[f"{part}_images"] = data.rows(torch.arange(count)).numpy().transpose(0, 2, 3, 1)
-            arrays[f"{part}_labels"] = data.targets[:count].numpy()
-        np.savez(file, **arrays)
+        archive(file, {"train": (splits.train, torch.arange(SUBSET)),
+                       "test": (splits.test, torch.arange(len(splits.test)))})
     return file
 
 

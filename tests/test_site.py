@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -12,6 +13,7 @@ from pages import ROOT, pages
 
 import sidedoor
 from sidedoor import registry
+from sidedoor.errors import CannotComplete
 
 OWN = [entry for entry in registry.entries() if entry.origin == "sidedoor"]
 
@@ -22,7 +24,7 @@ def hooks() -> dict[str, ModuleType]:
     pytest.importorskip("mkdocs", reason="the site is built with the extra [docs]")
     sys.path.insert(0, str(ROOT / "docs" / "_hooks"))
     try:
-        return {name: importlib.import_module(name) for name in ("catalogue", "pictures", "offline")}
+        return {name: importlib.import_module(name) for name in ("catalogue", "pictures", "board", "offline")}
     finally:
         sys.path.pop(0)
 
@@ -59,6 +61,16 @@ def test_a_section_says_paper_threat_model_and_the_origin_of_defaults(hooks: dic
         in text
     assert "Args:" not in text
     assert re.findall(r"results/(\w)\.md", text) == ["a", "c"]
+
+
+def test_without_entries_the_site_has_no_leaderboard(hooks: dict[str, ModuleType], tmp_path: Path) -> None:
+    board = hooks["board"]
+    files, config = board.Files([]), board.MkDocsConfig()
+    config.docs_dir = str(tmp_path)
+    assert len(board.on_files(files, config)) == 0
+    (tmp_path / board.FOLDER).mkdir()
+    with pytest.raises(CannotComplete, match="no entries"):
+        board.on_files(files, config)
 
 
 @pytest.mark.slow

@@ -65,8 +65,12 @@ def test_the_command_writes_them_twice_without_harm(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_scan_says_of_them_what_readme_says(written: Path, tmp_path: Path) -> None:
+    files = {name: written / f"{name}.safetensors" for name in ("patch", "clean", "blend")}
+    files["repaired"] = tmp_path / "repaired.safetensors"
+    repaired = ["repair", str(files["patch"]), "--with", "super_fine_tuning", "--data", "digits"]
+    assert CliRunner().invoke(app, [*repaired, "-o", str(files["repaired"])]).exit_code == 0
     said = {}
-    for name in ("patch", "clean", "blend"):  # in one folder, where what is found of the references is kept
-        scanned = ["scan", str(written / f"{name}.safetensors"), "--data", "digits", "-o", str(tmp_path)]
+    for name, file in files.items():  # in one folder, where what is found of the references is kept
+        scanned = ["scan", str(file), "--data", "digits", "-o", str(tmp_path)]
         said[name] = CliRunner().invoke(app, [*scanned, "--references", str(written / "references")]).exit_code
-    assert said == {"patch": 1, "clean": 0, "blend": 0}
+    assert said == {"patch": 1, "clean": 0, "blend": 0, "repaired": 0}

@@ -114,6 +114,14 @@ class Matrix:
     weights: Weights
     sensitivity: Sensitivity | None
 
+    @property
+    def threats(self) -> tuple[Row, ...]:
+        return tuple(row for row in self.rows if not row.positive)
+
+    @property
+    def watermarks(self) -> tuple[Row, ...]:
+        return tuple(row for row in self.rows if row.positive)
+
     def to_json(self) -> dict[str, Any]:
         """As JSON writes it."""
         return {"weights": {f.name: dict(getattr(self.weights, f.name)) for f in fields(Weights)},

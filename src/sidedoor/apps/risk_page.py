@@ -32,12 +32,11 @@ def page(found: Matrix, results: Path, output: Path) -> str:
         output: where the page will be.
     """
     style = (files("sidedoor.report") / "page.css").read_text(encoding="utf-8")
-    threats = [row for row in found.rows if not row.positive]
-    shown = [row for row in threats if row.shown]
+    shown = [row for row in found.threats if row.shown]
     here = os.path.relpath(results.resolve(), output.resolve().parent)
     return template("sidedoor.apps", "risk.html.jinja").render(
-        style=Markup(style), map=heat(shown, found.weights), threats=threats,  # the house's own file
-        positive=[row for row in found.rows if row.positive], names=INGREDIENTS, sensitivity=found.sensitivity,
+        style=Markup(style), map=heat(shown, found.weights), threats=found.threats,  # the house's own file
+        positive=found.watermarks, names=INGREDIENTS, sensitivity=found.sensitivity,
         tornado=tornado(found.sensitivity) if found.sensitivity else "", link=lambda key: f"{here}/results/{key}.json",
         missing=files_of([need for row in found.rows for need in row.missing]), weights=vars(found.weights))
 

@@ -11,12 +11,11 @@ HEADINGS = ("attack", "risk", "95 %", "L", "I", "band", *INGREDIENTS, "runs miss
 
 def lines(found: Matrix) -> list[str]:
     """The table, watermarks apart, how far weights decide the order, and what is missing."""
-    threats = [row for row in found.rows if not row.positive]
-    positive = [row for row in found.rows if row.positive]
-    said = table([HEADINGS, *map(_cells, threats)]) if threats else ["No record is of an attack that harms."]
-    if positive:
+    said = table([HEADINGS, *map(_cells, found.threats)]) if found.threats else \
+        ["No record is of an attack that harms."]
+    if found.watermarks:
         said += ["", "Watermarks: impact with a target of 0, and the power of ownership tests.",
-                 *table([("watermark", "I", "95 %", "power"), *map(_positive, positive)])]
+                 *table([("watermark", "I", "95 %", "power"), *map(_positive, found.watermarks)])]
     said += ["", f"Attacks that work here: {sum(row.shown for row in found.rows)}. Intervals resample data sets "
              "and networks, then seeds. What has not been measured counts as what is worst for the defender, an "
              "untried poisoning rate as one that fails."]

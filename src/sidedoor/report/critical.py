@@ -54,9 +54,10 @@ def diagram(mean: Mapping[str, float], difference: float) -> Markup:
 
 
 def file_of(svg: str) -> str:
-    """A drawing as a file of its own, black on white."""
-    return str(svg).replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" style="background:white;color:black" '
-                       'font-family="sans-serif" ', 1) + "\n"
+    """A drawing as a file of its own, black on white, heat in the colour of page.css."""
+    head = ('<svg xmlns="http://www.w3.org/2000/svg" style="background:white;color:black;--heat:213 103 44" '
+            'font-family="sans-serif" ')
+    return str(svg).replace("<svg ", head, 1) + "\n"
 
 
 def _axis(at: Place, low: int, high: int) -> str:
