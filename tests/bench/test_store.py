@@ -276,6 +276,23 @@ def test_what_a_dead_process_was_writing_is_tidied_away(store: Store) -> None:
     assert (fresh.exists(), old.exists()) == (True, False)
 
 
+def test_checkpoints_that_a_dead_process_had_no_time_to_drop_are_tidied_away(store: Store) -> None:
+    store.put(RECORD)
+    store.put(replace(RECORD, key="k2", status="error", clean=None))
+    write(store, {"key": "k3"}, "k3")
+    names = {"k1": "defense", "k2": "defense", "k3": "defense", "p1": "victim", "p2": "victim", "s1": "plan--surrogate"}
+    files = {key: made(store.folder(key) / f"phase-{name}.safetensors") for key, name in names.items()}
+    made(store.model("p1"))
+    made(store.model("s1"))
+    made(store.shelf / "net" / "model.safetensors")
+    network, unfinished = (made(store.shelf / name / "phase-net.safetensors") for name in ("net", "other"))
+    store.tidy()
+    assert not any(file.exists() for file in (files["k1"], files["p1"], network))
+    # To resume from: a cell to be run again, one whose record nobody can read, a model in training, a plan to be made
+    # again for the next defence.
+    assert all(file.exists() for file in (files["k2"], files["k3"], files["p2"], files["s1"], unfinished))
+
+
 @pytest.mark.parametrize(("change", "said"), [
     ({"clean": "0.9"}, "clean is '0.9'; expected a number or null"), ({"status": None}, "status is None"),
     ({"clean": True}, "clean is True"), ({"columns": {"psnr": [1]}}, r"columns.psnr is \[1\]"),

@@ -22,7 +22,7 @@ from sidedoor.bench.class_names import Classes
 from sidedoor.bench.machine import Machine, launched
 from sidedoor.bench.record import Means
 from sidedoor.bench.spec import Spec
-from sidedoor.bench.store import Store
+from sidedoor.bench.store import Store, of_plan
 from sidedoor.core.checkpoint import Checkpoints, Shelf, load_state, load_weights, save_state
 from sidedoor.core.files import write_json
 from sidedoor.data.augment import augmentation
@@ -259,7 +259,7 @@ def _keep(path: Path, model: nn.Module, doors: tuple[Door, ...], run: Run, secon
     doors_state = [door.trigger.state_dict() for door in doors]
     save_state(path, {"model": model.state_dict(), "doors": doors_state, "seconds": seconds})
     for checkpoint in path.parent.glob("phase-*.safetensors"):
-        if not checkpoint.name.startswith("phase-plan--"):
+        if not of_plan(checkpoint):
             checkpoint.unlink()
 
 

@@ -199,8 +199,8 @@ class Store:
         return path
 
     def unused(self) -> list[Path]:
-        """Files that no record needs: artefacts of unknown keys, checkpoints of finished models, and what was written
-        when a process died.
+        """Files that no record needs: artefacts of unknown keys, checkpoints of finished models and cells, and what
+        was written when a process died.
 
         Raises:
             CannotComplete: this is no folder of results, or it has a record that cannot be read and thus may need any.
@@ -211,7 +211,7 @@ class Store:
         needed = {key for r in records for key in (r.key, r.planted, r.clean_key, *_references(r)) if key}
         folders = [p for p in _children(self.root / "artefacts") if p.name not in needed and _KEY.fullmatch(p.name)]
         kept = [p for p in _children(self.root / "artefacts") if p.name in needed]
-        checkpoints = [c for p in kept if self.model(p.name).exists() for c in sorted(p.glob("phase-*.safetensors"))]
+        checkpoints = [file for folder in kept for file in self._outlived(folder, plans=True)]
         return folders + checkpoints + [file for file in self._abandoned() if file.parent not in folders]
 
     def remove_unused(self) -> tuple[list[Path], int]:
@@ -241,13 +241,38 @@ class Store:
                 raise CannotComplete(f"something is running in {self.root}: {error}") from error
 
     def tidy(self) -> None:
-        """Delete files that were being written when a process died."""
-        for file in self._abandoned():
+        """Delete what a process that died left: files that it was writing, and checkpoints of what is finished."""
+        folders = [*_children(self.root / "artefacts"), *_children(self.shelf)]
+        outlived = [file for folder in folders for file in self._outlived(folder)]
+        for file in [*self._abandoned(), *outlived]:
             file.unlink(missing_ok=True)
+
+    def _outlived(self, folder: Path, *, plans: bool = False) -> list[Path]:
+        """Checkpoints of a finished model or cell, in its folder.
+
+        Args:
+            plans: those of an attacker's plan too, which is made again for every cell of its model.
+        """
+        checkpoints = sorted(folder.glob("phase-*.safetensors"))
+        if checkpoints and self._finished(folder.name):
+            return checkpoints
+        model = (folder / "model.safetensors").exists()
+        return [checkpoint for checkpoint in checkpoints if model and (plans or not of_plan(checkpoint))]
+
+    def _finished(self, key: str) -> bool:
+        """Whether there is the record of a finished cell; one that cannot be read is told of by whoever needs it."""
+        with contextlib.suppress(CannotComplete):
+            return (record := self.record(key)) is not None and record.finished
+        return False
 
     def _abandoned(self) -> list[Path]:
         folders = [self.root, self.root / "results", *_children(self.root / "artefacts"), *_children(self.shelf)]
         return [file for folder in folders if not folder.is_symlink() for file in abandoned(folder)]
+
+
+def of_plan(checkpoint: Path) -> bool:
+    """Whether a checkpoint is of the making of an attacker's plan."""
+    return checkpoint.name.startswith("phase-plan--")
 
 
 def size_of(path: Path) -> int:
