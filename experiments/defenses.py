@@ -1,4 +1,4 @@
-"""The page of what filters, input detectors and purifiers do, from the stores of three studies.
+"""The page of what filters, input detectors and purifiers do, from the stores of four studies.
 
     sidedoor sweep experiments/defenses.toml --workers 1 --out runs/defenses
     sidedoor sweep experiments/defenses_rare.toml --workers 1 --out runs/defenses
@@ -6,6 +6,7 @@
     sidedoor sweep experiments/defenses_fashion.toml --workers 1 --out runs/fashion --data-root DIR
     sidedoor sweep experiments/defenses_common.toml --workers 1 --out runs/common --data-root DIR
     sidedoor sweep experiments/defenses_poison_ink.toml --workers 1 --out runs/common --data-root DIR
+    sidedoor sweep experiments/defenses_issba.toml --workers 1 --out runs/physical --data-root DIR
     python -m experiments.defenses > TABLES.md
 
     python -m experiments.defenses --common runs/common --data-root DIR --figure docs/results/defenses/grad_cam.svg
@@ -169,6 +170,7 @@ def main() -> None:
     parser.add_argument("--digits", type=Path, default=Path("runs/defenses"))
     parser.add_argument("--fashion", type=Path, default=Path("runs/fashion"))
     parser.add_argument("--common", type=Path, default=Path("runs/common"))
+    parser.add_argument("--physical", type=Path, default=Path("runs/physical"))
     parser.add_argument("--data-root", type=Path)
     parser.add_argument("--figure", type=Path)
     given = parser.parse_args()
@@ -180,7 +182,8 @@ def main() -> None:
                              ("Digits, four times the budget", "defenses_long", given.digits),
                              ("Fashion-MNIST", "defenses_fashion", given.fashion),
                              ("CIFAR-10, the common victims", "defenses_common", given.common),
-                             ("Poison Ink", "defenses_poison_ink", given.common)):
+                             ("Poison Ink", "defenses_poison_ink", given.common),
+                             ("ISSBA", "defenses_issba", given.physical)):
         found = stored(out, FOLDER, name)
         if found:
             print("\n".join([f"## {title}", "", *page(found)]))
