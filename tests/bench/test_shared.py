@@ -13,6 +13,7 @@ import pytest
 
 from sidedoor import registry
 from sidedoor.attacks.base import Attack
+from sidedoor.attacks.strategies.base import Strategy
 from sidedoor.bench.case import load_data
 from sidedoor.bench.machine import Machine
 from sidedoor.bench.plan import planned
@@ -40,7 +41,8 @@ def test_a_defence_says_that_it_inspects_what_others_do(name: str) -> None:
 @pytest.mark.parametrize("name", ATTACKS)
 def test_an_attack_says_that_it_keeps_networks(name: str) -> None:
     cls = registry.load("attack", name)
-    keeps = "train_or_load(" in source(cls) or "artefact(" in source(cls)
+    # Strategies hand on what the attack that they are given says.
+    keeps = "train_or_load(" in source(cls) or "artefact(" in source(cls) or issubclass(cls, Strategy)
     assert (cls.on_shelf is not Attack.on_shelf) == keeps
 
 
@@ -53,6 +55,14 @@ def test_attacks_share_what_they_derive_triggers_with(tiny: Callable[..., Spec],
     one, other = tiny(attack=INK), tiny(attack=INK | changes)
     assert (of_attack(one, "data") == of_attack(other, "data")) == same
     assert of_attack(one, "data") not in (None, of_attack(one, "other data"))
+
+
+def test_strategies_share_the_networks_of_the_attack_that_they_are_given(tiny: Callable[..., Spec]) -> None:
+    plain, ready = of_attack(tiny(attack=INK), "data"), INK | {"epochs": 2}
+    for strategy in ("physical", "per_batch", "clean_label"):
+        assert of_attack(tiny(attack={"name": strategy, "attack": INK}), "data") == plain
+        assert of_attack(tiny(attack={"name": strategy, "attack": ready}), "data") not in (None, plain)
+        assert of_attack(tiny(attack={"name": strategy}), "data") is None
 
 
 def test_a_seed_has_its_own_networks_unless_they_have_one(tiny: Callable[..., Spec]) -> None:

@@ -30,7 +30,7 @@ def of_attack(spec: Spec, fingerprint: str) -> str | None:
     """The name of what the attack derives its triggers with, such as networks that hide a message; None for nothing."""
     attack = spec.make_attack()
     deciding = attack.on_shelf(spec.seed) if attack else None
-    return None if deciding is None else _named("attack", [*_data(spec, fingerprint), spec.attack_name, deciding])
+    return None if deciding is None else _named("attack", [*_data(spec, fingerprint), deciding])
 
 
 def of_defenses(spec: Spec, fingerprint: str, planted: str) -> frozenset[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, final
+from typing import Any, ClassVar, final
 
 from torch import nn
 
@@ -42,6 +42,9 @@ class Strategy(Attack, ABC):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._poisoner()
+
+    def on_shelf(self, seed: int) -> Any:
+        return self._poisoner().on_shelf(seed)
 
     def _poisoner(self) -> Attack:
         """The data-poisoning attack, with the goal of the whole."""
