@@ -6,7 +6,8 @@ import sys
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 
-from jaxtyping import _import_hook, install_import_hook
+import jaxtyping
+from jaxtyping import _import_hook
 
 
 def compiled(loader: SourceFileLoader, name: str) -> object:
@@ -17,4 +18,11 @@ def compiled(loader: SourceFileLoader, name: str) -> object:
 _import_hook._JaxtypingLoader.get_code = compiled
 _import_hook._JaxtypingLoader.exec_module = SourceFileLoader.exec_module
 sys.path.insert(0, str(Path(__file__).parent))
-install_import_hook("sidedoor", "runtime_types.checked")
+from runtime_types import turns  # noqa: E402
+
+jaxtyping.jaxtyped = turns.sparing(jaxtyping.jaxtyped)
+jaxtyping.install_import_hook("sidedoor", "runtime_types.checked")
+
+
+def pytest_runtest_setup() -> None:
+    turns.counts.clear()

@@ -1,4 +1,8 @@
-"""The checker of annotations that every test runs under: beartype, with jaxtyping's shapes."""
+"""The checker of annotations that every test runs under: beartype, with jaxtyping's shapes.
+
+A check costs more than a small function does, so that of each function the first calls of every test are checked, and
+of the others a few.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,9 @@ import functools
 import inspect
 import random
 import typing
+from collections import Counter
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 from unittest.mock import patch
 
@@ -15,7 +21,45 @@ from unittest.mock import patch
 with patch("random.getrandbits", random.Random(0).getrandbits):
     from beartype import BeartypeConf, beartype
 
+FIRST, EVERY = 20, 50
+"""How often a function is checked in each test at first, and then: once in so many."""
 _typed = beartype(conf=BeartypeConf(is_pep484_tower=True))
+
+
+class Turns:
+    """Says which calls of functions are checked."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[int] = Counter()  # by code, which closures share
+
+    def due(self, function: FunctionType) -> bool:
+        """Count a call."""
+        code = id(function.__code__)
+        self.counts[code] += 1
+        count = self.counts[code]
+        return count <= FIRST or count % EVERY == 0
+
+    def sparing(self, decorate: Callable[..., Any]) -> Callable[..., Any]:
+        """`jaxtyping.jaxtyped` that leaves functions as they are in most calls where there are many."""
+
+        def decorator(*, typechecker: Any) -> Callable[[Any], Any]:
+            def decorated(function: Any) -> Any:
+                if not inspect.isfunction(function):
+                    return decorate(function, typechecker=typechecker)
+                if "<locals>" in function.__qualname__:  # is decorated anew whenever it is defined
+                    return decorate(function, typechecker=typechecker) if self.due(function) else function
+                checking = decorate(function, typechecker=typechecker)
+
+                @functools.wraps(checking)
+                def either(*args: Any, **kwargs: Any) -> Any:
+                    return (checking if self.due(function) else function)(*args, **kwargs)
+
+                return either
+            return decorated
+        return decorator
+
+
+turns = Turns()
 
 
 def checked(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -308,7 +308,6 @@ def test_a_sweep_that_is_killed_again_and_again_loses_and_doubles_nothing(plugin
     file.write_text(GRID.format(gate=json.dumps(str(gate))))
     command = ["-m", "sidedoor", "sweep", str(file), "--workers", "2", "--device", "cpu", "--out", str(store.root)]
     seen: dict[str, int] = {}
-    rng = random.Random(7)
 
     def interrupt(when: Callable[[], bool], number: int) -> tuple[int, str]:
         """Start the sweep and end it when a fact holds, as a terminal does; (exit code, what it said)."""
@@ -338,9 +337,6 @@ def test_a_sweep_that_is_killed_again_and_again_loses_and_doubles_nothing(plugin
         assert ("the same command resumes where it stopped" in said) == (code == 130)
         reached.unlink()
         gate.unlink()
-    files = len(list(store.root.rglob("*.*"))) + rng.randint(1, 6)
-    found, _ = interrupt(lambda: len(list(store.root.rglob("*.*"))) >= files, signal.SIGKILL)
-    assert found == -signal.SIGKILL
     specs = grid(read(file))
     resumed = sweep(specs, store, CPU, workers=2)
     assert {key: trained(store)[key] for key in seen} == seen
@@ -368,9 +364,9 @@ sweep(cells(read(Path(sys.argv[1]))), Store(Path(sys.argv[2])), Machine(device="
 def test_a_training_that_is_killed_goes_on_from_its_checkpoint(tiny: Tiny, plugin: Path, tmp_path: Path) -> None:
     file, script, store = tmp_path / "spec.toml", tmp_path / "driver.py", Store(tmp_path / "out")
     file.write_text('data = { name = "toy", train = 600, test = 80 }\nmodel = { name = "small_cnn", width = 8 }\n'
-                    'augment = ["crop"]\nrecipe = { epochs = 20, batch = 16 }\n')
+                    'augment = ["crop"]\nrecipe = { epochs = 8, batch = 16 }\n')
     script.write_text(DRIVER)
-    spec = tiny(attack=None, augment=("crop",), recipe=Recipe(epochs=20, batch=16))
+    spec = tiny(attack=None, augment=("crop",), recipe=Recipe(epochs=8, batch=16))
     planted = planned([spec.attack_half()], CPU)[0].key
     checkpoint = store.folder(planted) / "phase-victim.safetensors"
     process = started([str(script), str(file), str(store.root)], plugin)
@@ -378,13 +374,13 @@ def test_a_training_that_is_killed_goes_on_from_its_checkpoint(tiny: Tiny, plugi
     process.kill()
     assert process.communicate(timeout=PATIENCE)[1] == ""
     state = load_state(checkpoint)
-    assert 1 <= state["epoch"] < 20
+    assert 1 <= state["epoch"] < 8
     assert not store.model(planted).exists()
     resumed = sweep([spec], store, CPU, workers=0)
     # Seconds differ between any two runs, so equal ones were read from the checkpoint.
     history = json.loads((store.folder(planted) / "history.json").read_text())["victim"]
     assert history[: state["epoch"]] == state["history"]
-    assert len(history) == 20
+    assert len(history) == 8
     whole = Store(tmp_path / "whole")
     assert numbers(sweep([spec], whole, CPU, workers=0)) == numbers(resumed)
     one, other = (load_state(s.model(planted))["model"] for s in (store, whole))
