@@ -43,14 +43,24 @@ class Study:
     def __init__(self, runs: Path, specifications: Path, kept: Path | None = None):
         self.store, self.specifications, self.accumulates = Store(runs), specifications, kept is not None
         lines = kept.read_text(encoding="utf-8").splitlines() if kept and kept.is_file() else []
-        earlier = [Record.from_json(json.loads(line)) for line in lines]
-        finished = [current(record) for record in (*earlier, *self.store.records()) if record.scored]
+        self.earlier = [Record.from_json(json.loads(line)) for line in lines]
+        here = self.store.records() if (runs / "results").is_dir() or not lines else []
+        finished = [current(record) for record in (*self.earlier, *here) if record.scored]
         self.found = {written(record.spec): record for record in finished if record}
 
-    def keep(self, file: Path) -> None:
-        """Write the records that the specifications ask for, so that a page never needs a cell to be run twice."""
-        asked = {record.key: record for file in self.specifications.glob("*.toml") for record in self.of(file.stem)}
+    def keep(self, file: Path, *names: str) -> None:
+        """Write the records that the specifications ask for, these or all, so that a page never needs a cell to be run
+        twice.
+        """
+        names = names or tuple(file.stem for file in self.specifications.glob("*.toml"))
+        asked = {record.key: record for name in names for record in self.of(name)}
         write_text(file, "".join(f"{json.dumps(asked[key].to_json())}\n" for key in sorted(asked)))
+
+    def restore(self) -> None:
+        """Put the records that were kept into the store where it lacks them, so that a sweep goes on from them."""
+        for record in self.earlier:
+            if self.store.record(record.key) is None:
+                self.store.put(record)
 
     def of(self, name: str) -> list[Record]:
         """Finished cells of NAME.toml, in its order."""

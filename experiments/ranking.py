@@ -5,7 +5,8 @@
 
 Prints what docs/results/ranking.md has with remarks: what `sidedoor rank` and `sidedoor risk` say of the folder. With
 `--figures`, draws the critical-difference diagram and the matrix; with `--entries`, writes an entry of the leaderboard
-for each method that is ranked.
+for each method that is ranked. The records are kept in docs/results/ranking.jsonl, from which `--restore` puts those
+that the folder lacks back into it, so that a sweep goes on where an earlier one stopped though its folder is gone.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from sidedoor.report.ranking import Ranking, rank
 
 FOLDER = Path(__file__).parent
 NAME = "bench_digits"
+KEPT = FOLDER.parent / "docs/results/ranking.jsonl"
 
 
 def page(found: Ranking, risks: Matrix) -> Lines:
@@ -56,8 +58,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/digits"))
     parser.add_argument("--figures", type=Path)
     parser.add_argument("--entries", type=Path)
+    parser.add_argument("--restore", action="store_true")
     given = parser.parse_args()
-    records = Study(given.out, FOLDER).of(NAME)
+    study = Study(given.out, FOLDER, KEPT)
+    if given.restore:
+        study.restore()
+        return
+    study.keep(KEPT, NAME)
+    records = study.of(NAME)
     found, risks = rank(records), matrix(records)
     if given.figures:
         draw(found, risks, given.figures)
