@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from jaxtyping import TypeCheckError
+from runtime_types import EVERY, FIRST
 
 import sidedoor
 from sidedoor import registry
@@ -67,6 +68,18 @@ def test_methods_and_fields_of_dataclasses_are_checked() -> None:
         Patch(checkerboard(3))(GREY, torch.zeros(2, 2))
     with pytest.raises(TypeCheckError, match=r"Scores\.__init__"):
         Scores(GREY, torch.ones(2), torch.ones(2), torch.ones(2))
+
+
+def test_calls_after_the_first_are_checked_once_in_so_many() -> None:
+    for _ in range(FIRST):
+        to_levels(GREY, Space(0.0, 1.0, 255))
+    refused = 0
+    for _ in range(EVERY):
+        try:
+            to_levels(GREY[0], Space(0.0, 1.0, 255))
+        except TypeCheckError:
+            refused += 1
+    assert refused == 1
 
 
 def test_an_integer_passes_for_a_real_number() -> None:

@@ -293,6 +293,13 @@ def test_checkpoints_that_a_dead_process_had_no_time_to_drop_are_tidied_away(sto
     assert all(file.exists() for file in (files["k2"], files["k3"], files["p2"], files["s1"], unfinished))
 
 
+def test_a_checkpoint_may_be_tidied_away_while_it_is_dropped(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone, there = store.root / "phase-gone.safetensors", made(store.root / "phase-there.safetensors")
+    monkeypatch.setattr(files, "checkpoints_in", lambda folder, plans: [gone, there])
+    files.drop_checkpoints(store.root)
+    assert not there.exists()
+
+
 @pytest.mark.parametrize(("change", "said"), [
     ({"clean": "0.9"}, "clean is '0.9'; expected a number or null"), ({"status": None}, "status is None"),
     ({"clean": True}, "clean is True"), ({"columns": {"psnr": [1]}}, r"columns.psnr is \[1\]"),

@@ -308,6 +308,7 @@ def test_a_sweep_that_is_killed_again_and_again_loses_and_doubles_nothing(plugin
     file.write_text(GRID.format(gate=json.dumps(str(gate))))
     command = ["-m", "sidedoor", "sweep", str(file), "--workers", "2", "--device", "cpu", "--out", str(store.root)]
     seen: dict[str, int] = {}
+    rng = random.Random(7)
 
     def interrupt(when: Callable[[], bool], number: int) -> tuple[int, str]:
         """Start the sweep and end it when a fact holds, as a terminal does; (exit code, what it said)."""
@@ -337,6 +338,9 @@ def test_a_sweep_that_is_killed_again_and_again_loses_and_doubles_nothing(plugin
         assert ("the same command resumes where it stopped" in said) == (code == 130)
         reached.unlink()
         gate.unlink()
+    files = len(list(store.root.rglob("*.*"))) + rng.randint(1, 6)
+    found, _ = interrupt(lambda: len(list(store.root.rglob("*.*"))) >= files, signal.SIGKILL)
+    assert found == -signal.SIGKILL
     specs = grid(read(file))
     resumed = sweep(specs, store, CPU, workers=2)
     assert {key: trained(store)[key] for key in seen} == seen

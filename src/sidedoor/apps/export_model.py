@@ -13,6 +13,7 @@ from sidedoor.bench.machine import Machine
 from sidedoor.bench.record import Record
 from sidedoor.bench.spec import cells
 from sidedoor.bench.store import Store
+from sidedoor.core.files import drop_checkpoints
 from sidedoor.core.model_file import unused, write_model
 from sidedoor.defenses.repair.base import Repair
 from sidedoor.errors import CannotComplete, ConfigError
@@ -48,8 +49,7 @@ def _changed(case: Case, trained: TrainedModel) -> Delivered:
     try:
         return defend(methods, case, trained)
     finally:
-        for checkpoint in case.store.folder(case.key).glob("phase-*"):
-            checkpoint.unlink()
+        drop_checkpoints(case.store.folder(case.key))
 
 
 def _manifest(record: Record, case: Case) -> dict[str, Any]:

@@ -22,9 +22,9 @@ from sidedoor.bench.class_names import Classes
 from sidedoor.bench.machine import Machine, launched
 from sidedoor.bench.record import Means
 from sidedoor.bench.spec import Spec
-from sidedoor.bench.store import Store, of_plan
+from sidedoor.bench.store import Store
 from sidedoor.core.checkpoint import Checkpoints, Shelf, load_state, load_weights, save_state
-from sidedoor.core.files import write_json
+from sidedoor.core.files import drop_checkpoints, write_json
 from sidedoor.data.augment import augmentation
 from sidedoor.data.base import Dataset, Splits, Subset, split
 from sidedoor.defenses.base import Defense
@@ -258,9 +258,7 @@ def _keep(path: Path, model: nn.Module, doors: tuple[Door, ...], run: Run, secon
     write_json(path.parent / "history.json", run.history)
     doors_state = [door.trigger.state_dict() for door in doors]
     save_state(path, {"model": model.state_dict(), "doors": doors_state, "seconds": seconds})
-    for checkpoint in path.parent.glob("phase-*.safetensors"):
-        if not of_plan(checkpoint):
-            checkpoint.unlink()
+    drop_checkpoints(path.parent, plans=False)
 
 
 def measured(trained: TrainedModel, clean: TrainedModel, case: Case) -> TrainedModel:

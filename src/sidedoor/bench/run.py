@@ -25,7 +25,7 @@ from sidedoor.bench.spec import Spec
 from sidedoor.bench.store import Store
 from sidedoor.bench.strip import strip
 from sidedoor.core import system
-from sidedoor.core.files import write_json
+from sidedoor.core.files import drop_checkpoints, write_json
 from sidedoor.data.base import stored
 from sidedoor.engine import memory_format_of
 from sidedoor.errors import ConfigError, NotApplicable, SidedoorError, located
@@ -129,8 +129,7 @@ def _keep(case: Case, record: Record, arrays: dict[str, np.ndarray]) -> None:
     case.store.put_arrays(case.key, arrays)
     write_json(case.store.folder(case.key) / "history.json", case.run.history)
     case.store.put(record)
-    for checkpoint in case.store.folder(case.key).glob("phase-*"):
-        checkpoint.unlink()
+    drop_checkpoints(case.store.folder(case.key))
 
 
 def _check_eligible(case: Case, goals: Iterable[Goal]) -> None:

@@ -28,7 +28,7 @@ import numpy as np
 from sidedoor.bench.record import Record
 from sidedoor.bench.schema import fit
 from sidedoor.core import arrays
-from sidedoor.core.files import abandoned, locked, read_json, replacing, write_json
+from sidedoor.core.files import abandoned, checkpoints_in, locked, read_json, replacing, write_json
 from sidedoor.core.leases import SUFFIX, held, leased, pause
 from sidedoor.errors import CannotComplete, ConfigError
 
@@ -253,11 +253,10 @@ class Store:
         Args:
             plans: those of an attacker's plan too, which is made again for every cell of its model.
         """
-        checkpoints = sorted(folder.glob("phase-*.safetensors"))
-        if checkpoints and self._finished(folder.name):
+        checkpoints = checkpoints_in(folder)
+        if not checkpoints or self._finished(folder.name):
             return checkpoints
-        model = (folder / "model.safetensors").exists()
-        return [checkpoint for checkpoint in checkpoints if model and (plans or not of_plan(checkpoint))]
+        return checkpoints_in(folder, plans=plans) if (folder / "model.safetensors").exists() else []
 
     def _finished(self, key: str) -> bool:
         """Whether there is the record of a finished cell; one that cannot be read is told of by whoever needs it."""
@@ -268,11 +267,6 @@ class Store:
     def _abandoned(self) -> list[Path]:
         folders = [self.root, self.root / "results", *_children(self.root / "artefacts"), *_children(self.shelf)]
         return [file for folder in folders if not folder.is_symlink() for file in abandoned(folder)]
-
-
-def of_plan(checkpoint: Path) -> bool:
-    """Whether a checkpoint is of the making of an attacker's plan."""
-    return checkpoint.name.startswith("phase-plan--")
 
 
 def size_of(path: Path) -> int:

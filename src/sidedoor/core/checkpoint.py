@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sidedoor.core.files import locked, replacing, write_json
+from sidedoor.core.files import drop_checkpoints, locked, replacing, write_json
 from sidedoor.errors import CannotComplete, ConfigError
 
 Lock = Callable[[Path], contextlib.AbstractContextManager[object]]
@@ -87,8 +87,7 @@ class Shelf:
         folder = self._folder(name)
         write_json(folder / "key.json", key)
         save_state(folder / "model.safetensors", {"model": state})
-        for checkpoint in folder.glob("phase-*"):
-            checkpoint.unlink()
+        drop_checkpoints(folder)
 
 
 def save_state(path: Path, state: dict[Any, Any]) -> None:

@@ -127,3 +127,19 @@ def _check(value: Any, depth: int) -> None:
         value.encode()  # half of a surrogate pair cannot be written anywhere
     elif isinstance(value, int | float) and not abs(value) <= _LARGEST:
         raise ValueError(f"it has a number beyond {_LARGEST:g}")
+
+
+def checkpoints_in(folder: Path, *, plans: bool = True) -> list[Path]:
+    """The files of checkpoints in a folder, by name.
+
+    Args:
+        plans: those of an attacker's plan too, which is made again for every cell of its model.
+    """
+    return [file for file in sorted(folder.glob("phase-*.safetensors"))
+            if plans or not file.name.startswith("phase-plan--")]
+
+
+def drop_checkpoints(folder: Path, *, plans: bool = True) -> None:
+    """Delete the checkpoints in a folder, whose work is done; who tidies up the store may do so at the same time."""
+    for file in checkpoints_in(folder, plans=plans):
+        file.unlink(missing_ok=True)
